@@ -1,0 +1,174 @@
+"""Reading calibration data: whatever the user has, as one feed after the other."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto
+
+from alds_onnx.errors import DataError
+from alds_onnx.graph.tensors import type_name
+
+_Array = npt.NDArray[Any]
+Feed: TypeAlias = Mapping[str, _Array]
+
+# Samples in one run where the model's batch size is free: enough to be fast, few enough that the
+# activations stay small.
+_BATCH = 32
+
+
+@runtime_checkable
+class DataReader(Protocol):
+    """The protocol of onnxruntime.quantization.CalibrationDataReader."""
+
+    def get_next(self) -> Feed | None:
+        """The next feed, or None after the last."""
+
+
+#: A file, a folder, an iterable of feeds, or onnxruntime's CalibrationDataReader.
+Calibration: TypeAlias = "str | os.PathLike[str] | Iterable[Feed] | DataReader"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInput:
+    """What a graph input takes: its name, NumPy type and declared sizes (None: free)."""
+
+    name: str
+    dtype: np.dtype[Any] | None
+    dims: tuple[int | None, ...] | None
+
+
+def model_inputs(model: ModelProto) -> tuple[ModelInput, ...]:
+    """The inputs that a caller must give: those without an initializer."""
+    given = {tensor.name for tensor in model.graph.initializer}
+    return tuple(_model_input(v) for v in model.graph.input if v.name not in given)
+
+
+def _model_input(value: onnx.ValueInfoProto) -> ModelInput:
+    if not value.type.HasField("tensor_type"):
+        return ModelInput(name=value.name, dtype=None, dims=None)
+    tensor = value.type.tensor_type
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    except KeyError as e:
+        raise DataError(f"input '{value.name}' has {type_name(tensor.elem_type)}") from e
+    dims = tuple(d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim)
+    return ModelInput(
+        name=value.name, dtype=dtype, dims=dims if tensor.HasField("shape") else None
+    )
+
+
+def read_feeds(data: Calibration, inputs: tuple[ModelInput, ...]) -> Iterator[Feed]:
+    """The calibration data as feeds that fit the model.
+
+    Parameters
+    ----------
+    data
+        An .npz (arrays named by input, first axis = samples; other arrays are ignored), an .npy for
+        a model with one input, a folder of either (one feed or more in each file), an iterable of
+        feeds, or a CalibrationDataReader.
+    inputs
+        What the model takes.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be read, an input is missing, or a shape or type does not fit.
+    """
+    count = 0
+    for where, feed in _raw_feeds(data, inputs):
+        count += 1
+        yield {spec.name: _fitted(spec, feed, where) for spec in inputs}
+    if not count:
+        raise DataError("the calibration data has no samples")
+
+
+def _raw_feeds(data: Calibration, inputs: tuple[ModelInput, ...]) -> Iterator[tuple[str, Feed]]:
+    if isinstance(data, (str, os.PathLike)):
+        for path in _files(Path(data)):
+            for feed in _batches(_load(path, inputs), inputs, path):
+                yield f"'{path}'", feed
+    elif isinstance(data, DataReader):
+        while (feed := data.get_next()) is not None:
+            yield "the calibration data", feed
+    else:
+        for feed in data:
+            yield "the calibration data", feed
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy"))
+        if not files:
+            raise DataError(f"the folder '{path}' has no .npz or .npy file")
+        return files
+    if not path.is_file():
+        raise DataError(f"'{path}' does not exist: give an .npz file or a folder of them")
+    return [path]
+
+
+def _load(path: Path, inputs: tuple[ModelInput, ...]) -> dict[str, _Array]:
+    """The arrays of one file by input name."""
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {_only(inputs, path).name: loaded}
+            with loaded:
+                return {spec.name: loaded[spec.name] for spec in inputs if spec.name in loaded}
+    except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile) as e:
+        raise DataError(f"'{path}' is not an .npz or .npy file of plain arrays: {e}") from e
+
+
+def _only(inputs: tuple[ModelInput, ...], path: Path) -> ModelInput:
+    if len(inputs) != 1:
+        names = ", ".join(spec.name for spec in inputs)
+        raise DataError(f"'{path}' is one array, but the model has inputs {names}: use an .npz")
+    return inputs[0]
+
+
+def _batches(
+    arrays: dict[str, _Array], inputs: tuple[ModelInput, ...], path: Path
+) -> Iterator[dict[str, _Array]]:
+    """Cut arrays along their first axis into feeds of the model's batch size."""
+    missing = [spec.name for spec in inputs if spec.name not in arrays]
+    if missing:
+        raise DataError(f"'{path}' has no array for input '{missing[0]}'")
+    lengths = {name: len(a) if a.ndim else 0 for name, a in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"the arrays of '{path}' differ in their number of samples: {lengths}")
+    total = min(lengths.values(), default=0)
+    fixed = {spec.dims[0] for spec in inputs if spec.dims and spec.dims[0] is not None}
+    step = max(fixed) if fixed else _BATCH
+    last = total - step + 1 if fixed else total
+    for start in range(0, last, step or 1):
+        yield {name: a[start : start + step] for name, a in arrays.items()}
+
+
+def _fitted(spec: ModelInput, feed: Feed, where: str) -> _Array:
+    """The array of one input, cast where nothing is lost in kind."""
+    if spec.name not in feed:
+        raise DataError(f"{where} has no array for input '{spec.name}'")
+    array = np.asarray(feed[spec.name])
+    if spec.dims is not None:
+        same = len(spec.dims) == array.ndim
+        if not same or any(
+            d is not None and d != n for d, n in zip(spec.dims, array.shape, strict=True)
+        ):
+            wanted = ["?" if d is None else d for d in spec.dims]
+            raise DataError(
+                f"{where}: input '{spec.name}' wants shape {wanted}, not {list(array.shape)}"
+            )
+    if spec.dtype is None or array.dtype == spec.dtype:
+        return array
+    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+        raise DataError(f"{where}: input '{spec.name}' wants {spec.dtype}, not {array.dtype}")
+    return array.astype(spec.dtype)

@@ -1,0 +1,117 @@
+"""Cutting one weight to rank: the factors, and the error that they really have."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse.linalg
+
+from alds_onnx.decompose.folding import compose, slices
+from alds_onnx.values import Cut, CutError, Factors, FloatArray, LayerShape, Spectra, read_only
+
+# Below this size a dense eigensolver is faster than Lanczos iterations.
+_DENSE_NORM = 384
+
+
+def factorize(matrix: FloatArray, shape: LayerShape, cut: Cut) -> Factors:
+    """Best factors of rank j for each of the k slices of W, balanced.
+
+    Parameters
+    ----------
+    matrix
+        W, shape (f, c·kh·kw), finite.
+    shape
+        Its sizes.
+    cut
+        k and j; k divides c, j is at most min(f, c/k·kh·kw).
+
+    Returns
+    -------
+    U_i·sqrt(S_i) and sqrt(S_i)·V_iᵀ of each slice's truncated SVD (Eckart-Young): the singular
+    values are split evenly, so that no factor leaves the range of half precision where the weight
+    was inside it.
+    """
+    pairs = [_truncated(part, cut.rank) for part in slices(matrix, cut.num_slices)]
+    return Factors(
+        shape=shape,
+        U=read_only(np.stack([U for U, _ in pairs])),
+        V=read_only(np.stack([V for _, V in pairs])),
+    )
+
+
+def cut_error(matrix: FloatArray, factors: Factors, spectra: Spectra) -> CutError:
+    """The errors of factors under their three names (ALDS, section 2.3 and Theorem 1).
+
+    Parameters
+    ----------
+    matrix
+        W, shape (f, c·kh·kw).
+    factors
+        What W was cut to.
+    spectra
+        The error curves of W; must hold the number of slices of `factors`.
+    """
+    cut = factors.cut
+    relative = float(spectra.curve(cut.num_slices).relative_error[cut.rank])
+    residual = spectral_norm(matrix - compose(factors))
+    return CutError(
+        relative=relative,
+        spectral=residual / spectra.norm if spectra.norm else 0.0,
+        bound=float(np.sqrt(cut.num_slices)) * relative,
+    )
+
+
+def spectral_norm(matrix: FloatArray) -> float:
+    """||A||_2 of a matrix of shape (f, n), to about seven digits."""
+    scale = float(np.abs(matrix).max(initial=0.0))
+    if scale == 0.0:
+        return 0.0
+    A = matrix / scale
+    if A.shape[0] > A.shape[1]:
+        A = A.T
+    m = A.shape[0]
+    if m <= _DENSE_NORM:
+        return scale * float(np.sqrt(np.linalg.eigvalsh(A @ A.T)[-1]))
+    gram = scipy.sparse.linalg.LinearOperator(
+        (m, m), matvec=lambda x: A @ (A.T @ x), dtype=np.float64
+    )
+    # A fixed start makes the result the same in every run.
+    start = np.full(m, 1 / np.sqrt(m))
+    largest = scipy.sparse.linalg.eigsh(gram, k=1, v0=start, tol=1e-8, return_eigenvectors=False)
+    return scale * float(np.sqrt(largest[0]))
+
+
+def _truncated(part: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
+    """Balanced factors U (f, j) and V (j, n/k) of one slice."""
+    scale = float(np.abs(part).max(initial=0.0))
+    f, n = part.shape
+    if scale == 0.0:
+        return np.zeros((f, rank)), np.zeros((rank, n))
+    A = part / scale
+    U, V = _projection(A, rank) if f <= n else _transposed(_projection(A.T, rank))
+    return U * np.sqrt(scale), V * np.sqrt(scale)
+
+
+def _transposed(pair: tuple[FloatArray, FloatArray]) -> tuple[FloatArray, FloatArray]:
+    return pair[1].T, pair[0].T
+
+
+def _projection(A: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
+    """A (m, n) with m <= n, projected on its first left singular vectors: (m, j), (j, n)."""
+    U = _leading_eigenvectors(A @ A.T, rank)  # (m, j)
+    Vh = U.T @ A  # (j, n), rows of length s
+    s = np.linalg.norm(Vh, axis=1)
+    root = np.sqrt(s)
+    inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
+    return U * root, Vh * inverse[:, None]
+
+
+def _leading_eigenvectors(gram: FloatArray, rank: int) -> FloatArray:
+    """Eigenvectors (m, j) of the largest eigenvalues of a symmetric matrix (m, m), descending."""
+    m = gram.shape[0]
+    try:
+        _, vectors = scipy.linalg.eigh(gram, subset_by_index=(m - rank, m - 1))
+    except np.linalg.LinAlgError:
+        # The relatively robust representations can fail; QR iteration is slower and more robust.
+        vectors = scipy.linalg.eigh(gram, driver="ev")[1][:, m - rank :]
+    return np.asarray(vectors[:, ::-1])

@@ -1,0 +1,114 @@
+"""Singular values of all channel slices of one weight, for every number of slices.
+
+The singular values of a slice W_i (f, n/k) are the square roots of the eigenvalues of its smaller
+Gram matrix: W_i W_iᵀ (f, f) where slices are wide, W_iᵀ W_i (n/k, n/k) where they are narrow.
+Neither kind is formed more often than needed:
+
+    wide    the Gram matrix of a coarse slice is the sum of those of the finer slices inside it
+    narrow  the Gram matrices of finer slices are the diagonal blocks of that of a coarser one
+
+A symmetric eigensolver in float64 finds small singular values to about 1e-8 of the largest, which
+is enough for weights stored in float32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+
+from alds_onnx.decompose.folding import slices
+from alds_onnx.values import ErrorCurve, FloatArray, LayerShape, Spectra, read_only
+
+
+def spectra(matrix: FloatArray, shape: LayerShape, slice_counts: tuple[int, ...]) -> Spectra:
+    """Error curves of W for each number of slices.
+
+    Parameters
+    ----------
+    matrix
+        W, shape (f, c·kh·kw), finite.
+    shape
+        Its sizes.
+    slice_counts
+        The k to try, ascending; each divides c. The curve for k = 1 is always there.
+
+    Returns
+    -------
+    Errors relative to ||W||_2 (ALDS, section 2.3); all zero for a weight of zeros.
+    """
+    counts = tuple(sorted({1, *slice_counts}))
+    scaled, scale = _scaled(matrix)
+    largest = {k: np.sqrt(_largest_eigenvalues(gram)) for k, gram in _grams(scaled, counts)}
+    norm = float(largest[1][0]) if largest[1].size else 0.0
+    curves = tuple(
+        ErrorCurve(num_slices=k, relative_error=_relative_error(largest[k], norm)) for k in counts
+    )
+    return Spectra(shape=shape, norm=norm * scale, curves=curves)
+
+
+def _scaled(matrix: FloatArray) -> tuple[FloatArray, float]:
+    """Divide by the largest entry, so that squares neither overflow nor vanish."""
+    scale = float(np.abs(matrix).max(initial=0.0))
+    if scale == 0.0:
+        return matrix, 1.0
+    return matrix / scale, scale
+
+
+def _relative_error(sigma: FloatArray, norm: float) -> FloatArray:
+    """`relative_error[rank]` from the largest singular values over the slices, descending."""
+    error = np.append(sigma, 0.0) / (norm or 1.0)
+    return read_only(error)
+
+
+def _largest_eigenvalues(grams: FloatArray) -> FloatArray:
+    """Rank by rank the largest eigenvalue over the slices; grams is (k, m, m), result (m,)."""
+    try:
+        values = np.linalg.eigvalsh(grams)  # (k, m), ascending
+    except np.linalg.LinAlgError:
+        # Divide and conquer can fail to converge; QR iteration is slower and more robust.
+        values = np.stack([scipy.linalg.eigh(g, eigvals_only=True, driver="ev") for g in grams])
+    return np.asarray(values[:, ::-1].max(axis=0).clip(min=0.0))
+
+
+def _grams(matrix: FloatArray, counts: tuple[int, ...]) -> list[tuple[int, FloatArray]]:
+    """The smaller Gram matrices (k, m, m) of the slices, for each k in `counts`."""
+    f, n = matrix.shape
+    wide = [k for k in counts if n // k >= f]
+    narrow = [k for k in counts if n // k < f]
+    return [*_wide_grams(matrix, wide), *_narrow_grams(matrix, narrow)]
+
+
+def _wide_grams(matrix: FloatArray, counts: list[int]) -> list[tuple[int, FloatArray]]:
+    """W_i W_iᵀ, shape (k, f, f), from the finest slicing to the coarsest."""
+    found: dict[int, FloatArray] = {}
+    f = matrix.shape[0]
+    for k in reversed(counts):
+        finer = min((done for done in found if done % k == 0), default=None)
+        if finer is None:
+            parts = slices(matrix, k)
+            found[k] = np.stack([part @ part.T for part in parts])
+        else:
+            found[k] = found[finer].reshape(k, finer // k, f, f).sum(axis=1)
+    return list(found.items())
+
+
+def _narrow_grams(matrix: FloatArray, counts: list[int]) -> list[tuple[int, FloatArray]]:
+    """W_iᵀ W_i, shape (k, n/k, n/k), from the coarsest slicing to the finest."""
+    found: dict[int, FloatArray] = {}
+    for k in counts:
+        coarser = max((done for done in found if k % done == 0), default=None)
+        if coarser is None:
+            parts = slices(matrix, k)
+            found[k] = np.stack([part.T @ part for part in parts])
+        else:
+            found[k] = _diagonal_blocks(found[coarser], k // coarser)
+    return list(found.items())
+
+
+def _diagonal_blocks(grams: FloatArray, parts: int) -> FloatArray:
+    """Cut each matrix of (k, m, m) into its diagonal blocks: (k·parts, m/parts, m/parts)."""
+    k, m, _ = grams.shape
+    blocks = grams.reshape(k, parts, m // parts, parts, m // parts)
+    index = np.arange(parts)
+    diagonal = blocks[:, index, :, index, :]  # (parts, k, m/parts, m/parts)
+    return diagonal.transpose(1, 0, 2, 3).reshape(k * parts, m // parts, m // parts)

@@ -1,0 +1,59 @@
+"""The error tree. Every error knows the exit code of the command line.
+
+    AldsError                 1   anything that this package refuses
+    ├── UsageError            2   options that make no sense (cr outside (0, 1), OUT = IN)
+    ├── InputError            2   a file that cannot be used
+    │   ├── ModelError        2   not a model, a broken one, or one that breaks the rules of ONNX
+    │   ├── PlanError         2   a plan that cannot be read or does not fit the model
+    │   └── DataError         2   calibration data that cannot be read or does not fit the model
+    ├── BudgetError           2   a compression ratio out of reach
+    └── VerificationError     1   the compressed model is not what was planned
+
+A message says what is wrong, where, and what to do about it, on one line.
+"""
+
+from __future__ import annotations
+
+
+class AldsError(Exception):
+    """Base class of all errors that the package raises on purpose."""
+
+    exit_code = 1
+
+    def __str__(self) -> str:
+        """Keep the message on one line, whatever a library or a file put into it."""
+        return " ".join(super().__str__().split())
+
+
+class UsageError(AldsError):
+    """Options that make no sense."""
+
+    exit_code = 2
+
+
+class InputError(AldsError):
+    """A file that cannot be used."""
+
+    exit_code = 2
+
+
+class ModelError(InputError):
+    """Not a model, a broken one, or one that breaks the rules of ONNX."""
+
+
+class PlanError(InputError):
+    """A plan that cannot be read or does not fit the model."""
+
+
+class DataError(InputError):
+    """Calibration data that cannot be read or does not fit the model."""
+
+
+class BudgetError(AldsError):
+    """A compression ratio out of reach."""
+
+    exit_code = 2
+
+
+class VerificationError(AldsError):
+    """The compressed model is not what was planned; nothing is written."""

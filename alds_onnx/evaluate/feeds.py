@@ -1,0 +1,174 @@
+"""Random inputs for a model whose inputs may have no fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alds_onnx.errors import UsageError
+from alds_onnx.evaluate.sessions import Feeds, RunError, Session
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_BATCH = 1
+# Sizes to try for dynamic axes behind the batch, the last axis first in each: images, lines of
+# text (OCR), feature maps, sequences.
+_SIZES = ((224, 224), (320, 48), (64, 64), (640, 640), (32, 32), (128, 128), (16, 16), (8, 8), (1, 1))
+# Upper ends to try for integer inputs: they are often indices, whose limit no one declares.
+_INTEGER_LIMITS = (100, 10, 2, 1)
+
+_NUMPY_TYPES = {
+    "float": np.float32,
+    "double": np.float64,
+    "float16": np.float16,
+    "int8": np.int8,
+    "int16": np.int16,
+    "int32": np.int32,
+    "int64": np.int64,
+    "uint8": np.uint8,
+    "uint16": np.uint16,
+    "uint32": np.uint32,
+    "uint64": np.uint64,
+    "bool": np.bool_,
+    "string": np.object_,
+}
+
+
+def check_shapes(session: Session, shapes: Shapes) -> None:
+    """Refuse shapes that do not fit the inputs.
+
+    Raises
+    ------
+    UsageError
+        If there is no such input, or a number of axes or a fixed size is another one.
+    """
+    declared = {value.name: value.shape for value in session.inputs}
+    for name, shape in shapes.items():
+        if name not in declared:
+            known = ", ".join(f"'{n}'" for n in declared)
+            raise UsageError(f"--input-shape: no input '{name}'; the model has {known}")
+        dims = declared[name]
+        fits = dims is None or (
+            len(dims) == len(shape)
+            and all(_is_free(d) or d == s for d, s in zip(dims, shape, strict=True))
+        )
+        if not fits:
+            raise UsageError(f"--input-shape: input '{name}' has shape {dims}, not {list(shape)}")
+
+
+def find_feeds(
+    session: Session, shapes: Shapes, hints: Mapping[tuple[str, int], int], seed: int
+) -> tuple[Shapes, int]:
+    """Find sizes, and a limit for integers, with which the model runs.
+
+    Parameters
+    ----------
+    session
+        The model.
+    shapes
+        Sizes asked for, by input name.
+    hints
+        Sizes that follow from the weights, by input name and axis.
+    seed
+        Of the random inputs tried.
+
+    Returns
+    -------
+    A shape for each input, and the exclusive upper end for integer inputs.
+
+    Raises
+    ------
+    RunError
+        If it runs with none of them.
+    """
+    check_shapes(session, shapes)
+    reason = "no size was found with which it runs"
+    for limit in _limits(session):
+        for candidate in _candidates(session, shapes, hints):
+            try:
+                feeds = random_feeds(session, candidate, limit, np.random.default_rng(seed))
+                session.run(feeds)
+            except RunError as e:
+                reason = str(e)
+                continue
+            return candidate, limit
+    raise RunError(f"{reason} (give sizes with --input-shape)")
+
+
+def random_feeds(
+    session: Session, shapes: Shapes, limit: int, generator: np.random.Generator
+) -> Feeds:
+    """Standard normal numbers, integers below `limit`, true, or "a", by type of input.
+
+    Raises
+    ------
+    RunError
+        If an input is of a type for which there is no random value.
+    """
+    return {v.name: _random(v.name, v.type, shapes[v.name], limit, generator) for v in session.inputs}
+
+
+def _random(
+    name: str, kind: str, shape: tuple[int, ...], limit: int, generator: np.random.Generator
+) -> npt.NDArray[Any]:
+    dtype = _dtype(kind)
+    if dtype is None:
+        raise RunError(f"input '{name}' is of type {kind}: give --calibration data")
+    if dtype is np.object_:
+        return np.full(shape, "a", dtype=object)
+    if dtype is np.bool_:
+        return np.ones(shape, dtype=bool)
+    if np.issubdtype(dtype, np.integer):
+        return generator.integers(0, limit, shape).astype(dtype)
+    return generator.standard_normal(shape).astype(dtype)
+
+
+def _dtype(kind: str) -> type[np.generic] | None:
+    if not (kind.startswith("tensor(") and kind.endswith(")")):
+        return None
+    return _NUMPY_TYPES.get(kind[len("tensor(") : -1])
+
+
+def _limits(session: Session) -> tuple[int, ...]:
+    kinds = [_dtype(value.type) for value in session.inputs]
+    integers = any(kind is not None and np.issubdtype(kind, np.integer) for kind in kinds)
+    return _INTEGER_LIMITS if integers else _INTEGER_LIMITS[:1]
+
+
+def _is_free(dim: object) -> bool:
+    return not isinstance(dim, int) or dim < 0
+
+
+def _candidates(
+    session: Session, shapes: Shapes, hints: Mapping[tuple[str, int], int]
+) -> Iterator[Shapes]:
+    """Shapes of all inputs together, the likeliest first; no two the same."""
+    seen: list[Shapes] = []
+    for sizes in _SIZES:
+        candidate = {
+            value.name: shapes.get(value.name) or _shape(value.name, value.shape or [], sizes, hints)
+            for value in session.inputs
+        }
+        if candidate not in seen:
+            seen.append(candidate)
+            yield candidate
+
+
+def _shape(
+    name: str, dims: list[object], sizes: tuple[int, int], hints: Mapping[tuple[str, int], int]
+) -> tuple[int, ...]:
+    shape = []
+    for axis, dim in enumerate(dims):
+        if not _is_free(dim):
+            size = int(dim)  # type: ignore[call-overload]
+        elif (name, axis) in hints:
+            size = hints[name, axis]
+        elif axis == 0:
+            size = _BATCH
+        else:
+            size = sizes[0] if axis == len(dims) - 1 else sizes[1]
+        shape.append(size)
+    return tuple(shape)

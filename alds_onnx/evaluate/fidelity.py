@@ -1,0 +1,122 @@
+"""How far two models' outputs are apart, accumulated over samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from alds_onnx.evaluate.sessions import Outputs, flatten
+from alds_onnx.values import OutputFidelity
+
+
+class Comparison:
+    """Compares outputs run by run; a copy of neither is kept.
+
+    Parameters
+    ----------
+    names
+        Names of the graph outputs.
+    ignore
+        Outputs that cannot be compared, with the reason.
+    """
+
+    def __init__(self, names: Sequence[str], ignore: dict[str, str] | None = None) -> None:
+        self._sums = {name: _Sums() for name in names}
+        self._ignore = ignore or {}
+
+    def add(self, expected: Outputs, actual: Outputs) -> None:
+        """Add the outputs of one run of both models."""
+        for sums, left, right in zip(self._sums.values(), expected, actual, strict=True):
+            for a, b in zip(flatten(left), flatten(right), strict=False):
+                sums.add(a, b)
+
+    def outputs(self) -> tuple[OutputFidelity, ...]:
+        """The measures of each output."""
+        return tuple(sums.fidelity(n, self._ignore.get(n, "")) for n, sums in self._sums.items())
+
+    def difference(self) -> float:
+        """Largest relative L2 difference over the floating-point outputs that can be compared."""
+        found = [f.relative_l2 for f in self.outputs() if not f.note]
+        return max(found, default=0.0)
+
+
+class _Sums:
+    """Running sums over one output, in float64."""
+
+    def __init__(self) -> None:
+        self.signal = self.noise = self.other = self.product = self.largest = 0.0
+        self.rows = self.agreeing = 0
+        self.note = ""
+
+    def add(self, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> None:
+        if not _is_floating(expected):
+            self.note = f"of type {expected.dtype}"
+            return
+        if expected.shape != actual.shape:
+            self.signal, self.noise, self.largest = 1.0, np.inf, np.inf
+            return
+        self._add_scores(expected, actual)
+        y, z, unequal = _finite(expected, actual)
+        noise = y - z
+        self.signal += float(np.vdot(y, y))
+        self.other += float(np.vdot(z, z))
+        self.product += float(np.vdot(y, z))
+        self.noise += np.inf if unequal else float(np.vdot(noise, noise))
+        largest = np.inf if unequal else float(np.abs(noise).max(initial=0.0))
+        self.largest = max(self.largest, largest)
+
+    def _add_scores(self, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> None:
+        """Count rows with the same largest entry, where an output looks like scores."""
+        if expected.ndim in (2, 3) and expected.shape[-1] > 1 and expected.size:
+            self.rows += expected.size // expected.shape[-1]
+            self.agreeing += int((expected.argmax(-1) == actual.argmax(-1)).sum())
+
+    def fidelity(self, name: str, note: str) -> OutputFidelity:
+        return OutputFidelity(
+            name=name,
+            relative_l2=_ratio(self.noise, self.signal) ** 0.5,
+            max_abs=self.largest,
+            cosine=self._cosine(),
+            sqnr_db=_decibel(self.signal, self.noise),
+            top1_agreement=self.agreeing / self.rows if self.rows else None,
+            note=note or self.note,
+        )
+
+    def _cosine(self) -> float:
+        if self.signal == self.other == 0.0:
+            return 1.0
+        scale = (self.signal * self.other) ** 0.5
+        return min(1.0, self.product / scale) if scale else 0.0
+
+
+def _is_floating(array: npt.NDArray[Any]) -> bool:
+    return array.dtype.kind in "fV" or np.issubdtype(array.dtype, np.floating)
+
+
+def _finite(
+    expected: npt.NDArray[Any], actual: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], bool]:
+    """Both as float64 where both are finite; whether NaN or infinity stand at other places."""
+    y, z = np.ravel(expected).astype(np.float64), np.ravel(actual).astype(np.float64)
+    finite = np.isfinite(y) & np.isfinite(z)
+    if finite.all():
+        return y, z, False
+    odd_y, odd_z = y[~finite], z[~finite]
+    return y[finite], z[finite], not np.array_equal(odd_y, odd_z, equal_nan=True)
+
+
+def _ratio(noise: float, signal: float) -> float:
+    if noise == 0.0:
+        return 0.0
+    return noise / signal if signal else np.inf
+
+
+def _decibel(signal: float, noise: float) -> float:
+    if noise == 0.0:
+        return np.inf
+    if signal == 0.0 or np.isinf(noise):
+        return -np.inf
+    return float(10 * np.log10(signal / noise))

@@ -1,0 +1,107 @@
+"""The inputs on which models are compared and timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto, NodeProto, ValueInfoProto
+
+from alds_onnx.evaluate.feeds import Shapes, find_feeds, random_feeds
+from alds_onnx.evaluate.sessions import Execution, Feeds, Session, flatten
+from alds_onnx.graph.scopes import Key, ModelIndex
+
+_RANDOM_SAMPLES = 4
+# Models that take long to run are compared on one random sample.
+_SLOW_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Samples:
+    """Inputs, one entry a run; `random` says whether they were made up."""
+
+    feeds: tuple[Feeds, ...]
+    random: bool
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the inputs of the first run."""
+        return {name: array.shape for name, array in self.feeds[0].items()}
+
+
+def random_samples(
+    model: ModelProto,
+    folder: Path,
+    execution: Execution,
+    *,
+    shapes: Shapes,
+    hints: Mapping[tuple[str, int], int],
+    seed: int,
+) -> Samples:
+    """Random inputs of sizes with which the model runs.
+
+    Parameters
+    ----------
+    model, folder, execution
+        As for `Session`.
+    shapes
+        Sizes asked for, by input name.
+    hints
+        Sizes that follow from the weights, by input name and axis.
+    seed
+        Of the random numbers.
+
+    Raises
+    ------
+    RunError
+        If the model does not load, or runs with none of the sizes tried.
+    """
+    session = Session(model, folder, execution)
+    found, limit = find_feeds(session, shapes, hints, seed)
+    generator = np.random.default_rng(seed)
+    first = random_feeds(session, found, limit, generator)
+    start = time.perf_counter()
+    session.run(first)
+    count = 1 if time.perf_counter() - start > _SLOW_SECONDS else _RANDOM_SAMPLES
+    rest = [random_feeds(session, found, limit, generator) for _ in range(count - 1)]
+    return Samples(feeds=(first, *rest), random=True)
+
+
+def measured_shapes(
+    model: ModelProto, folder: Path, execution: Execution, feeds: Feeds, wanted: set[str]
+) -> dict[Key, tuple[int, ...]]:
+    """Shapes of tensors of the main graph, from one run of the model.
+
+    Each wanted tensor gets a Shape node whose output is a new graph output, so that the tensors
+    themselves need not be kept.
+
+    Raises
+    ------
+    RunError
+        If the model does not run.
+    """
+    probe = ModelProto()
+    probe.CopyFrom(model)
+    names = ModelIndex(probe).names()
+    probes: dict[str, str] = {}
+    for name in sorted(wanted):
+        probes[name] = output = _unused(f"{name}/measured_shape", names)
+        probe.graph.node.append(NodeProto(op_type="Shape", input=[name], output=[output]))
+        value = ValueInfoProto(name=output)
+        value.type.tensor_type.elem_type = 7  # INT64
+        probe.graph.output.append(value)
+    session = Session(probe, folder, execution)
+    outputs = session.run(feeds, list(probes.values()))
+    return {
+        Key(0, name): tuple(int(n) for n in flatten(shape)[0])
+        for name, shape in zip(probes, outputs, strict=True)
+    }
+
+
+def _unused(name: str, names: set[str]) -> str:
+    while name in names:
+        name += "_"
+    return name

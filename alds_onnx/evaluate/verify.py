@@ -1,0 +1,132 @@
+"""Checks of the compressed model by onnxruntime, before anything is written.
+
+Two questions, kept apart:
+
+    exact       does the rewritten model compute what the original does with each W replaced by its
+                approximation Ŵ? If not, there is a bug in the rewrite.
+    fidelity    how far are its outputs from the original's? That is the price of the compression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto, TensorProto
+
+from alds_onnx.evaluate.fidelity import Comparison
+from alds_onnx.evaluate.latency import measure
+from alds_onnx.evaluate.samples import Samples
+from alds_onnx.evaluate.sessions import Execution, Feeds, RunError, Session
+from alds_onnx.values import Status, Verification
+
+#: Largest relative L2 difference of an output that counts as float rounding, by the coarsest
+#: element type of the decomposed weights. Rounding errors of single operators, about 1e-7, 1e-3 and
+#: 1e-2, grow through the layers behind them; a wrong rewrite is off by about 1.
+TOLERANCES: Mapping[int, float] = {
+    TensorProto.DOUBLE: 1e-9,
+    TensorProto.FLOAT: 1e-4,
+    TensorProto.FLOAT16: 2e-2,
+    TensorProto.BFLOAT16: 1e-1,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """The models to compare; all of them read external data from `folder`."""
+
+    original: ModelProto
+    compressed: ModelProto
+    composed: ModelProto
+    folder: Path
+
+
+def verify(
+    models: Candidates, samples: Samples, execution: Execution, tolerance: float
+) -> Verification:
+    """Run the three models on the same inputs and compare.
+
+    Parameters
+    ----------
+    models
+        The original, the compressed one, and the original with each W replaced by Ŵ.
+    samples
+        What to run them on.
+    execution
+        Where and how to run them.
+    tolerance
+        Largest difference between the last two that counts as rounding; see `TOLERANCES`.
+
+    Returns
+    -------
+    Failed if the rewrite is not exact or the compressed model does not run where the original does;
+    not validated if the original does not run.
+    """
+    try:
+        original = Session(models.original, models.folder, execution)
+        expected = [original.run(feeds) for feeds in samples.feeds]
+        again = original.run(samples.feeds[0])
+    except RunError as e:
+        return Verification(status=Status.NOT_VALIDATED, reason=f"the original: {e}")
+    ignore = _unsteady(original.output_names, expected[0], again)
+    try:
+        return _compare(models, samples, execution, tolerance, original, expected, ignore)
+    except RunError as e:
+        return Verification(status=Status.FAILED, reason=f"the compressed model: {e}")
+
+
+def _unsteady(names: Sequence[str], first: Sequence[Any], again: Sequence[Any]) -> dict[str, str]:
+    """Outputs that differ between two runs of the same model (random operators)."""
+    comparison = Comparison(names)
+    comparison.add(first, again)
+    return {
+        output.name: "differs from run to run of the original"
+        for output in comparison.outputs()
+        if output.relative_l2 > 0
+    }
+
+
+def _compare(
+    models: Candidates,
+    samples: Samples,
+    execution: Execution,
+    tolerance: float,
+    original: Session,
+    expected: Sequence[Sequence[Any]],
+    ignore: dict[str, str],
+) -> Verification:
+    compressed = Session(models.compressed, models.folder, execution)
+    composed = Session(models.composed, models.folder, execution)
+    exact = Comparison(original.output_names, ignore)
+    fidelity = Comparison(original.output_names, ignore)
+    for feeds, outputs in zip(samples.feeds, expected, strict=True):
+        actual = compressed.run(feeds)
+        exact.add(composed.run(feeds), actual)
+        fidelity.add(outputs, actual)
+    del composed
+    difference = exact.difference()
+    passed = difference <= tolerance
+    reason = "" if passed else f"outputs differ by {difference:.2g}, allowed are {tolerance:.2g}"
+    before, after = measure(original, compressed, samples.feeds[0])
+    return Verification(
+        status=Status.PASSED if passed else Status.FAILED,
+        reason=reason,
+        difference=difference,
+        tolerance=tolerance,
+        fidelity=fidelity.outputs(),
+        samples=sum(_batch_size(feeds) for feeds in samples.feeds),
+        random_inputs=samples.random,
+        latency_before=before,
+        latency_after=after,
+        threads=execution.threads,
+        input_shapes=tuple((name, array.shape) for name, array in samples.feeds[0].items()),
+    )
+
+
+def _batch_size(feeds: Feeds) -> int:
+    first = next(iter(feeds.values()), None)
+    return int(first.shape[0]) if first is not None and first.ndim else 1
+
+

@@ -1,0 +1,324 @@
+"""Finding the layers of a model: every Conv, Gemm and MatMul, decomposable or not.
+
+A node becomes a `Layer` if all of this holds, otherwise a `Skipped` that says which does not:
+
+    1. its weight is a constant (an initializer, a Constant node, or one of these behind Identity,
+       Transpose, Reshape, Flatten, Squeeze, Unsqueeze) of type float, double, float16 or bfloat16;
+    2. nothing but nodes of the same fold read that weight: else cutting it would add parameters;
+    3. Conv: group 1 and 1 to 3 spatial axes; Gemm and MatMul: the weight is a matrix, and the other
+       operand is not a constant too;
+    4. some rank has fewer parameters than the weight;
+    5. the operator set has the operators that the factors need.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto
+
+from alds_onnx.graph.scopes import DEFAULT_DOMAINS, Key, ModelIndex, Site, attribute
+from alds_onnx.graph.tensors import DECOMPOSABLE, type_name
+from alds_onnx.graph.weights import WeightSource, find_source, read_weight
+from alds_onnx.values import LayerShape, Op
+
+# Gemm broadcasts C without a `broadcast` attribute, and Reshape takes its shape as an input.
+_FIRST_OPSET = 7
+
+
+class Operand(Enum):
+    """What the weight is multiplied with, and from where."""
+
+    KERNEL = auto()  # Conv: Y = W * X
+    RIGHT = auto()  # Y = X W, activation on the left
+    LEFT = auto()  # Y = W X, activation on the right
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """A node that can be decomposed.
+
+    Attributes
+    ----------
+    site, name, op
+        The node; its name as in the plan.
+    source
+        Where its weight comes from.
+    weight_name
+        What the node calls its weight.
+    weight_input
+        Which of the node's inputs the weight is.
+    operand
+        How the weight is used.
+    transposed
+        Whether the folded matrix (f, c) is the transpose of the weight as the node reads it.
+    channels_first
+        Whether the last two axes of the activation are (c, m) and not (m, c); Conv: True.
+    shape
+        Sizes of the folded matrix.
+    activation_rank
+        Number of axes of the other operand; None if it is not known.
+    opset
+        Version of the default domain.
+    """
+
+    site: Site
+    name: str
+    op: Op
+    source: WeightSource
+    weight_name: str
+    weight_input: int
+    operand: Operand
+    transposed: bool
+    channels_first: bool
+    shape: LayerShape
+    activation_rank: int | None
+    opset: int
+
+    @property
+    def slice_counts(self) -> tuple[int, ...]:
+        """Every k that this node can be built with; only 1 if a Reshape cannot be written."""
+        counts = self.shape.slice_counts()
+        sliceable = self.operand is Operand.KERNEL or self.activation_rank is not None
+        return counts if sliceable else counts[:1]
+
+    @property
+    def fold(self) -> tuple[Key, bool, LayerShape]:
+        """Nodes with the same fold share their factors."""
+        return self.source.read, self.transposed, self.shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A Conv, Gemm or MatMul node that cannot be decomposed, with the reason."""
+
+    site: Site
+    name: str
+    op: Op
+    weight_name: str
+    dims: tuple[int, ...]
+    reason: str
+
+
+def find_layers(
+    index: ModelIndex, folder: Path, ranks: Mapping[Key, int]
+) -> tuple[Layer | Skipped, ...]:
+    """Every Conv, Gemm and MatMul of a model, in graph order.
+
+    Parameters
+    ----------
+    index
+        The model.
+    folder
+        Folder of the model file, for external data.
+    ranks
+        Number of axes of tensors, where known.
+    """
+    sites = [
+        (site, node, Op(node.op_type))
+        for site, node in index.walk()
+        if node.domain in DEFAULT_DOMAINS and node.op_type in [op.value for op in Op]
+    ]
+    names = row_names(index)
+    found = [_examine(index, site, op, names[site], folder, ranks) for site, node, op in sites]
+    return _without_other_uses(index, found)
+
+
+def read_matrix(index: ModelIndex, layer: Layer, folder: Path) -> npt.NDArray[np.float64]:
+    """The layer's weight folded to (f, c·kh·kw), in float64."""
+    array = read_weight(index, layer.source, folder)
+    if layer.operand is not Operand.KERNEL:
+        array = array.T if layer.transposed else array
+    shape = layer.shape
+    return np.ascontiguousarray(array, dtype=np.float64).reshape(
+        shape.out_features, shape.num_columns
+    )
+
+
+def row_names(index: ModelIndex) -> dict[Site, str]:
+    """A name for each node: its own, or its first output's where that is empty or not unique.
+
+    Where the output's name is not unique either (branches of one If), its scope stands before it.
+    """
+    nodes = list(index.walk())
+    named = Counter(node.name for _, node in nodes)
+    made = Counter(name for _, node in nodes for name in node.output[:1])
+    names = {}
+    for site, node in nodes:
+        output = node.output[0] if node.output else ""
+        if node.name and named[node.name] == 1:
+            names[site] = node.name
+        elif made[output] == 1:
+            names[site] = output
+        else:
+            names[site] = f"{index.scopes[site.scope].path}{output}"
+    return names
+
+
+def _examine(
+    index: ModelIndex, site: Site, op: Op, name: str, folder: Path, ranks: Mapping[Key, int]
+) -> Layer | Skipped:
+    node = index.node(site)
+    position = _weight_position(index, site, node, op, folder)
+    weight_name = node.input[position] if position < len(node.input) else ""
+
+    def skip(reason: str, dims: tuple[int, ...] = ()) -> Skipped:
+        return Skipped(
+            site=site, name=name, op=op, weight_name=weight_name, dims=dims, reason=reason
+        )
+
+    if len(node.input) < 2 or not node.output:
+        return skip("it lacks an input or an output")
+    source = find_source(index, site.scope, weight_name, folder)
+    if isinstance(source, str):
+        return skip(source)
+    reason = _refusal(index, site, node, op, position, source, folder)
+    if reason:
+        return skip(reason, source.shape)
+    operand, transposed, shape = _fold(node, op, position, source.shape)
+    if not shape.slice_counts():
+        return skip("even rank 1 has as many parameters as the weight", source.shape)
+    activation = index.resolve(site.scope, node.input[1 - position])
+    return Layer(
+        site=site,
+        name=name,
+        op=op,
+        source=source,
+        weight_name=weight_name,
+        weight_input=position,
+        operand=operand,
+        transposed=transposed,
+        channels_first=_channels_first(node, op, operand),
+        shape=shape,
+        activation_rank=2 if op is Op.GEMM else ranks.get(activation.key) if activation else None,
+        opset=index.scopes[site.scope].opset,
+    )
+
+
+def _weight_position(index: ModelIndex, site: Site, node: NodeProto, op: Op, folder: Path) -> int:
+    """Conv's weight is input 1; Gemm and MatMul may hold the constant on either side."""
+    if op is Op.CONV or len(node.input) < 2:
+        return 1
+    right_is_constant = not isinstance(find_source(index, site.scope, node.input[1], folder), str)
+    left_is_constant = not isinstance(find_source(index, site.scope, node.input[0], folder), str)
+    return 0 if left_is_constant and not right_is_constant else 1
+
+
+def _refusal(
+    index: ModelIndex,
+    site: Site,
+    node: NodeProto,
+    op: Op,
+    position: int,
+    source: WeightSource,
+    folder: Path,
+) -> str:
+    """Why a node with a constant weight cannot be decomposed; "" if it can."""
+    opset = index.scopes[site.scope].opset
+    element_type = source.tensor.data_type
+    if element_type not in DECOMPOSABLE:
+        return f"its weight is of type {type_name(element_type)}"
+    if opset < _FIRST_OPSET:
+        return f"opset {opset} is older than {_FIRST_OPSET}"
+    if any(a.ref_attr_name for a in node.attribute):
+        return "its attributes are arguments of the function"
+    if op is Op.CONV:
+        return _refusal_of_conv(node, source.shape)
+    if len(source.shape) != 2:
+        return f"its weight has {len(source.shape)} axes, not 2"
+    other = find_source(index, site.scope, node.input[1 - position], folder)
+    if not isinstance(other, str):
+        return "both of its operands are constant"
+    return ""
+
+
+def _refusal_of_conv(node: NodeProto, dims: tuple[int, ...]) -> str:
+    group = attribute(node, "group", 1)
+    kernel = attribute(node, "kernel_shape", None)
+    if not 3 <= len(dims) <= 5:
+        return f"its weight has {len(dims)} axes, not 3 to 5"
+    if group != 1:
+        return f"it is a grouped convolution (group {group})"
+    if kernel is not None and tuple(kernel) != dims[2:]:  # type: ignore[arg-type]
+        return f"its kernel_shape {list(kernel)} contradicts its weight {list(dims)}"  # type: ignore[call-overload]
+    return ""
+
+
+def _fold(
+    node: NodeProto, op: Op, position: int, dims: tuple[int, ...]
+) -> tuple[Operand, bool, LayerShape]:
+    """How the weight is folded to (f, c·kh·kw)."""
+    if op is Op.CONV:
+        shape = LayerShape(out_features=dims[0], in_channels=dims[1], kernel=dims[2:])
+        return Operand.KERNEL, False, shape
+    flag = attribute(node, "transB" if position else "transA", 0) if op is Op.GEMM else 0
+    # Right: Y = X W', and the folded matrix is W'ᵀ. Left: Y = W' X, and it is W'.
+    transposed = (not flag) if position else bool(flag)
+    f, c = reversed(dims) if transposed else dims
+    operand = Operand.RIGHT if position else Operand.LEFT
+    return operand, transposed, LayerShape(out_features=f, in_channels=c)
+
+
+def _channels_first(node: NodeProto, op: Op, operand: Operand) -> bool:
+    """Gemm may read its activation transposed, which swaps the two axes."""
+    flag = attribute(node, "transB" if operand is Operand.LEFT else "transA", 0)
+    flipped = op is Op.GEMM and bool(flag)
+    return (operand is not Operand.RIGHT) != flipped
+
+
+def _without_other_uses(
+    index: ModelIndex, found: list[Layer | Skipped]
+) -> tuple[Layer | Skipped, ...]:
+    """Skip the layers whose weight something else reads too."""
+    readers: dict[tuple[Key, bool, LayerShape], set[Site]] = {}
+    for layer in found:
+        if isinstance(layer, Layer):
+            readers.setdefault(layer.fold, set()).add(layer.site)
+    return tuple(
+        _checked_use(index, layer, readers[layer.fold]) if isinstance(layer, Layer) else layer
+        for layer in found
+    )
+
+
+def _checked_use(index: ModelIndex, layer: Layer, readers: set[Site]) -> Layer | Skipped:
+    other = _other_use(index, layer, readers)
+    if other is None:
+        return layer
+    return skipped(layer, f"its weight is also {other}, so that cutting it would add parameters")
+
+
+def _other_use(index: ModelIndex, layer: Layer, readers: set[Site]) -> str | None:
+    """A use of the weight, or of a tensor on its way, beside the layers that share it."""
+    source = layer.source
+    allowed = readers | set(source.chain)
+    on_the_way = {source.read, source.base}
+    for site in source.chain:
+        on_the_way.update(Key(site.scope, name) for name in index.node(site).output if name)
+    for key in on_the_way:
+        for use in index.uses.get(key, ()):
+            if use.site is None:
+                return "a graph output"
+            if use.site not in allowed:
+                return f"read by {index.node(use.site).op_type}"
+            if use.site == layer.site and use.index != layer.weight_input:
+                return f"another operand of the same {layer.op.value}"
+    return None
+
+
+def skipped(layer: Layer, reason: str) -> Skipped:
+    """The row of a layer that cannot be decomposed after all."""
+    return Skipped(
+        site=layer.site,
+        name=layer.name,
+        op=layer.op,
+        weight_name=layer.weight_name,
+        dims=layer.source.shape,
+        reason=reason,
+    )
+

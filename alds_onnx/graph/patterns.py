@@ -1,0 +1,186 @@
+"""The nodes that stand for a decomposed layer.
+
+    Conv                grouped Conv (encoder), 1x1 Conv (decoder)
+    Y = X W, k = 1      MatMul, MatMul or Gemm
+    Y = X W, k > 1      Reshape (.., m, k, c/k), Transpose (.., k, m, c/k), batched MatMul,
+                        Transpose back, Reshape (.., m, k·j), MatMul or Gemm
+    Y = W X, k > 1      Reshape (.., k, c/k, m), batched MatMul, Reshape (.., k·j, m), MatMul or Gemm
+
+For Y = X W with k > 1 onnxruntime 1.31 was measured with a batched MatMul, Split + MatMuls +
+Concat, and grouped 1x1 Convs (benchmarks/matmul_slices.py): the batched MatMul was within 6 % of
+the fastest at every size but one, and the others fall behind by up to a factor of 3 somewhere. The
+decoder keeps the operator, name, output, bias, alpha and beta of the old node, so that what the
+runtime fuses behind it (activations, MatMul + Add, BatchNormalization) still fuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import NodeProto
+
+from alds_onnx.graph.layers import Layer, Operand
+from alds_onnx.values import Factors, FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FactorTensors:
+    """Encoder and decoder weights, in the layout in which the new nodes read them."""
+
+    encoder: FloatArray
+    decoder: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """Names for the parts of one replacement, all of them new but `output`.
+
+    Attributes
+    ----------
+    encoder, decoder
+        Tensors of the two factors.
+    fresh
+        Makes a new name from a stem.
+    """
+
+    encoder: str
+    decoder: str
+    fresh: Callable[[str], str]
+
+
+def layout(layer: Layer, factors: Factors) -> FactorTensors:
+    """Bring the factors U (k, f, j), V (k, j, c/k·kh·kw) into the layout of the new nodes."""
+    k, f, j = factors.U.shape
+    shape = layer.shape
+    decoder = factors.U.transpose(1, 0, 2).reshape(f, k * j)  # (f, k·j)
+    if layer.operand is Operand.KERNEL:
+        ones = (1,) * len(shape.kernel)
+        encoder = factors.V.reshape(k * j, shape.in_channels // k, *shape.kernel)
+        return FactorTensors(encoder=encoder, decoder=decoder.reshape(f, k * j, *ones))
+    encoder = factors.V if layer.channels_first else factors.V.transpose(0, 2, 1)
+    return FactorTensors(
+        encoder=encoder[0] if k == 1 else encoder,
+        decoder=decoder.T if layer.transposed else decoder,
+    )
+
+
+def build(layer: Layer, node: NodeProto, factors: Factors, names: Names) -> list[NodeProto]:
+    """The nodes that stand for a decomposed node; the last one makes its output."""
+    k, j = factors.cut.num_slices, factors.cut.rank
+    pattern = _Pattern(layer, node, names)
+    if layer.operand is Operand.KERNEL:
+        pattern.convolution(k)
+    else:
+        pattern.product(k, j)
+    return pattern.export()
+
+
+class _Pattern:
+    """Collects graphsurgeon nodes from the activation to the old node's output."""
+
+    def __init__(self, layer: Layer, node: NodeProto, names: Names) -> None:
+        self.layer, self.node, self.names = layer, node, names
+        self.nodes: list[gs.Node] = []
+        self.encoder = gs.Variable(names.encoder)
+        self.decoder = gs.Variable(names.decoder)
+        self.tensor = gs.Variable(node.input[1 - layer.weight_input])
+        self.inherit_attributes = -1  # which of the nodes carries the old node's attributes
+
+    def convolution(self, num_slices: int) -> None:
+        """Grouped Conv with the old strides, pads, dilations; 1x1 Conv with the old bias."""
+        self._step("Conv", [self.tensor, self.encoder], {"group": num_slices} if num_slices > 1 else {})
+        self.inherit_attributes = 0
+        bias = [gs.Variable(name) for name in self.node.input[2:]]
+        ones = [1] * len(self.layer.shape.kernel)
+        self._last("Conv", [self.tensor, self.decoder, *bias], {"kernel_shape": ones})
+
+    def product(self, num_slices: int, rank: int) -> None:
+        """Encoder and decoder of a Gemm or MatMul."""
+        if num_slices == 1:
+            self._encode()
+        elif self.layer.channels_first:
+            self._encode_rows(num_slices, rank)
+        else:
+            self._encode_columns(num_slices, rank)
+        left = self.layer.operand is Operand.LEFT
+        operands = [self.decoder, self.tensor] if left else [self.tensor, self.decoder]
+        bias = [gs.Variable(name) for name in self.node.input[2:]]
+        # alpha, beta, transA and transB all belong to the decoder, which reads the code in the
+        # order of axes in which the old node read the activation.
+        self._last(self.layer.op.value, [*operands, *bias])
+        self.inherit_attributes = len(self.nodes) - 1
+
+    def _encode(self) -> None:
+        first = self.layer.channels_first
+        self._step("MatMul", [self.encoder, self.tensor] if first else [self.tensor, self.encoder])
+
+    def _encode_rows(self, num_slices: int, rank: int) -> None:
+        """(.., c, m) -> (.., k, c/k, m) -> (.., k, j, m) -> (.., k·j, m)."""
+        batch = self._batch_axes()
+        c = self.layer.shape.in_channels
+        self._reshape([0] * batch + [num_slices, c // num_slices, -1])
+        self._encode()
+        self._reshape([0] * batch + [num_slices * rank, -1])
+
+    def _encode_columns(self, num_slices: int, rank: int) -> None:
+        """(.., m, c) -> (.., k, m, c/k) -> (.., k, m, j) -> (.., m, k·j)."""
+        batch = self._batch_axes()
+        c = self.layer.shape.in_channels
+        swap = [*range(batch), batch + 1, batch, batch + 2]
+        self._reshape([0] * (batch + 1) + [num_slices, c // num_slices])
+        self._step("Transpose", [self.tensor], {"perm": swap})
+        self._encode()
+        self._step("Transpose", [self.tensor], {"perm": swap})
+        self._reshape([0] * (batch + 1) + [num_slices * rank])
+
+    def _batch_axes(self) -> int:
+        rank = self.layer.activation_rank
+        if rank is None or rank < 2:
+            raise ValueError("slices need an activation of known rank, at least 2")
+        return rank - 2
+
+    def _reshape(self, shape: list[int]) -> None:
+        name = self.names.fresh(f"{self._stem()}/shape")
+        target = gs.Variable(name)
+        value = gs.Constant(f"{name}/value", np.array(shape, np.int64))
+        self.nodes.append(gs.Node("Constant", attrs={"value": value}, outputs=[target]))
+        self._step("Reshape", [self.tensor, target])
+
+    def _step(self, op: str, inputs: list[gs.Variable], attrs: dict[str, object] | None = None) -> None:
+        """Add a node; its output becomes the current tensor."""
+        self.tensor = gs.Variable(self.names.fresh(f"{self._stem()}/encoded"))
+        name = self.names.fresh(f"{self._stem()}/encode")
+        self.nodes.append(gs.Node(op, name, attrs or {}, inputs, [self.tensor]))
+
+    def _last(self, op: str, inputs: list[gs.Variable], attrs: dict[str, object] | None = None) -> None:
+        output = gs.Variable(self.node.output[0])
+        self.nodes.append(gs.Node(op, self.node.name, attrs or {}, inputs, [output]))
+
+    def _stem(self) -> str:
+        return self.node.name or self.node.output[0]
+
+    def export(self) -> list[NodeProto]:
+        """Export the pattern; what graphsurgeon does not know of the old node is copied over."""
+        graph = gs.Graph(nodes=self.nodes, inputs=[], outputs=[], opset=self.layer.opset)
+        exported = gs.export_onnx(graph, do_type_check=False).graph.node
+        return [self._inherit(i, new) for i, new in enumerate(exported)]
+
+    def _inherit(self, position: int, new: NodeProto) -> NodeProto:
+        """The old node with the new operator, name, inputs, outputs and attributes."""
+        merged = NodeProto()
+        merged.CopyFrom(self.node)
+        merged.ClearField("input")
+        merged.ClearField("output")
+        merged.ClearField("attribute")
+        own = {a.name for a in new.attribute}
+        if position == self.inherit_attributes:
+            dropped = own | {"group"}
+            merged.attribute.extend(a for a in self.node.attribute if a.name not in dropped)
+        merged.attribute.extend(new.attribute)
+        merged.op_type, merged.name = new.op_type, new.name
+        merged.input.extend(new.input)
+        merged.output.extend(new.output)
+        return merged

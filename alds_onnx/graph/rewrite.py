@@ -1,0 +1,196 @@
+"""Splicing decomposed layers into a copy of the model; everything else stays as it is.
+
+The old node's place in the list is kept, so that the order stays topological: its inputs are made
+before it, and its readers come behind it. Factors go where the weight was, into the same scope, so
+that branches and nodes which shared the weight share the factors. They become initializers, or
+Constant nodes where an initializer would have to be a graph input as well (IR version < 4) or
+cannot be (functions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from alds_onnx.decompose.folding import compose
+from alds_onnx.graph.layers import Layer, Operand
+from alds_onnx.graph.patterns import Names, build, layout
+from alds_onnx.graph.scopes import Key, ModelIndex, Scope, Site
+from alds_onnx.graph.tensors import make_tensor, rounded
+from alds_onnx.values import Factors, FloatArray
+
+_FIRST_IR_WITH_FREE_INITIALIZERS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Replacement:
+    """One weight with its factors, and the layers that read it (at least one)."""
+
+    layers: tuple[Layer, ...]
+    factors: Factors
+
+
+def rewrite(model: ModelProto, replacements: Sequence[Replacement]) -> ModelProto:
+    """Replace weights by their factors.
+
+    Parameters
+    ----------
+    model
+        Stays as it is.
+    replacements
+        What to replace; no weight twice.
+
+    Returns
+    -------
+    A new model. Nodes, initializers, attributes, names, metadata that have to do with none of the
+    replaced layers are equal field for field.
+    """
+    result = ModelProto()
+    result.CopyFrom(model)
+    if not replacements:
+        return result
+    splice = _Splice(ModelIndex(result))
+    for replacement in replacements:
+        splice.replace(replacement)
+    splice.finish()
+    return result
+
+
+def rounded_factors(layer: Layer, factors: Factors) -> Factors:
+    """The factors as the model holds them, rounded to the weight's type."""
+    element_type = layer.source.tensor.data_type
+    return Factors(
+        shape=factors.shape,
+        U=rounded(factors.U, element_type),
+        V=rounded(factors.V, element_type),
+    )
+
+
+def with_composed_weights(model: ModelProto, replacements: Sequence[Replacement]) -> ModelProto:
+    """The original model with each replaced W exchanged for the dense Ŵ of its (rounded) factors.
+
+    A rewrite is exact if the rewritten model computes what this one does.
+    """
+    result = ModelProto()
+    result.CopyFrom(model)
+    index = ModelIndex(result)
+    names = index.names()
+    added: dict[int, list[TensorProto]] = {}
+    for replacement in replacements:
+        first = replacement.layers[0]
+        name = _unused(f"{first.weight_name}/composed", names)
+        scope = first.source.read.scope
+        array = _composed(first, rounded_factors(first, replacement.factors))
+        tensor = make_tensor(name, array, first.source.tensor.data_type)
+        added.setdefault(scope, []).append(tensor)
+        for layer in replacement.layers:
+            index.node(layer.site).input[layer.weight_input] = name
+    for number, tensors in added.items():
+        _store(index.scopes[number], result.ir_version, tensors)
+    return result
+
+
+def _composed(layer: Layer, factors: Factors) -> FloatArray:
+    """Ŵ in the shape in which the node reads its weight."""
+    matrix = compose(factors)
+    if layer.operand is Operand.KERNEL:
+        return matrix.reshape(layer.source.shape)
+    return matrix.T if layer.transposed else matrix
+
+
+class _Splice:
+    """The changes to one model; they take place in `finish`."""
+
+    def __init__(self, index: ModelIndex) -> None:
+        self.index = index
+        self.names = index.names()
+        self.new_nodes: dict[Site, list[NodeProto]] = {}
+        self.new_tensors: dict[int, list[TensorProto]] = {}
+        self.dropped: set[Key] = set()
+
+    def replace(self, replacement: Replacement) -> None:
+        first = replacement.layers[0]
+        stem = first.weight_name
+        names = Names(
+            encoder=self._fresh(f"{stem}/encoder"),
+            decoder=self._fresh(f"{stem}/decoder"),
+            fresh=self._fresh,
+        )
+        self._add_factors(first, replacement.factors, names)
+        for layer in replacement.layers:
+            node = self.index.node(layer.site)
+            self.new_nodes[layer.site] = build(layer, node, replacement.factors, names)
+        self._drop_weight(first)
+
+    def finish(self) -> None:
+        for site in sorted(self.new_nodes, key=lambda s: (s.scope, s.node), reverse=True):
+            nodes = self.index.scopes[site.scope].body.node
+            del nodes[site.node]
+            for new in reversed(self.new_nodes[site]):
+                nodes.insert(site.node, new)
+        for number, tensors in self.new_tensors.items():
+            _store(self.index.scopes[number], self.index.model.ir_version, tensors)
+        for scope in self.index.scopes:
+            names = {key.name for key in self.dropped if key.scope == scope.number}
+            if names and isinstance(scope.body, GraphProto):
+                _forget(scope.body, names)
+
+    def _fresh(self, stem: str) -> str:
+        return _unused(stem, self.names)
+
+    def _add_factors(self, layer: Layer, factors: Factors, names: Names) -> None:
+        element_type = layer.source.tensor.data_type
+        tensors = layout(layer, factors)
+        self.new_tensors.setdefault(layer.source.read.scope, []).extend(
+            [
+                make_tensor(names.encoder, tensors.encoder, element_type),
+                make_tensor(names.decoder, tensors.decoder, element_type),
+            ]
+        )
+
+    def _drop_weight(self, layer: Layer) -> None:
+        source = layer.source
+        self.dropped.update((source.base, source.read))
+        for site in source.chain:
+            self.new_nodes[site] = []
+            outputs = self.index.node(site).output
+            self.dropped.update(Key(site.scope, name) for name in outputs)
+
+
+def _unused(stem: str, names: set[str]) -> str:
+    """A name that the model does not have yet, from now on taken."""
+    name, number = stem, 0
+    while name in names:
+        number += 1
+        name = f"{stem}_{number}"
+    names.add(name)
+    return name
+
+
+def _store(scope: Scope, ir_version: int, tensors: Sequence[TensorProto]) -> None:
+    """Put constants into a scope."""
+    body = scope.body
+    if isinstance(body, GraphProto) and ir_version >= _FIRST_IR_WITH_FREE_INITIALIZERS:
+        body.initializer.extend(tensors)
+        return
+    for tensor in reversed(tensors):
+        constant = NodeProto(op_type="Constant", output=[tensor.name])
+        value = constant.attribute.add(name="value", type="TENSOR")
+        value.t.CopyFrom(tensor)
+        value.t.ClearField("name")
+        body.node.insert(0, constant)
+
+
+def _forget(graph: GraphProto, names: set[str]) -> None:
+    """Remove every trace of tensors that are gone."""
+    for entries in (graph.initializer, graph.input, graph.value_info):
+        for i in reversed(range(len(entries))):
+            if entries[i].name in names:
+                del entries[i]
+    annotations = graph.quantization_annotation
+    for i in reversed(range(len(annotations))):
+        if annotations[i].tensor_name in names:
+            del annotations[i]
+

@@ -1,0 +1,246 @@
+"""Where each tensor of a model is defined and who reads it, across subgraphs and functions.
+
+Names are local to a graph, and a subgraph sees the names of the graphs around it; a function sees
+only its own (ONNX IR specification, "Names Within a Graph"). A scope is one graph or function; a
+tensor is known by the scope that defines it and its name there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import onnx
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+class Kind(Enum):
+    """How a tensor comes into being."""
+
+    INPUT = auto()
+    INITIALIZER = auto()
+    SPARSE = auto()
+    NODE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One tensor of a model: the number of its scope, and its name there."""
+
+    scope: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One node of a model: the number of its scope, and its place there."""
+
+    scope: int
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A reader of a tensor: input number `index` of a node, or a graph output (`site` None)."""
+
+    site: Site | None
+    index: int
+
+
+@dataclass(slots=True)
+class Definition:
+    """Where a tensor comes from."""
+
+    key: Key
+    kind: Kind
+    node: int = -1
+    tensor: TensorProto | None = None
+    overridable: bool = False
+
+
+@dataclass(slots=True)
+class Scope:
+    """One graph or function of a model."""
+
+    number: int
+    parent: int | None
+    body: GraphProto | FunctionProto
+    opset: int
+    path: str
+    definitions: dict[str, Definition] = field(default_factory=dict)
+    children: dict[int, list[int]] = field(default_factory=dict)
+
+    @property
+    def is_function(self) -> bool:
+        """Whether the scope is a function's body, which can hold no initializers."""
+        return isinstance(self.body, FunctionProto)
+
+
+def default_opset(imports: object) -> int:
+    """Version of the default domain among `opset_import` entries; 1 if it is not there."""
+    versions = [o.version for o in imports if o.domain in DEFAULT_DOMAINS]  # type: ignore[attr-defined]
+    return max(versions, default=1)
+
+
+class ModelIndex:
+    """All scopes of a model, their definitions and the uses of every tensor.
+
+    The numbers of scopes and nodes are the same for a copy of the model.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self.scopes: list[Scope] = []
+        self.uses: dict[Key, list[Use]] = {}
+        opset = default_opset(model.opset_import)
+        self._add_scope(model.graph, parent=None, opset=opset, path="")
+        for function in model.functions:
+            own = default_opset(function.opset_import)
+            self._add_scope(function, parent=None, opset=own, path=function.name)
+        for scope in self.scopes:
+            self._record_uses(scope)
+
+    def node(self, site: Site) -> NodeProto:
+        """The node at a site."""
+        return self.scopes[site.scope].body.node[site.node]
+
+    def resolve(self, scope: int, name: str) -> Definition | None:
+        """The definition that `name` means in a scope; None if there is none."""
+        number: int | None = scope
+        while number is not None:
+            found = self.scopes[number].definitions.get(name)
+            if found is not None:
+                return found
+            number = self.scopes[number].parent
+        return None
+
+    def walk(self) -> Iterator[tuple[Site, NodeProto]]:
+        """All nodes in graph order, those of a subgraph behind the node that holds it."""
+        for scope in self.scopes:
+            if scope.parent is None:
+                yield from self._walk_scope(scope)
+
+    def names(self) -> set[str]:
+        """Every name of a tensor or node anywhere in the model."""
+        found: set[str] = set()
+        for scope in self.scopes:
+            found.update(scope.definitions)
+            found.update(v.name for v in getattr(scope.body, "value_info", ()))
+            for node in scope.body.node:
+                found.add(node.name)
+                found.update(node.input)
+                found.update(node.output)
+        return found
+
+    def _walk_scope(self, scope: Scope) -> Iterator[tuple[Site, NodeProto]]:
+        for i, node in enumerate(scope.body.node):
+            yield Site(scope.number, i), node
+            for child in scope.children.get(i, ()):
+                yield from self._walk_scope(self.scopes[child])
+
+    def _add_scope(
+        self, body: GraphProto | FunctionProto, *, parent: int | None, opset: int, path: str
+    ) -> int:
+        scope = Scope(number=len(self.scopes), parent=parent, body=body, opset=opset, path=path)
+        self.scopes.append(scope)
+        self._define_inputs(scope)
+        for i, node in enumerate(body.node):
+            for name in node.output:
+                if name:
+                    key = Key(scope.number, name)
+                    scope.definitions[name] = Definition(key, Kind.NODE, node=i)
+            for attribute, graph in subgraphs(node):
+                label = f"{path}{node.name or _first_output(node)}.{attribute}/"
+                child = self._add_scope(graph, parent=scope.number, opset=opset, path=label)
+                scope.children.setdefault(i, []).append(child)
+        return scope.number
+
+    def _define_inputs(self, scope: Scope) -> None:
+        body = scope.body
+        if isinstance(body, FunctionProto):
+            for name in body.input:
+                scope.definitions[name] = Definition(Key(scope.number, name), Kind.INPUT)
+            return
+        for value in body.input:
+            key = Key(scope.number, value.name)
+            scope.definitions[value.name] = Definition(key, Kind.INPUT)
+        inputs = set(scope.definitions)
+        for tensor in body.initializer:
+            key = Key(scope.number, tensor.name)
+            scope.definitions[tensor.name] = Definition(
+                key, Kind.INITIALIZER, tensor=tensor, overridable=tensor.name in inputs
+            )
+        for sparse in body.sparse_initializer:
+            key = Key(scope.number, sparse.values.name)
+            scope.definitions[key.name] = Definition(key, Kind.SPARSE)
+
+    def _record_uses(self, scope: Scope) -> None:
+        for i, node in enumerate(scope.body.node):
+            for index, name in enumerate(node.input):
+                self._record(scope.number, name, Use(Site(scope.number, i), index))
+        for output in scope.body.output:
+            name = output if isinstance(output, str) else output.name
+            self._record(scope.number, name, Use(None, -1))
+
+    def _record(self, scope: int, name: str, use: Use) -> None:
+        definition = self.resolve(scope, name) if name else None
+        if definition is not None:
+            self.uses.setdefault(definition.key, []).append(use)
+
+
+def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
+    """The graphs that a node holds in its attributes, with the attributes' names."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH or attribute.HasField("g"):
+            yield attribute.name, attribute.g
+        for i, graph in enumerate(attribute.graphs):
+            yield f"{attribute.name}[{i}]", graph
+
+
+def constant_tensor(node: NodeProto) -> TensorProto | None:
+    """The tensor of a Constant node; None for other nodes and other kinds of value."""
+    if node.op_type != "Constant" or node.domain not in DEFAULT_DOMAINS:
+        return None
+    for attribute in node.attribute:
+        if attribute.name == "value" and not attribute.ref_attr_name:
+            return attribute.t
+    return None
+
+
+def attribute(node: NodeProto, name: str, default: object) -> object:
+    """Value of a node's attribute, or `default`.
+
+    https://onnx.ai/onnx/repo-docs/IR.html#attributes
+    """
+    for candidate in node.attribute:
+        if candidate.name == name:
+            return onnx.helper.get_attribute_value(candidate)
+    return default
+
+
+def _first_output(node: NodeProto) -> str:
+    return node.output[0] if node.output else node.op_type
+
+
+def tensors_of(index: ModelIndex) -> Iterator[TensorProto]:
+    """Every dense TensorProto of a model: initializers, attributes, values of sparse tensors."""
+    for scope in index.scopes:
+        if isinstance(scope.body, GraphProto):
+            yield from scope.body.initializer
+            for sparse in scope.body.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+        for node in scope.body.node:
+            for candidate in node.attribute:
+                yield from _attribute_tensors(candidate)
+
+
+def _attribute_tensors(candidate: AttributeProto) -> Iterator[TensorProto]:
+    if candidate.HasField("t"):
+        yield candidate.t
+    yield from candidate.tensors
+    sparse = [candidate.sparse_tensor] if candidate.HasField("sparse_tensor") else []
+    for tensor in (*sparse, *candidate.sparse_tensors):
+        yield from (tensor.values, tensor.indices)

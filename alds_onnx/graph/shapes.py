@@ -1,0 +1,104 @@
+"""Shapes and ranks of tensors, by ONNX's shape inference."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import onnx
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
+
+from alds_onnx.graph.scopes import Key, Kind, ModelIndex, Scope
+from alds_onnx.graph.tensors import is_external, num_bytes
+
+_log = logging.getLogger(__name__)
+
+# Larger tensors than this are weights, not the shapes and axes that inference needs to read.
+_LARGEST_SHAPE_BYTES = 1024
+
+
+def infer(model: ModelProto, inputs: Mapping[str, tuple[int, ...]] | None = None) -> ModelProto:
+    """A copy without large weights, with the shapes that ONNX can infer.
+
+    Parameters
+    ----------
+    model
+        Stays as it is.
+    inputs
+        Sizes to give to graph inputs, by name.
+    """
+    skeleton = ModelProto()
+    skeleton.CopyFrom(model)
+    _strip(skeleton.graph)
+    for value in skeleton.graph.input:
+        if inputs and value.name in inputs:
+            _set_shape(value, inputs[value.name])
+    try:
+        return onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    except Exception as e:  # noqa: BLE001 - inference is a help, and it raises all kinds of errors
+        _log.info("shape inference failed: %s", e)
+        return skeleton
+
+
+def known_ranks(index: ModelIndex, inferred: ModelProto) -> dict[Key, int]:
+    """Number of axes of every tensor for which it is known."""
+    return {key: len(dims) for key, dims in _declared(index, inferred).items()}
+
+
+def known_shapes(index: ModelIndex, inferred: ModelProto) -> dict[Key, tuple[int, ...]]:
+    """Shape of every tensor all of whose sizes are known."""
+    shapes: dict[Key, tuple[int, ...]] = {}
+    for key, dims in _declared(index, inferred).items():
+        sizes = tuple(d for d in dims if d is not None)
+        if len(sizes) == len(dims):
+            shapes[key] = sizes
+    return shapes
+
+
+def _declared(index: ModelIndex, inferred: ModelProto) -> dict[Key, tuple[int | None, ...]]:
+    found: dict[Key, tuple[int | None, ...]] = {}
+    copies = ModelIndex(inferred).scopes
+    for scope, copy in zip(index.scopes, copies, strict=True):
+        for name, definition in scope.definitions.items():
+            if definition.kind is Kind.INITIALIZER and definition.tensor is not None:
+                found[Key(scope.number, name)] = tuple(definition.tensor.dims)
+        found.update(_declared_in_scope(copy))
+    return found
+
+
+def _declared_in_scope(scope: Scope) -> dict[Key, tuple[int | None, ...]]:
+    body = scope.body
+    values = [*body.value_info]
+    if isinstance(body, GraphProto):
+        values += [*body.input, *body.output]
+    found: dict[Key, tuple[int | None, ...]] = {}
+    for value in values:
+        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
+            dims = value.type.tensor_type.shape.dim
+            key = Key(scope.number, value.name)
+            found[key] = tuple(d.dim_value if d.dim_value > 0 else None for d in dims)
+    return found
+
+
+def _strip(graph: GraphProto) -> None:
+    for tensor in graph.initializer:
+        _strip_tensor(tensor)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                _strip_tensor(attribute.t)
+            for subgraph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                _strip(subgraph)
+
+
+def _strip_tensor(tensor: TensorProto) -> None:
+    if not is_external(tensor) and num_bytes(tensor) > _LARGEST_SHAPE_BYTES:
+        for numbers in ("raw_data", "float_data", "double_data", "int32_data", "int64_data"):
+            tensor.ClearField(numbers)  # type: ignore[arg-type]
+
+
+def _set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:
+    dims = value.type.tensor_type.shape
+    dims.ClearField("dim")
+    for size in shape:
+        dims.dim.add().dim_value = size

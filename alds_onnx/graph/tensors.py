@@ -1,0 +1,177 @@
+"""Reading the numbers of a TensorProto, inline or external, and making new ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from alds_onnx.errors import ModelError
+from alds_onnx.values import FloatArray
+
+#: Types whose weights can be decomposed.
+DECOMPOSABLE = (
+    TensorProto.FLOAT,
+    TensorProto.DOUBLE,
+    TensorProto.FLOAT16,
+    TensorProto.BFLOAT16,
+)
+#: Types that count as floating-point parameters.
+FLOATING = (
+    *DECOMPOSABLE,
+    TensorProto.FLOAT8E4M3FN,
+    TensorProto.FLOAT8E4M3FNUZ,
+    TensorProto.FLOAT8E5M2,
+    TensorProto.FLOAT8E5M2FNUZ,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalData:
+    """Where the bytes of an external tensor lie."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+def type_name(element_type: int) -> str:
+    """ONNX's name of an element type, such as FLOAT16."""
+    try:
+        return str(TensorProto.DataType.Name(element_type))  # type: ignore[arg-type]
+    except ValueError:
+        return f"type {element_type}"
+
+
+def num_elements(tensor: TensorProto) -> int:
+    """Product of the dimensions; 1 for a scalar."""
+    return prod(tensor.dims)
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Whether the numbers lie in another file."""
+    return tensor.data_location == TensorProto.EXTERNAL
+
+
+def num_bytes(tensor: TensorProto) -> int:
+    """Bytes of the numbers, packed as in raw_data."""
+    bits = _bits(tensor.data_type)
+    return (num_elements(tensor) * bits + 7) // 8
+
+
+def _bits(element_type: int) -> int:
+    name = type_name(element_type)
+    if name in ("INT4", "UINT4", "FLOAT4E2M1"):
+        return 4
+    if name in ("INT2", "UINT2"):
+        return 2
+    try:
+        return onnx.helper.tensor_dtype_to_np_dtype(element_type).itemsize * 8
+    except (KeyError, ValueError) as e:
+        raise ModelError(f"unknown tensor element type {element_type}") from e
+
+
+def external_data(tensor: TensorProto, folder: Path) -> ExternalData:
+    """Find the bytes of an external tensor.
+
+    Parameters
+    ----------
+    tensor
+        With data_location EXTERNAL.
+    folder
+        The folder of the model file.
+
+    Raises
+    ------
+    ModelError
+        If the location is absolute or leaves the folder, if the file is missing or too short, or
+        if offset or length are not what the tensor's type and dimensions need.
+
+    Notes
+    -----
+    https://onnx.ai/onnx/repo-docs/ExternalData.html
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    what = f"external data of tensor '{tensor.name}'"
+    path = _location(entries.get("location", ""), folder, what)
+    offset = _integer(entries.get("offset", "0"), f"offset of the {what}")
+    needed = num_bytes(tensor)
+    length = _integer(entries["length"], f"length of the {what}") if "length" in entries else needed
+    if length != needed:
+        raise ModelError(f"the {what} has a length of {length} bytes, its shape needs {needed}")
+    size = path.stat().st_size
+    if offset + length > size:
+        raise ModelError(
+            f"the {what} needs bytes {offset} to {offset + length} of '{path.name}', "
+            f"which has {size}: is the file truncated?"
+        )
+    return ExternalData(path, offset, length)
+
+
+def _location(location: str, folder: Path, what: str) -> Path:
+    if not location:
+        raise ModelError(f"the {what} has no location")
+    relative = Path(location)
+    if relative.is_absolute() or location.startswith(("/", "\\")) or ":" in relative.parts[0]:
+        raise ModelError(f"the {what} has an absolute location '{location}': refused")
+    depth = 0
+    for part in relative.parts:
+        depth += -1 if part == ".." else 1
+        if depth < 0:
+            raise ModelError(f"the {what} lies outside the model's folder: '{location}' is refused")
+    path = folder / relative
+    if not path.is_file():
+        raise ModelError(f"the {what} is missing: there is no file '{location}' beside the model")
+    return path
+
+
+def _integer(text: str, what: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ModelError(f"the {what} is '{text}', not a number of bytes")
+    return int(text)
+
+
+def read_array(tensor: TensorProto, folder: Path) -> npt.NDArray[np.generic]:
+    """The numbers of a tensor; memory-mapped where they lie in another file.
+
+    Raises
+    ------
+    ModelError
+        If they cannot be read.
+    """
+    if not is_external(tensor):
+        try:
+            return np.asarray(onnx.numpy_helper.to_array(tensor))
+        except (ValueError, TypeError, OverflowError) as e:
+            raise ModelError(f"tensor '{tensor.name}' cannot be read: {e}") from e
+    found = external_data(tensor, folder)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    shape = tuple(tensor.dims)
+    if not found.length:
+        return np.zeros(shape, dtype)
+    return np.memmap(found.path, dtype=dtype, mode="r", offset=found.offset, shape=shape)
+
+
+def make_tensor(name: str, array: FloatArray, element_type: int) -> TensorProto:
+    """A tensor with inline raw data, rounded to an element type."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(element_type)
+    with np.errstate(under="ignore"):
+        rounded = np.ascontiguousarray(array.astype(dtype))
+    return TensorProto(
+        name=name,
+        data_type=element_type,  # type: ignore[arg-type]
+        dims=array.shape,
+        raw_data=rounded.tobytes(),
+    )
+
+
+def rounded(array: FloatArray, element_type: int) -> FloatArray:
+    """The array as it comes back, in float64, after being stored in an element type."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(element_type)
+    with np.errstate(under="ignore", over="ignore"):
+        return array.astype(dtype).astype(np.float64)

@@ -1,0 +1,209 @@
+"""Following a node's weight back to the constant that it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto, TensorProto
+
+from alds_onnx.graph.scopes import (
+    DEFAULT_DOMAINS,
+    Definition,
+    Key,
+    Kind,
+    ModelIndex,
+    Site,
+    attribute,
+    constant_tensor,
+)
+from alds_onnx.graph.tensors import read_array
+
+_Array = npt.NDArray[np.generic]
+
+# A longer chain of reshapes is a loop in a broken graph.
+_LONGEST_CHAIN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSource:
+    """A constant, and the nodes through which it reaches its reader.
+
+    Attributes
+    ----------
+    tensor
+        The constant itself.
+    read
+        The tensor that the layer's node reads.
+    base
+        The tensor that holds the numbers; `read` itself if there is no node between.
+    chain
+        The nodes from `base` to `read`, and the Constant node that holds `base` if there is one.
+        They go when the weight goes.
+    shape
+        ONNX shape of `read`.
+    overridable
+        Whether a caller may replace `base` (it is a graph input too).
+    """
+
+    tensor: TensorProto
+    read: Key
+    base: Key
+    chain: tuple[Site, ...]
+    shape: tuple[int, ...]
+    overridable: bool
+
+
+def find_source(index: ModelIndex, scope: int, name: str, folder: Path) -> WeightSource | str:
+    """The constant behind a name, or the reason why there is none."""
+    definition = index.resolve(scope, name)
+    if definition is None:
+        return "its weight is an argument of the function"
+    first, chain = definition.key, []
+    for _ in range(_LONGEST_CHAIN):
+        tensor = _constant(index, definition)
+        if tensor is not None:
+            if definition.kind is Kind.NODE:
+                chain.append(Site(definition.key.scope, definition.node))
+            links = tuple(reversed(chain))
+            shape = _shape(index, tensor, links, folder)
+            if isinstance(shape, str):
+                return shape
+            return WeightSource(
+                tensor, first, definition.key, links, shape, definition.overridable
+            )
+        if definition.kind is not Kind.NODE:
+            return _not_constant(definition)
+        site = Site(definition.key.scope, definition.node)
+        node = index.node(site)
+        if node.op_type not in _LINKS or node.domain not in DEFAULT_DOMAINS:
+            return _computed(node)
+        chain.append(site)
+        behind = index.resolve(site.scope, node.input[0]) if node.input else None
+        if behind is None:
+            return "its weight is an argument of the function"
+        definition = behind
+    return "its weight comes through too many nodes"
+
+
+def read_weight(index: ModelIndex, source: WeightSource, folder: Path) -> _Array:
+    """The numbers that the layer's node reads, in the shape in which it reads them."""
+    array = read_array(source.tensor, folder)
+    for site in source.chain:
+        node = index.node(site)
+        if node.op_type != "Constant":
+            array = _apply(index, site, node, array, folder)
+    return array
+
+
+def _shape(
+    index: ModelIndex, tensor: TensorProto, chain: tuple[Site, ...], folder: Path
+) -> tuple[int, ...] | str:
+    """The shape at the end of the chain; no numbers are read where there is no chain."""
+    links = [s for s in chain if index.node(s).op_type != "Constant"]
+    if not links:
+        return tuple(tensor.dims)
+    array: _Array = np.broadcast_to(np.zeros((), np.int8), tuple(tensor.dims))
+    try:
+        for site in links:
+            array = _apply(index, site, index.node(site), array, folder)
+    except (ValueError, IndexError, TypeError) as e:
+        return f"its weight cannot be followed through {index.node(links[-1]).op_type}: {e}"
+    return array.shape
+
+
+def _constant(index: ModelIndex, definition: Definition) -> TensorProto | None:
+    if definition.kind is Kind.INITIALIZER:
+        return definition.tensor
+    if definition.kind is Kind.NODE:
+        return constant_tensor(index.node(Site(definition.key.scope, definition.node)))
+    return None
+
+
+def _not_constant(definition: Definition) -> str:
+    if definition.kind is Kind.SPARSE:
+        return "its weight is a sparse initializer"
+    return f"its weight '{definition.key.name}' is an input, not a constant"
+
+
+def _computed(node: NodeProto) -> str:
+    if node.op_type == "DequantizeLinear":
+        return "its weight is quantized (DequantizeLinear)"
+    if node.op_type == "Cast":
+        return "its weight is stored in another type and cast"
+    return f"its weight is computed at run time by {node.op_type}"
+
+
+def _apply(
+    index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path
+) -> _Array:
+    return _LINKS[node.op_type](index, site, node, array, folder)
+
+
+_Link = Callable[[ModelIndex, Site, NodeProto, _Array, Path], _Array]
+
+
+def _identity(index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path) -> _Array:
+    return array
+
+
+def _transpose(
+    index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path
+) -> _Array:
+    axes = attribute(node, "perm", None)
+    return array.transpose(axes)  # type: ignore[arg-type]
+
+
+def _reshape(index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path) -> _Array:
+    shape = _integers(index, site, node, "shape", folder)
+    if not attribute(node, "allowzero", 0):
+        shape = [array.shape[i] if n == 0 else n for i, n in enumerate(shape)]
+    return array.reshape(shape)
+
+
+def _flatten(index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path) -> _Array:
+    axis = int(attribute(node, "axis", 1))  # type: ignore[call-overload]
+    axis += array.ndim if axis < 0 else 0
+    return array.reshape(int(np.prod(array.shape[:axis])), -1)
+
+
+def _squeeze(index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path) -> _Array:
+    axes = _integers(index, site, node, "axes", folder, optional=True)
+    return np.squeeze(array, tuple(axes) if axes else None)
+
+
+def _unsqueeze(
+    index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path
+) -> _Array:
+    return np.expand_dims(array, tuple(_integers(index, site, node, "axes", folder)))
+
+
+def _integers(
+    index: ModelIndex, site: Site, node: NodeProto, name: str, folder: Path, optional: bool = False
+) -> list[int]:
+    """Integers given as an attribute (old opsets) or as the second, constant input."""
+    given = attribute(node, name, None)
+    if given is not None:
+        return [int(i) for i in given]  # type: ignore[attr-defined]
+    if len(node.input) < 2 or not node.input[1]:
+        if optional:
+            return []
+        raise ValueError(f"no {name}")
+    definition = index.resolve(site.scope, node.input[1])
+    tensor = _constant(index, definition) if definition else None
+    if tensor is None:
+        raise ValueError(f"its {name} is not constant")
+    return [int(i) for i in np.ravel(read_array(tensor, folder))]
+
+
+_LINKS: dict[str, _Link] = {
+    "Identity": _identity,
+    "Transpose": _transpose,
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+}

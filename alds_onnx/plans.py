@@ -1,0 +1,255 @@
+"""The plan as JSON (schema 1), written and read back."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alds_onnx.errors import PlanError
+from alds_onnx.values import (
+    Budget,
+    Cut,
+    CutError,
+    Decision,
+    LayerPlan,
+    Op,
+    Plan,
+    Scheme,
+    SearchMethod,
+)
+
+SCHEMA = 1
+# A plan of a model with 100,000 layers; larger files are not plans.
+_LARGEST_FILE = 64 << 20
+
+_T = TypeVar("_T")
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON values, in the order of the schema."""
+    budget = plan.budget
+    return {
+        "schema": SCHEMA,
+        "model": {"file": plan.file, "sha256": plan.sha256, "parameters": plan.parameters},
+        "objective": "max-relative-error",
+        "search": plan.search.value,
+        "seed": plan.seed,
+        "budget": None
+        if budget is None
+        else {"kind": "parameters", "removed": budget.removed, "limit": budget.limit},
+        "result": {
+            "parameters": plan.parameters_after,
+            "removed": plan.removed,
+            "max_relative_error": plan.max_relative_error,
+        },
+        "layers": [_row_to_json(row) for row in plan.layers],
+    }
+
+
+def _row_to_json(row: LayerPlan) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "name": row.name,
+        "op": row.op.value,
+        "weight": row.weight,
+        "shape": list(row.shape),
+        "decision": row.decision.value,
+        "reason": row.reason,
+    }
+    if row.cut is not None:
+        result |= {
+            "scheme": row.cut.scheme.value,
+            "num_slices": row.cut.num_slices,
+            "rank": row.cut.rank,
+        }
+    if row.error is not None:
+        result |= {
+            "relative_error": row.error.relative,
+            "spectral_error": row.error.spectral,
+            "error_bound": row.error.bound,
+        }
+    result |= {"parameters_before": row.parameters_before, "parameters_after": row.parameters_after}
+    if row.macs_before is not None:
+        result |= {"macs_before": row.macs_before, "macs_after": row.macs_after}
+    return result
+
+
+def read_plan(path: str | os.PathLike[str]) -> Plan:
+    """Read a plan file.
+
+    Raises
+    ------
+    PlanError
+        If it is not a plan of schema 1; the message names the row.
+    """
+    where = Path(path)
+    try:
+        if where.stat().st_size > _LARGEST_FILE:
+            raise PlanError(f"plan '{where}' is too large to be a plan")
+        data = json.loads(where.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError as e:
+        raise PlanError(f"plan '{where}' does not exist: check the path") from e
+    except OSError as e:
+        raise PlanError(f"plan '{where}' cannot be read: {e.strerror or e}") from e
+    except (ValueError, RecursionError) as e:
+        raise PlanError(f"plan '{where}' is not JSON: {e}") from e
+    return plan_from_json(data)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def plan_from_json(data: object) -> Plan:
+    """The plan that JSON values stand for.
+
+    Raises
+    ------
+    PlanError
+        If they are not a plan of schema 1; the message names the row.
+    """
+    fields = _Fields(data, "the plan")
+    if fields.get("schema", int) != SCHEMA:
+        raise PlanError(f"the plan has a schema other than {SCHEMA}: write a new one")
+    model = _Fields(fields.get("model", dict), "the plan's model")
+    parameters = model.get("parameters", int)
+    rows = fields.get("layers", list)
+    return Plan(
+        file=model.get("file", str, ""),
+        sha256=model.get("sha256", str, ""),
+        parameters=parameters,
+        search=fields.choice("search", SearchMethod, SearchMethod.EXACT),
+        seed=fields.get("seed", int, 0),
+        budget=_budget(fields, parameters),
+        layers=tuple(_row(row, number) for number, row in enumerate(rows)),
+        parameters_after=_Fields(data, "the plan").get("result", dict, {}).get("parameters", 0),
+    )
+
+
+def _budget(fields: _Fields, parameters: int) -> Budget | None:
+    data = fields.get("budget", dict, {})
+    if not data:
+        return None
+    removed = _Fields(data, "the plan's budget").get("removed", float)
+    if not 0 < removed < 1:
+        raise PlanError(f"the plan's budget removes {removed}, which is not between 0 and 1")
+    return Budget(before=parameters, removed=removed)
+
+
+def _row(data: object, number: int) -> LayerPlan:
+    fields = _Fields(data, f"row {number} of the plan")
+    name = fields.get("name", str)
+    fields = _Fields(data, f"the plan's row '{name[:200]}'")
+    decision = fields.choice("decision", Decision)
+    shape = fields.get("shape", list, [])
+    if not all(type(n) is int and n >= 0 for n in shape):
+        raise PlanError(f"{fields.where}: `shape` must be a list of sizes")
+    return LayerPlan(
+        name=name,
+        op=fields.choice("op", Op),
+        weight=fields.get("weight", str, ""),
+        shape=tuple(shape),
+        decision=decision,
+        reason=fields.get("reason", str, ""),
+        cut=_cut(fields) if decision is Decision.DECOMPOSE else None,
+        error=_error(fields),
+        parameters_before=fields.get("parameters_before", int, 0),
+        parameters_after=fields.get("parameters_after", int, 0),
+    )
+
+
+def _cut(fields: _Fields) -> Cut:
+    num_slices, rank = fields.get("num_slices", int), fields.get("rank", int)
+    for name, value in (("num_slices", num_slices), ("rank", rank)):
+        if value < 1:
+            raise PlanError(f"{fields.where}: `{name}` is {value}, but must be at least 1")
+    return Cut(
+        num_slices=num_slices,
+        rank=rank,
+        scheme=fields.choice("scheme", Scheme, Scheme.ENCODE),
+    )
+
+
+def _error(fields: _Fields) -> CutError | None:
+    names = ("relative_error", "spectral_error", "error_bound")
+    relative, spectral, bound = (fields.get(name, float, math.nan) for name in names)
+    if math.isnan(relative):
+        return None
+    return CutError(relative=relative, spectral=spectral, bound=bound)
+
+
+class _Fields:
+    """Typed access to the members of a JSON object."""
+
+    def __init__(self, data: object, where: str) -> None:
+        if not isinstance(data, Mapping):
+            raise PlanError(f"{where} is not a JSON object")
+        self._data, self.where = data, where
+
+    def get(self, name: str, kind: Callable[..., _T], default: _T | None = None) -> _T:
+        value = self._data.get(name)
+        if value is None:
+            if default is None:
+                raise PlanError(f"{self.where} has no `{name}`")
+            return default
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            wanted = getattr(kind, "__name__", str(kind))
+            raise PlanError(f"{self.where}: `{name}` must be of type {wanted}")
+        return value  # type: ignore[no-any-return]
+
+    def choice(self, name: str, kind: Callable[[str], _T], default: _T | None = None) -> _T:
+        if default is not None and self._data.get(name) is None:
+            return default
+        value = self.get(name, str)
+        try:
+            return kind(value)
+        except ValueError as e:
+            raise PlanError(f"{self.where}: `{name}` cannot be '{value[:80]}'") from e
+
+
+def match_plan(plan: Plan, rows: Mapping[str, LayerPlan], sha256: str) -> dict[str, Cut]:
+    """The cuts of a plan, after making sure that it fits a model.
+
+    Parameters
+    ----------
+    plan
+        Read from a file or made by hand. An empty `sha256` fits any model with the same layers.
+    rows
+        The model's rows by name; those that can be decomposed have a decision other than skip.
+    sha256
+        The model's.
+
+    Raises
+    ------
+    PlanError
+        Names the row that does not fit.
+    """
+    if plan.sha256 and plan.sha256 != sha256:
+        raise PlanError(
+            f"the plan was made for another model ('{plan.file}', SHA-256 {plan.sha256[:12]}...): "
+            'to use it on this one all the same, set its "sha256" to ""'
+        )
+    planned = {row.name: row for row in plan.layers}
+    if len(planned) != len(plan.layers):
+        raise PlanError("the plan has two rows of the same name")
+    for name in planned.keys() ^ rows.keys():
+        which = "the model has no such layer" if name in planned else "the plan has no such row"
+        raise PlanError(f"the plan does not fit the model: '{name[:200]}': {which}")
+    return {name: row.cut for name, row in planned.items() if _fits(row, rows[name]) and row.cut}
+
+
+def _fits(row: LayerPlan, actual: LayerPlan) -> bool:
+    where = f"the plan does not fit the model: row '{row.name[:200]}'"
+    if row.op is not actual.op or (row.shape and row.shape != actual.shape):
+        raise PlanError(
+            f"{where} is a {row.op.value} of shape {list(row.shape)}, "
+            f"the model has a {actual.op.value} of shape {list(actual.shape)}"
+        )
+    if row.decision is Decision.DECOMPOSE and actual.decision is Decision.SKIP:
+        raise PlanError(f"{where} cannot be decomposed: {actual.reason}")
+    return True

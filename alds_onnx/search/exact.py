@@ -1,0 +1,29 @@
+"""The global optimum over all numbers of slices and ranks at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from alds_onnx.search.frontier import frontier
+from alds_onnx.search.minmax import minimize_maximum_error
+from alds_onnx.values import Cut, Spectra
+
+
+def search_exact(spectra: Mapping[str, Spectra], budget: int) -> dict[str, Cut | None]:
+    """Choose (k, j) for every layer; the largest relative error is the smallest possible.
+
+    Parameters
+    ----------
+    spectra
+        Error curves by layer name.
+    budget
+        Most parameters that these layers may have together; at least what
+        `alds_onnx.search.limits.smallest_parameters` gives.
+
+    Returns
+    -------
+    The cut of each layer; None where it stays dense.
+    """
+    frontiers = [frontier(name, curves) for name, curves in spectra.items()]
+    chosen = minimize_maximum_error(frontiers, budget)
+    return {f.name: f.cut(i) for f, i in zip(frontiers, chosen, strict=True)}

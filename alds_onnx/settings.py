@@ -1,0 +1,122 @@
+"""What the user asks for, checked once at the door."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+from alds_onnx.calibrate.reader import Calibration
+from alds_onnx.errors import UsageError
+from alds_onnx.evaluate.sessions import Provider
+from alds_onnx.values import Plan, SearchMethod
+
+
+class Step(str, Enum):
+    """The steps of a run, in order."""
+
+    LOAD = "load"
+    SPECTRA = "spectra"
+    SEARCH = "search"
+    FACTORIZE = "factorize"
+    INPUTS = "inputs"
+    VERIFY = "verify"
+    DONE = "done"
+
+
+class Progress(Protocol):
+    """Called as the work goes on."""
+
+    def __call__(self, step: Step, done: int, total: int) -> None:
+        """`done` of `total` parts of a step; `total` 0 where it is not known."""
+
+
+def silent(step: Step, done: int, total: int) -> None:
+    """A progress that nobody sees."""
+
+
+def default_threads() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Settings:
+    """Options of one run.
+
+    Attributes
+    ----------
+    cr
+        Fraction of the parameters to remove, in (0, 1); None if a plan is given.
+    plan
+        Cuts to apply; None if `cr` is given.
+    search, seed
+        How to choose ranks, and the seed of random starts and inputs.
+    include, exclude
+        Globs on layer names; no `include` means all.
+    calibration
+        Real inputs; None for random ones.
+    input_shapes
+        Shapes of graph inputs, by name.
+    threads, provider
+        Of the decomposition and of onnxruntime.
+    dry_run
+        Whether to stop before the checks.
+
+    Raises
+    ------
+    UsageError
+        If the options make no sense together.
+    """
+
+    cr: float | None
+    plan: Plan | None = None
+    search: SearchMethod = SearchMethod.EXACT
+    seed: int = 0
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    calibration: Calibration | None = None
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    threads: int
+    provider: Provider = Provider.CPU
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.cr is None) == (self.plan is None):
+            raise UsageError("say how far to compress: give --cr or --plan, one of them")
+        if self.cr is not None and not 0 < self.cr < 1:
+            raise UsageError(
+                f"--cr is {self.cr:g}, but must be between 0 and 1: "
+                "the fraction of the parameters that is removed, such as 0.5"
+            )
+        if self.plan is not None and (self.include or self.exclude):
+            raise UsageError("--include and --exclude go with --cr; edit the plan instead")
+        if self.threads < 1:
+            raise UsageError(f"--threads is {self.threads}, but must be at least 1")
+        if self.seed < 0:
+            raise UsageError(f"--seed is {self.seed}, but must not be negative")
+
+    def excluded(self, names: Sequence[str]) -> frozenset[str]:
+        """The layers that stay whole by `include` and `exclude`.
+
+        Raises
+        ------
+        UsageError
+            If a pattern matches no layer.
+        """
+        for option, patterns in (("--include", self.include), ("--exclude", self.exclude)):
+            for pattern in patterns:
+                if not any(fnmatchcase(name, pattern) for name in names):
+                    raise UsageError(
+                        f"{option} '{pattern}' matches no layer: --dry-run lists their names"
+                    )
+        return frozenset(name for name in names if self._is_excluded(name))
+
+    def _is_excluded(self, name: str) -> bool:
+        included = not self.include or any(fnmatchcase(name, p) for p in self.include)
+        return not included or any(fnmatchcase(name, p) for p in self.exclude)
