@@ -433,6 +433,7 @@ def _verify(
         original=loaded.model,
         compressed=model,
         composed=with_composed_weights(loaded.model, replacements),
+        layers=_outputs_of_main_graph(survey.index, replacements),
         folder=loaded.folder,
     )
     execution = Execution(threads=settings.threads, provider=settings.provider)
@@ -442,6 +443,13 @@ def _verify(
             f"verification failed, nothing was written: {result.reason}; please report this"
         )
     return result
+
+
+def _outputs_of_main_graph(
+    index: ModelIndex, replacements: Sequence[Replacement]
+) -> tuple[str, ...]:
+    sites = [layer.site for replacement in replacements for layer in replacement.layers]
+    return tuple(index.node(site).output[0] for site in sites if site.scope == 0)
 
 
 def _rows(

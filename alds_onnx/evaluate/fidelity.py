@@ -37,9 +37,17 @@ class Comparison:
         """The measures of each output."""
         return tuple(sums.fidelity(n, self._ignore.get(n, "")) for n, sums in self._sums.items())
 
-    def difference(self) -> float:
-        """Largest relative L2 difference over the floating-point outputs that can be compared."""
-        found = [f.relative_l2 for f in self.outputs() if not f.note]
+    def difference(self, reference: Comparison) -> float:
+        """Largest relative L2 difference over the floating-point outputs that can be compared.
+
+        Relative to the norm of the expected output or of that of `reference`, whichever is larger:
+        where a compressed model's sigmoid falls to 1e-8, only the rounding of the sigmoid is left.
+        """
+        found = [
+            _ratio(sums.noise, max(sums.signal, reference._sums[name].signal)) ** 0.5
+            for name, sums in self._sums.items()
+            if not (sums.note or self._ignore.get(name))
+        ]
         return max(found, default=0.0)
 
 

@@ -7,7 +7,7 @@ A node becomes a `Layer` if all of this holds, otherwise a `Skipped` that says w
     2. nothing but nodes of the same fold read that weight: else cutting it would add parameters;
     3. Conv: group 1 and 1 to 3 spatial axes; Gemm and MatMul: the weight is a matrix, and the other
        operand is not a constant too;
-    4. some rank has fewer parameters than the weight;
+    4. it is not tiny, and some rank has fewer parameters than the weight;
     5. the operator set has the operators that the factors need.
 """
 
@@ -30,6 +30,8 @@ from alds_onnx.values import LayerShape, Op
 
 # Gemm broadcasts C without a `broadcast` attribute, and Reshape takes its shape as an input.
 _FIRST_OPSET = 7
+# Two nodes in place of one cost more than the few bytes that a smaller weight could save.
+_FEWEST_PARAMETERS = 64
 
 
 class Operand(Enum):
@@ -85,7 +87,7 @@ class Layer:
     def slice_counts(self) -> tuple[int, ...]:
         """Every k that this node can be built with; only 1 if a Reshape cannot be written."""
         counts = self.shape.slice_counts()
-        sliceable = self.operand is Operand.KERNEL or self.activation_rank is not None
+        sliceable = self.operand is Operand.KERNEL or (self.activation_rank or 0) >= 2
         return counts if sliceable else counts[:1]
 
     @property
@@ -182,6 +184,8 @@ def _examine(
     if reason:
         return skip(reason, source.shape)
     operand, transposed, shape = _fold(node, op, position, source.shape)
+    if shape.num_parameters < _FEWEST_PARAMETERS:
+        return skip(f"its weight is tiny ({shape.num_parameters} parameters)", source.shape)
     if not shape.slice_counts():
         return skip("even rank 1 has as many parameters as the weight", source.shape)
     activation = index.resolve(site.scope, node.input[1 - position])
