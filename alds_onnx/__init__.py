@@ -1,34 +1,30 @@
-"""Compress trained ONNX models by low-rank decomposition, and say what it cost."""
+"""Compress trained ONNX models by low-rank decomposition, and say what it cost.
+
+The names are imported when they are first used: the command can then answer `--help`, and Ctrl-C,
+before onnxruntime and SciPy are loaded.
+"""
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from onnx import ModelProto
-
-from alds_onnx.calibrate.reader import Calibration
-from alds_onnx.errors import (
-    AldsError,
-    BudgetError,
-    DataError,
-    InputError,
-    ModelError,
-    PlanError,
-    UsageError,
-    VerificationError,
-)
-from alds_onnx.evaluate.sessions import Provider
-from alds_onnx.graph.files import check_target, write_model
-from alds_onnx.pipeline import run
-from alds_onnx.plans import plan_to_json, read_plan
-from alds_onnx.settings import Progress, Settings, Step, default_threads, silent
-from alds_onnx.values import Plan, Report, SearchMethod
-
-__version__ = importlib.metadata.version("alds-onnx")
+if TYPE_CHECKING:
+    from alds_onnx.api import Result, compress
+    from alds_onnx.errors import (
+        AldsError,
+        BudgetError,
+        DataError,
+        InputError,
+        ModelError,
+        PlanError,
+        UsageError,
+        VerificationError,
+    )
+    from alds_onnx.evaluate.sessions import Provider
+    from alds_onnx.plans import plan_to_json, read_plan
+    from alds_onnx.settings import Step
+    from alds_onnx.values import Plan, Report, SearchMethod
 
 __all__ = [
     "AldsError",
@@ -50,128 +46,24 @@ __all__ = [
     "read_plan",
 ]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Result:
-    """A compressed model and what is known about it.
-
-    Attributes
-    ----------
-    model
-        The compressed model. If the original has external data, its tensors still point there:
-        write it with `save`, which copies them.
-    plan
-        What was decided for each Conv, Gemm and MatMul.
-    report
-        What was measured.
-    folder
-        Where external data lies.
-    source
-        Path of the original; None if it was given as an object.
-    """
-
-    model: ModelProto
-    plan: Plan
-    report: Report
-    folder: Path
-    source: Path | None
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model, whole or not at all; external tensors go to one file beside it.
-
-        Raises
-        ------
-        UsageError, InputError
-            If `path` is the original, or cannot be written.
-        """
-        target = Path(path)
-        check_target(target, self.source)
-        write_model(self.model, target, self.folder)
+_HOMES = {
+    "alds_onnx.api": ("Result", "compress"),
+    "alds_onnx.errors": tuple(name for name in __all__ if name.endswith("Error")),
+    "alds_onnx.evaluate.sessions": ("Provider",),
+    "alds_onnx.plans": ("plan_to_json", "read_plan"),
+    "alds_onnx.settings": ("Step",),
+    "alds_onnx.values": ("Plan", "Report", "SearchMethod"),
+}
 
 
-def compress(
-    model: str | os.PathLike[str] | ModelProto,
-    *,
-    cr: float | None = None,
-    calibration: Calibration | None = None,
-    plan: Plan | None = None,
-    search: SearchMethod = SearchMethod.EXACT,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    seed: int = 0,
-    threads: int | None = None,
-    provider: Provider = Provider.CPU,
-    dry_run: bool = False,
-    progress: Progress = silent,
-) -> Result:
-    """Compress a trained ONNX model by low-rank decomposition (ALDS).
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("alds-onnx")
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'alds_onnx' has no attribute '{name}'")
 
-    Every Conv, Gemm and MatMul with a constant weight may be cut into k channel slices of rank j
-    (Liebenwein et al., "Compressing Neural Networks: Towards Determining the Optimal Layer-wise
-    Decomposition", NeurIPS 2021). k and j of all layers are chosen so that the largest relative
-    error is as small as the budget allows; the rest of the model stays as it is.
 
-    Parameters
-    ----------
-    model
-        Path of a model file, or a model; neither is changed.
-    cr
-        Fraction of the model's parameters to remove, between 0 and 1. Give this or `plan`.
-    calibration
-        Real inputs to measure fidelity on; see `alds_onnx.calibrate.reader.read_feeds`. Without
-        them random inputs are used, which say little.
-    plan
-        Cuts to apply exactly, from `read_plan` or an earlier result.
-    search
-        `exact` finds the global optimum; `iterative` is Algorithm 1 of the paper.
-    include, exclude
-        Globs on layer names: which layers may be decomposed.
-    input_shapes
-        Shapes of graph inputs with free sizes, by name.
-    seed
-        Of the random starts of `iterative` and of random inputs.
-    threads
-        Default: all processors. The result does not depend on it.
-    provider
-        onnxruntime's execution provider for the checks.
-    dry_run
-        Whether to skip the checks by onnxruntime.
-    progress
-        Called as the work goes on.
-
-    Raises
-    ------
-    UsageError, ModelError, PlanError, DataError, BudgetError
-        If an argument makes no sense or cannot be used.
-    VerificationError
-        If the rewritten model does not compute what it should.
-
-    Examples
-    --------
-    >>> import alds_onnx
-    >>> result = alds_onnx.compress("models/digits.onnx", cr=0.5)
-    >>> result.plan.removed >= 0.5
-    True
-    """
-    settings = Settings(
-        cr=cr,
-        plan=plan,
-        search=search,
-        seed=seed,
-        include=tuple(include),
-        exclude=tuple(exclude),
-        calibration=calibration,
-        input_shapes=tuple((n, tuple(s)) for n, s in (input_shapes or {}).items()),
-        threads=threads if threads is not None else default_threads(),
-        provider=provider,
-        dry_run=dry_run,
-    )
-    done = run(model, settings, progress)
-    return Result(
-        model=done.model,
-        plan=done.plan,
-        report=done.report,
-        folder=done.source.folder,
-        source=done.source.path,
-    )
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -21,7 +21,7 @@ from alds_onnx.evaluate.samples import Samples, measured_shapes, random_samples
 from alds_onnx.evaluate.sessions import Execution, RunError, check_provider
 from alds_onnx.evaluate.verify import TOLERANCES, Candidates, verify
 from alds_onnx.graph.accounting import macs_of_layers, model_bytes, num_parameters
-from alds_onnx.graph.files import LoadedModel, load_model
+from alds_onnx.graph.load import LoadedModel, load_model
 from alds_onnx.graph.hints import input_hints
 from alds_onnx.graph.layers import Layer, Skipped, find_layers, read_matrix, skipped
 from alds_onnx.graph.rewrite import Replacement, rewrite, rounded_factors, with_composed_weights
@@ -47,10 +47,14 @@ from alds_onnx.values import (
     Verification,
 )
 
-_T, _R = TypeVar("_T"), TypeVar("_R")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 # Fidelity is measured on at most this many runs of calibration data.
 _MOST_RUNS = 16
+
+# A compressed model that takes this much longer is slower beyond the noise of the measurement.
+_SLOWER = 1.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -147,9 +151,7 @@ def run(source: object, settings: Settings, progress: Progress) -> Compressed:
 
     clock.start(Step.FACTORIZE)
     decompositions = _factorize(survey, curves, cuts, settings, clock)
-    replacements = [
-        Replacement(layers=d.weight.layers, factors=d.factors) for d in decompositions
-    ]
+    replacements = [Replacement(layers=d.weight.layers, factors=d.factors) for d in decompositions]
     model = rewrite(loaded.model, replacements)
 
     clock.start(Step.INPUTS)
@@ -526,11 +528,15 @@ def _warnings(
         warnings.append(f"no longer graph inputs, because their weights were decomposed: {names}")
     if verification is not None and verification.status is Status.NOT_VALIDATED:
         warnings.append(f"not validated: {verification.reason}")
+    ratio = verification.latency_ratio if verification else None
+    if ratio is not None and ratio > _SLOWER:
+        warnings.append(
+            f"the compressed model takes {ratio:.2f} times as long in onnxruntime on this machine: "
+            "fewer multiply-accumulates in grouped convolutions are not always faster"
+        )
     if isinstance(samples, Samples) and samples.random and verification is not None:
         warnings.append(
             "measured on random inputs, which say little about accuracy: "
             "give real ones with --calibration"
         )
     return tuple(warnings)
-
-

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from alds_onnx.errors import PlanError
 from alds_onnx.values import (
@@ -25,12 +26,16 @@ from alds_onnx.values import (
 SCHEMA = 1
 # A plan of a model with 100,000 layers; larger files are not plans.
 _LARGEST_FILE = 64 << 20
+# Sizes in ONNX are int64; larger numbers overflow in the arithmetic.
+_LARGEST_INT = 2**63 - 1
+
+_ERRORS = ("relative_error", "spectral_error", "error_bound")
 
 _T = TypeVar("_T")
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON values, in the order of the schema."""
+    """Write the plan as JSON values, in the order of the schema."""
     budget = plan.budget
     return {
         "schema": SCHEMA,
@@ -66,11 +71,9 @@ def _row_to_json(row: LayerPlan) -> dict[str, Any]:
             "rank": row.cut.rank,
         }
     if row.error is not None:
-        result |= {
-            "relative_error": row.error.relative,
-            "spectral_error": row.error.spectral,
-            "error_bound": row.error.bound,
-        }
+        errors = (row.error.relative, row.error.spectral, row.error.bound)
+        pairs = zip(_ERRORS, errors, strict=True)
+        result |= {name: error for name, error in pairs if not math.isnan(error)}
     result |= {"parameters_before": row.parameters_before, "parameters_after": row.parameters_after}
     if row.macs_before is not None:
         result |= {"macs_before": row.macs_before, "macs_after": row.macs_after}
@@ -104,7 +107,7 @@ def _refuse_constant(name: str) -> float:
 
 
 def plan_from_json(data: object) -> Plan:
-    """The plan that JSON values stand for.
+    """Read the plan that JSON values stand for.
 
     Raises
     ------
@@ -116,7 +119,8 @@ def plan_from_json(data: object) -> Plan:
         raise PlanError(f"the plan has a schema other than {SCHEMA}: write a new one")
     model = _Fields(fields.get("model", dict), "the plan's model")
     parameters = model.get("parameters", int)
-    rows = fields.get("layers", list)
+    result = _Fields(fields.get("result", dict, {}), "the plan's result")
+    rows: list[object] = fields.get("layers", list)
     return Plan(
         file=model.get("file", str, ""),
         sha256=model.get("sha256", str, ""),
@@ -125,12 +129,12 @@ def plan_from_json(data: object) -> Plan:
         seed=fields.get("seed", int, 0),
         budget=_budget(fields, parameters),
         layers=tuple(_row(row, number) for number, row in enumerate(rows)),
-        parameters_after=_Fields(data, "the plan").get("result", dict, {}).get("parameters", 0),
+        parameters_after=result.get("parameters", int, 0),
     )
 
 
 def _budget(fields: _Fields, parameters: int) -> Budget | None:
-    data = fields.get("budget", dict, {})
+    data: dict[str, object] = fields.get("budget", dict, {})
     if not data:
         return None
     removed = _Fields(data, "the plan's budget").get("removed", float)
@@ -144,8 +148,8 @@ def _row(data: object, number: int) -> LayerPlan:
     name = fields.get("name", str)
     fields = _Fields(data, f"the plan's row '{name[:200]}'")
     decision = fields.choice("decision", Decision)
-    shape = fields.get("shape", list, [])
-    if not all(type(n) is int and n >= 0 for n in shape):
+    shape: list[Any] = fields.get("shape", list, [])
+    if not all(type(n) is int and 0 <= n <= _LARGEST_INT for n in shape):
         raise PlanError(f"{fields.where}: `shape` must be a list of sizes")
     return LayerPlan(
         name=name,
@@ -174,8 +178,7 @@ def _cut(fields: _Fields) -> Cut:
 
 
 def _error(fields: _Fields) -> CutError | None:
-    names = ("relative_error", "spectral_error", "error_bound")
-    relative, spectral, bound = (fields.get(name, float, math.nan) for name in names)
+    relative, spectral, bound = (fields.get(name, float, math.nan) for name in _ERRORS)
     if math.isnan(relative):
         return None
     return CutError(relative=relative, spectral=spectral, bound=bound)
@@ -190,17 +193,22 @@ class _Fields:
         self._data, self.where = data, where
 
     def get(self, name: str, kind: Callable[..., _T], default: _T | None = None) -> _T:
+        """Give the member `name`, of exactly the type `kind`; `default` where it is null."""
         value = self._data.get(name)
         if value is None:
             if default is None:
                 raise PlanError(f"{self.where} has no `{name}`")
             return default
+        if type(value) is int and not 0 <= value <= _LARGEST_INT:
+            raise PlanError(f"{self.where}: `{name}` must be between 0 and {_LARGEST_INT}")
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind:
             wanted = getattr(kind, "__name__", str(kind))
             raise PlanError(f"{self.where}: `{name}` must be of type {wanted}")
-        return value  # type: ignore[no-any-return]
+        if type(value) is float and not math.isfinite(value):
+            raise PlanError(f"{self.where}: `{name}` must be a finite number")
+        return cast(_T, value)
 
     def choice(self, name: str, kind: Callable[[str], _T], default: _T | None = None) -> _T:
         if default is not None and self._data.get(name) is None:
@@ -213,7 +221,7 @@ class _Fields:
 
 
 def match_plan(plan: Plan, rows: Mapping[str, LayerPlan], sha256: str) -> dict[str, Cut]:
-    """The cuts of a plan, after making sure that it fits a model.
+    """Give the cuts of a plan, after making sure that it fits a model.
 
     Parameters
     ----------
@@ -236,8 +244,9 @@ def match_plan(plan: Plan, rows: Mapping[str, LayerPlan], sha256: str) -> dict[s
         )
     planned = {row.name: row for row in plan.layers}
     if len(planned) != len(plan.layers):
-        raise PlanError("the plan has two rows of the same name")
-    for name in planned.keys() ^ rows.keys():
+        twice = Counter(row.name for row in plan.layers).most_common(1)[0][0]
+        raise PlanError(f"the plan has more than one row '{twice[:200]}'")
+    for name in sorted(planned.keys() ^ rows.keys()):
         which = "the model has no such layer" if name in planned else "the plan has no such row"
         raise PlanError(f"the plan does not fit the model: '{name[:200]}': {which}")
     return {name: row.cut for name, row in planned.items() if _fits(row, rows[name]) and row.cut}

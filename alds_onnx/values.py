@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
@@ -143,7 +144,7 @@ class Spectra:
     curves: tuple[ErrorCurve, ...]
 
     def curve(self, num_slices: int) -> ErrorCurve:
-        """The curve at k slices.
+        """Give the curve at k slices.
 
         Raises
         ------
@@ -189,9 +190,10 @@ class CutError:
     relative
         max over the slices of sigma_{i,j+1} / sigma_1: what the search minimises.
     spectral
-        The true ||W - Ŵ||_2 / ||W||_2; lies between the other two.
+        The true ||W - Ŵ||_2 / ||W||_2; lies between the other two. NaN where a plan that was read
+        does not say.
     bound
-        sqrt(k) times `relative`: the bound of Theorem 1.
+        sqrt(k) times `relative`: the bound of Theorem 1. NaN as above.
     """
 
     relative: float
@@ -216,12 +218,13 @@ class Budget:
 
     @property
     def limit(self) -> int:
-        """Most parameters that may be left: floor((1 - removed)·before)."""
-        limit = int((1 - self.removed) * self.before)
-        # (1 - removed) is rounded: the fraction that is reported must not come out below `removed`.
-        while limit > 0 and 1 - limit / self.before < self.removed:
-            limit -= 1
-        return limit
+        """Most parameters that may be left so that `removed` or more of them are reported removed.
+
+        In exact numbers floor((1 - removed)·before). In floating point that is off by one either
+        way (0.9 of 10 leaves 0.99...), so the reported fraction itself decides.
+        """
+        counts = range(1, self.before + 1)
+        return bisect_left(counts, True, key=lambda n: 1 - n / self.before < self.removed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,7 +318,7 @@ class OutputFidelity:
     sqnr_db
         Signal to noise ratio, 10·log10(||y||² / ||y - ŷ||²), in dB.
     top1_agreement
-        Fraction of rows whose largest entry is at the same place; None unless they look like scores.
+        Fraction of rows whose largest entry is at the same place; None where rows are not scores.
     note
         Why an output could not be compared ("" if it could).
     """

@@ -1,0 +1,1 @@
+"""One layer at a time, in NumPy and SciPy: folding, spectra, factors."""

@@ -7,6 +7,7 @@ import scipy.linalg
 import scipy.sparse.linalg
 
 from alds_onnx.decompose.folding import compose, slices
+from alds_onnx.decompose.spectra import largest_eigenvalues
 from alds_onnx.values import Cut, CutError, Factors, FloatArray, LayerShape, Spectra, read_only
 
 # Below this size a dense eigensolver is faster than Lanczos iterations.
@@ -40,7 +41,7 @@ def factorize(matrix: FloatArray, shape: LayerShape, cut: Cut) -> Factors:
 
 
 def cut_error(matrix: FloatArray, factors: Factors, spectra: Spectra) -> CutError:
-    """The errors of factors under their three names (ALDS, section 2.3 and Theorem 1).
+    """Measure the errors of factors under their three names (ALDS, section 2.3 and Theorem 1).
 
     Parameters
     ----------
@@ -71,12 +72,13 @@ def spectral_norm(matrix: FloatArray) -> float:
         A = A.T
     m = A.shape[0]
     if m <= _DENSE_NORM:
-        return scale * float(np.sqrt(np.linalg.eigvalsh(A @ A.T)[-1]))
+        return scale * float(np.sqrt(largest_eigenvalues((A @ A.T)[None])[0]))
     gram = scipy.sparse.linalg.LinearOperator(
         (m, m), matvec=lambda x: A @ (A.T @ x), dtype=np.float64
     )
-    # A fixed start makes the result the same in every run.
-    start = np.full(m, 1 / np.sqrt(m))
+    # A fixed start makes the result the same in every run; a drawn one, unlike a constant, is never
+    # orthogonal to the columns of A (those of a weight may well sum to zero).
+    start = np.random.default_rng(0).standard_normal(m)
     largest = scipy.sparse.linalg.eigsh(gram, k=1, v0=start, tol=1e-8, return_eigenvectors=False)
     return scale * float(np.sqrt(largest[0]))
 
@@ -97,7 +99,7 @@ def _transposed(pair: tuple[FloatArray, FloatArray]) -> tuple[FloatArray, FloatA
 
 
 def _projection(A: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
-    """A (m, n) with m <= n, projected on its first left singular vectors: (m, j), (j, n)."""
+    """Project A (m, n), m <= n, on its first left singular vectors: (m, j) and (j, n)."""
     U = _leading_eigenvectors(A @ A.T, rank)  # (m, j)
     Vh = U.T @ A  # (j, n), rows of length s
     s = np.linalg.norm(Vh, axis=1)

@@ -38,7 +38,7 @@ def spectra(matrix: FloatArray, shape: LayerShape, slice_counts: tuple[int, ...]
     """
     counts = tuple(sorted({1, *slice_counts}))
     scaled, scale = _scaled(matrix)
-    largest = {k: np.sqrt(_largest_eigenvalues(gram)) for k, gram in _grams(scaled, counts)}
+    largest = {k: np.sqrt(largest_eigenvalues(gram)) for k, gram in _grams(scaled, counts)}
     norm = float(largest[1][0]) if largest[1].size else 0.0
     curves = tuple(
         ErrorCurve(num_slices=k, relative_error=_relative_error(largest[k], norm)) for k in counts
@@ -60,8 +60,18 @@ def _relative_error(sigma: FloatArray, norm: float) -> FloatArray:
     return read_only(error)
 
 
-def _largest_eigenvalues(grams: FloatArray) -> FloatArray:
-    """Rank by rank the largest eigenvalue over the slices; grams is (k, m, m), result (m,)."""
+def largest_eigenvalues(grams: FloatArray) -> FloatArray:
+    """Rank by rank the largest eigenvalue over the slices.
+
+    Parameters
+    ----------
+    grams
+        Symmetric and positive semidefinite, shape (k, m, m).
+
+    Returns
+    -------
+    Shape (m,), descending, none below 0.
+    """
     try:
         values = np.linalg.eigvalsh(grams)  # (k, m), ascending
     except np.linalg.LinAlgError:
@@ -71,7 +81,7 @@ def _largest_eigenvalues(grams: FloatArray) -> FloatArray:
 
 
 def _grams(matrix: FloatArray, counts: tuple[int, ...]) -> list[tuple[int, FloatArray]]:
-    """The smaller Gram matrices (k, m, m) of the slices, for each k in `counts`."""
+    """Form the smaller Gram matrices (k, m, m) of the slices, for each k in `counts`."""
     f, n = matrix.shape
     wide = [k for k in counts if n // k >= f]
     narrow = [k for k in counts if n // k < f]

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from onnx import ModelProto
 
 from alds_onnx.errors import UsageError
-from alds_onnx.graph.files import serialize
+from alds_onnx.graph.save import serialize
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 Outputs = Sequence[Any]

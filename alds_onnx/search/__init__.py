@@ -1,0 +1,1 @@
+"""All layers together: which slices and ranks a budget allows."""

@@ -14,12 +14,14 @@ from alds_onnx.values import Cut, ErrorCurve, FloatArray, LayerShape, Spectra
 class Frontier:
     """The choices of one layer that no other choice beats, from the smallest to the dense layer.
 
+    A cut that loses nothing at all beats the dense layer and stands in its place.
+
     Attributes
     ----------
     name
         Breaks ties between layers, so that the plan does not depend on their order.
     parameters
-        Strictly rising; the last entry is the dense weight.
+        Strictly rising; the last entry is the dense weight's.
     error
         Strictly falling; the last entry is 0, the dense weight's.
     num_slices, rank
@@ -40,14 +42,14 @@ class Frontier:
         return int(np.searchsorted(-self.error, -threshold))
 
     def cut(self, index: int) -> Cut | None:
-        """The choice at `index`; None for the dense weight."""
+        """Give the choice at `index`; None for the dense weight."""
         if not self.rank[index]:
             return None
         return Cut(num_slices=int(self.num_slices[index]), rank=int(self.rank[index]))
 
 
 def frontier(name: str, spectra: Spectra) -> Frontier:
-    """The frontier over all k and j of a layer.
+    """Build the frontier over all k and j of a layer.
 
     Ties go to the smaller k: fewer slices are simpler and no runtime is slower with them.
     """
@@ -55,7 +57,7 @@ def frontier(name: str, spectra: Spectra) -> Frontier:
 
 
 def frontier_of_curves(name: str, shape: LayerShape, curves: tuple[ErrorCurve, ...]) -> Frontier:
-    """The frontier over the given k only."""
+    """Build the frontier over the given k only."""
     columns = [_choices(shape, curve) for curve in curves]
     columns.append(np.array([[shape.num_parameters], [0.0], [0], [0]]))
     choices = np.concatenate(columns, axis=1)  # (4, choices): parameters, error, k, j

@@ -47,9 +47,8 @@ def search_iterative(
     # k = 1 fits every budget that any k fits: if all starts fail, it does not.
     starts = [_nearest(layers, k) for k in _FIXED_STARTS]
     starts += [_drawn(layers, generator) for _ in range(_NUM_STARTS - len(_FIXED_STARTS))]
-    error, chosen = min((_descend(layers, start, budget) for start in starts), key=lambda x: x[0])
-    del error
-    return chosen
+    solutions = (_descend(layers, start, budget) for start in starts)
+    return min(solutions, key=lambda solution: solution[0])[1]
 
 
 _Layers = Sequence[tuple[str, Spectra]]
@@ -61,7 +60,7 @@ def _counts(spectra: Spectra) -> list[int]:
 
 
 def _nearest(layers: _Layers, wanted: int) -> list[int]:
-    """The k of each layer that is nearest to `wanted`; the larger of two as near."""
+    """Find the k of each layer that is nearest to `wanted`; the larger of two as near."""
     return [min(reversed(_counts(s)), key=lambda k: abs(k - wanted)) for _, s in layers]
 
 
@@ -124,4 +123,4 @@ def _best_count(spectra: Spectra, cut: Cut | None) -> int:
         if rank >= 1:
             last = len(curve.relative_error) - 1
             errors.append((float(curve.relative_error[min(rank, last)]), curve.num_slices))
-    return min(errors)[1]
+    return min(errors, default=(0.0, 1))[1]  # no rank pays: the layer stays dense at any k

@@ -4,6 +4,8 @@ Once a threshold on the error is fixed, the layers decouple: each wants its chea
 error at or below it. The total cost falls as the threshold rises, so a bisection over the finitely
 many errors finds the global optimum. What is left of the budget then goes to the worst layer as
 long as it fits, then to the next worst, and so on: the result is optimal lexicographically too.
+Where layers have the very same error, the cheaper step goes first: that improves as many of them as
+the budget allows, but their next errors may not be the best (to choose among them is a knapsack).
 """
 
 from __future__ import annotations

@@ -1,0 +1,143 @@
+"""The public functions: everything that the command does, without files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx import ModelProto
+
+from alds_onnx.calibrate.reader import Calibration
+from alds_onnx.evaluate.sessions import Provider
+from alds_onnx.graph.save import check_target, write_model
+from alds_onnx.pipeline import run
+from alds_onnx.settings import Progress, Settings, default_threads, silent
+from alds_onnx.values import Plan, Report, SearchMethod
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Result:
+    """A compressed model and what is known about it.
+
+    Attributes
+    ----------
+    model
+        The compressed model. If the original has external data, its tensors still point there:
+        write it with `save`, which copies them.
+    plan
+        What was decided for each Conv, Gemm and MatMul.
+    report
+        What was measured.
+    folder
+        Where external data lies.
+    source
+        Path of the original; None if it was given as an object.
+    """
+
+    model: ModelProto
+    plan: Plan
+    report: Report
+    folder: Path
+    source: Path | None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, whole or not at all; external tensors go to one file beside it.
+
+        Raises
+        ------
+        UsageError, InputError
+            If `path` is the original, or cannot be written.
+        """
+        target = Path(path)
+        check_target(target, self.source)
+        write_model(self.model, target, self.folder, self.source)
+
+
+def compress(
+    model: str | os.PathLike[str] | ModelProto,
+    *,
+    cr: float | None = None,
+    calibration: Calibration | None = None,
+    plan: Plan | None = None,
+    search: SearchMethod = SearchMethod.EXACT,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    provider: Provider = Provider.CPU,
+    dry_run: bool = False,
+    progress: Progress = silent,
+) -> Result:
+    """Compress a trained ONNX model by low-rank decomposition (ALDS).
+
+    Every Conv, Gemm and MatMul with a constant weight may be cut into k channel slices of rank j
+    (Liebenwein et al., "Compressing Neural Networks: Towards Determining the Optimal Layer-wise
+    Decomposition", NeurIPS 2021). k and j of all layers are chosen so that the largest relative
+    error is as small as the budget allows; the rest of the model stays as it is.
+
+    Parameters
+    ----------
+    model
+        Path of a model file, or a model; neither is changed.
+    cr
+        Fraction of the model's parameters to remove, between 0 and 1. Give this or `plan`.
+    calibration
+        Real inputs to measure fidelity on; see `alds_onnx.calibrate.reader.read_feeds`. Without
+        them random inputs are used, which say little.
+    plan
+        Cuts to apply exactly, from `read_plan` or an earlier result.
+    search
+        `exact` finds the global optimum; `iterative` is Algorithm 1 of the paper.
+    include, exclude
+        Globs on layer names: which layers may be decomposed.
+    input_shapes
+        Shapes of graph inputs with free sizes, by name.
+    seed
+        Of the random starts of `iterative` and of random inputs.
+    threads
+        Default: all processors. The result does not depend on it.
+    provider
+        onnxruntime's execution provider for the checks.
+    dry_run
+        Whether to skip the checks by onnxruntime.
+    progress
+        Called as the work goes on.
+
+    Raises
+    ------
+    UsageError, ModelError, PlanError, DataError, BudgetError
+        If an argument makes no sense or cannot be used.
+    VerificationError
+        If the rewritten model does not compute what it should.
+
+    Examples
+    --------
+    >>> import alds_onnx
+    >>> result = alds_onnx.compress("models/digits.onnx", cr=0.5)
+    >>> result.plan.removed >= 0.5
+    True
+    """
+    settings = Settings(
+        cr=cr,
+        plan=plan,
+        search=search,
+        seed=seed,
+        include=tuple(include),
+        exclude=tuple(exclude),
+        calibration=calibration,
+        input_shapes=tuple((n, tuple(s)) for n, s in (input_shapes or {}).items()),
+        threads=threads if threads is not None else default_threads(),
+        provider=provider,
+        dry_run=dry_run,
+    )
+    done = run(model, settings, progress)
+    return Result(
+        model=done.model,
+        plan=done.plan,
+        report=done.report,
+        folder=done.source.folder,
+        source=done.source.path,
+    )

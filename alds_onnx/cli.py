@@ -1,0 +1,361 @@
+"""The command: argv to settings to exit code. The only module that prints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import click
+import rich.progress
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from alds_onnx.api import Result, compress
+from alds_onnx.errors import AldsError, UsageError
+from alds_onnx.evaluate.sessions import Provider
+from alds_onnx.graph.save import check_target, write_bytes
+from alds_onnx.plans import plan_to_json, read_plan
+from alds_onnx.report.console import make_console, print_report
+from alds_onnx.report.json import dump, report_to_json
+from alds_onnx.settings import Progress, Step
+from alds_onnx.values import SearchMethod
+
+_INTERRUPTED = 130
+_BUG = 1
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_STEPS = {
+    Step.LOAD: "Reading the model",
+    Step.SPECTRA: "Singular values",
+    Step.SEARCH: "Choosing slices and ranks",
+    Step.FACTORIZE: "Decomposing",
+    Step.INPUTS: "Finding inputs, counting",
+    Step.VERIFY: "Checking with onnxruntime",
+    Step.DONE: "Done",
+}
+
+_EPILOG = """\b
+Examples:
+  alds-onnx in.onnx out.onnx --cr 0.5
+      remove half of the parameters
+  alds-onnx in.onnx out.onnx --cr 0.5 --calibration samples.npz
+      and measure the damage on real inputs (arrays named by input)
+  alds-onnx in.onnx --cr 0.5 --dry-run --plan-out plan.json
+      only decide; edit the plan, then apply it:
+  alds-onnx in.onnx out.onnx --plan plan.json
+  alds-onnx in.onnx out.onnx --cr 0.3 --exclude '/head/*'
+      leave some layers alone
+
+\b
+Exit codes: 0 done and verified (or not verifiable: a warning says so);
+1 verification failed, nothing written; 2 bad usage or input; 130 interrupted.
+"""
+
+
+class _GroupedOption(click.Option):
+    """An option with the heading under which `--help` lists it."""
+
+    def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = group
+
+
+class _GroupedCommand(click.Command):
+    """A command whose help lists options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, one section for each heading."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                heading = getattr(parameter, "group", "About")
+                sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def _option(group: str, *names: str, **attributes: Any) -> Callable[[_F], _F]:
+    return click.option(*names, cls=_GroupedOption, group=group, **attributes)
+
+
+class _Shape(click.ParamType[tuple[str, tuple[int, ...]]]):
+    """`name:1,3,224,224`; the name may hold colons itself."""
+
+    name = "NAME:D1,D2,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        """Split at the last colon."""
+        name, colon, dims = str(value).rpartition(":")
+        sizes = dims.split(",") if dims else []
+        if not colon or not all(size.strip().isdigit() for size in sizes):
+            self.fail(f"'{value}' is not like input:1,3,224,224", param, ctx)
+        return name, tuple(int(size) for size in sizes)
+
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(cls=_GroupedCommand, epilog=_EPILOG, context_settings={"max_content_width": 100})
+@click.argument("source", metavar="IN.onnx", type=_PATH)
+@click.argument("target", metavar="OUT.onnx", type=_PATH, required=False)
+@_option(
+    "How far",
+    "--cr",
+    type=float,
+    metavar="FRACTION",
+    help="Fraction of the model's parameters to remove, such as 0.5.",
+)
+@_option(
+    "How far",
+    "--plan",
+    type=_PATH,
+    metavar="FILE.json",
+    help="Apply exactly the cuts of this plan instead.",
+)
+@_option(
+    "Which layers, which ranks",
+    "--search",
+    type=click.Choice([s.value for s in SearchMethod]),
+    default=SearchMethod.EXACT.value,
+    show_default=True,
+    help="exact: the global optimum; iterative: Algorithm 1 of the ALDS paper.",
+)
+@_option(
+    "Which layers, which ranks",
+    "--include",
+    multiple=True,
+    metavar="PATTERN",
+    help="Decompose only layers whose names match (glob; repeatable).",
+)
+@_option(
+    "Which layers, which ranks",
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Keep layers whose names match (glob; repeatable).",
+)
+@_option(
+    "Which layers, which ranks",
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed of random starts and random inputs.",
+)
+@_option(
+    "Checks",
+    "--calibration",
+    type=_PATH,
+    metavar="PATH",
+    help="Real inputs: an .npz with arrays named by input, or a folder of .npz or .npy.",
+)
+@_option(
+    "Checks",
+    "--input-shape",
+    "input_shapes",
+    type=_Shape(),
+    multiple=True,
+    help="Shape of an input with free sizes (repeatable).",
+)
+@_option(
+    "Checks",
+    "--provider",
+    type=click.Choice([p.value for p in Provider]),
+    default=Provider.CPU.value,
+    show_default=True,
+    help="Where onnxruntime runs the models.",
+)
+@_option(
+    "Checks",
+    "--threads",
+    type=int,
+    metavar="N",
+    help="Threads; default: all processors. The model written does not depend on it.",
+)
+@_option("Output", "--plan-out", type=_PATH, metavar="FILE.json", help="Write the plan.")
+@_option(
+    "Output",
+    "--json",
+    "json_out",
+    type=_PATH,
+    metavar="FILE.json",
+    help="Write plan, measurements and versions.",
+)
+@_option("Output", "--dry-run", is_flag=True, help="Decide and report; check and write no model.")
+@_option("Output", "--quiet", is_flag=True, help="Print nothing but warnings and errors.")
+@_option("Output", "--traceback", is_flag=True, help="Show where an error comes from.")
+@click.version_option(package_name="alds-onnx", message="alds-onnx %(version)s")
+def command(**options: Any) -> None:
+    """Compress a trained ONNX model by low-rank decomposition (ALDS).
+
+    Every Conv, Gemm and MatMul with a constant weight may become a pair of smaller ones; ranks are
+    chosen so that the largest relative error is as small as the budget allows. onnxruntime checks
+    the result before OUT.onnx is written. IN.onnx is never changed.
+    """
+    _run(Request(**options))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The command line, parsed but not yet checked."""
+
+    source: Path
+    target: Path | None
+    cr: float | None
+    plan: Path | None
+    search: str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    seed: int
+    calibration: Path | None
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    provider: str
+    threads: int | None
+    plan_out: Path | None
+    json_out: Path | None
+    dry_run: bool
+    quiet: bool
+    traceback: bool
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Returns
+    -------
+    The exit code: 0, 1, 2 or 130.
+    """
+    try:
+        with _interruptible():
+            command.main(list(argv), prog_name="alds-onnx", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as e:
+        return _fail(f"nothing to do: give IN.onnx OUT.onnx --cr FRACTION, or --help ({e})", 2)
+    except click.ClickException as e:
+        return _fail(e.format_message(), e.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; nothing was written", _INTERRUPTED)
+    except AldsError as e:
+        return _fail(str(e), e.exit_code, traceback_wanted="--traceback" in argv)
+    except MemoryError as e:
+        return _fail(f"not enough memory ({e})", 2)
+    except BrokenPipeError:
+        # The reader of the report went away (`| head`); the model was written before it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as e:  # noqa: BLE001 - the last resort: a bug must not print a page
+        message = f"internal error, nothing was written: {type(e).__name__}: {e}"
+        hint = "; please report it with the output of --traceback"
+        return _fail(message + hint, _BUG, traceback_wanted="--traceback" in argv)
+    return 0
+
+
+def _fail(message: str, code: int, *, traceback_wanted: bool = False) -> int:
+    if traceback_wanted:
+        traceback.print_exc()
+    line = " ".join(message.split())
+    printable = "".join(c if c.isprintable() else "?" for c in line)
+    print(f"alds-onnx: error: {printable}", file=sys.stderr)
+    return code
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Make SIGTERM end the work like Ctrl-C, so that temporary files are removed."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(request: Request) -> None:
+    target = _check_paths(request)
+    console = make_console()
+    plan = read_plan(request.plan) if request.plan else None
+    with _progress(make_console(stderr=True), quiet=request.quiet) as progress:
+        result = compress(
+            request.source,
+            cr=request.cr,
+            calibration=request.calibration,
+            plan=plan,
+            search=SearchMethod(request.search),
+            include=request.include,
+            exclude=request.exclude,
+            input_shapes=dict(request.input_shapes),
+            seed=request.seed,
+            threads=request.threads,
+            provider=Provider(request.provider),
+            dry_run=request.dry_run,
+            progress=progress,
+        )
+        if target is not None:
+            result.save(target)
+    if request.plan_out:
+        write_bytes(dump(plan_to_json(result.plan)), request.plan_out)
+    if request.json_out:
+        write_bytes(dump(report_to_json(result.report)), request.json_out)
+    _print_result(console, request, result, target)
+
+
+def _check_paths(request: Request) -> Path | None:
+    """Refuse outputs that cannot be written before any work is done; the target, if there is one."""
+    for path in (request.source, request.target):
+        if path is not None and str(path) == "-":
+            raise UsageError("'-' is not a file: standard input and output are not supported")
+    outputs = [p for p in (request.target, request.plan_out, request.json_out) if p is not None]
+    if len({os.path.realpath(path) for path in outputs}) != len(outputs):
+        raise UsageError("two outputs have the same path")
+    for path in outputs:
+        check_target(path, request.source)
+    if request.dry_run:
+        return None
+    if request.target is None:
+        raise UsageError("no OUT.onnx: say where to write the compressed model, or --dry-run")
+    return request.target
+
+
+def _print_result(console: Console, request: Request, result: Result, target: Path | None) -> None:
+    if request.quiet:
+        for warning in result.report.warnings:
+            print(f"alds-onnx: warning: {warning}", file=sys.stderr)
+        return
+    print_report(console, result.report)
+    for path in (target, request.plan_out, request.json_out):
+        if path is not None:
+            console.print(f"written: {path}", markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _progress(console: Console, *, quiet: bool) -> Iterator[Progress]:
+    """A progress bar on a terminal; nothing where there is none."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with rich.progress.Progress(
+        *columns, console=console, transient=True, disable=quiet or not console.is_terminal
+    ) as bar:
+        task: TaskID = bar.add_task(_STEPS[Step.LOAD], total=None)
+
+        def show(step: Step, done: int, total: int) -> None:
+            bar.update(task, description=_STEPS[step], completed=done, total=total or None)
+
+        yield show

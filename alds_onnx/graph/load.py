@@ -1,0 +1,143 @@
+"""Loading a model file, with all that can be wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+from onnx import ModelProto
+
+from alds_onnx.errors import ModelError
+from alds_onnx.graph.save import serialize
+from alds_onnx.graph.scopes import ModelIndex, tensors_of
+from alds_onnx.graph.tensors import external_data, is_external
+
+# A protobuf message cannot be larger.
+_LARGEST_MESSAGE = 2**31 - 1
+
+_PICKLES = range(2, 6)
+_KNOWN_BEGINNINGS = (
+    (b"version https://git-lfs", "a git-lfs pointer, not the model itself: run `git lfs pull`"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (b"PK\x03\x04", "a zip archive (a PyTorch checkpoint?): export the model to ONNX first"),
+    *((bytes([0x80, protocol]), "a Python pickle: export it to ONNX first") for protocol in _PICKLES),
+    (b"\x89HDF", "an HDF5 file (Keras?): export the model to ONNX first"),
+    (b"<", "an HTML or XML page: was the download a login or an error page?"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadedModel:
+    """A model that passed the checks.
+
+    Attributes
+    ----------
+    model
+        The model; external data is not read into it.
+    folder
+        Where its external data lies.
+    path
+        The file; None for a model given as an object.
+    sha256
+        Of the file (or of the serialized object).
+    """
+
+    model: ModelProto
+    folder: Path
+    path: Path | None
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """File name for reports."""
+        return self.path.name if self.path else "model"
+
+
+def load_model(source: str | os.PathLike[str] | ModelProto) -> LoadedModel:
+    """Read and check a model.
+
+    Parameters
+    ----------
+    source
+        Path of a file, or a model; the model is not changed.
+
+    Raises
+    ------
+    ModelError
+        If there is no such file, or it is not a valid ONNX model, or its external data is missing,
+        truncated or outside its folder.
+    """
+    if isinstance(source, ModelProto):
+        digest = hashlib.sha256(serialize(source)).hexdigest()
+        loaded = LoadedModel(model=source, folder=Path.cwd(), path=None, sha256=digest)
+    else:
+        path = Path(source)
+        data = _read(path)
+        digest = hashlib.sha256(data).hexdigest()
+        model = _parse(data, path)
+        loaded = LoadedModel(model=model, folder=path.parent, path=path, sha256=digest)
+    _check(loaded)
+    return loaded
+
+
+def _read(path: Path) -> bytes:
+    what = f"'{path}'"
+    try:
+        if not path.exists():
+            raise ModelError(f"{what} does not exist: check the path")
+        if path.is_dir():
+            raise ModelError(f"{what} is a directory: give the path of an .onnx file")
+        if not path.is_file():
+            raise ModelError(f"{what} is not a regular file")
+        size = path.stat().st_size
+        if size == 0:
+            raise ModelError(f"{what} is empty")
+        if size > _LARGEST_MESSAGE:
+            raise ModelError(f"{what} is over 2 GiB: save it with external data")
+        return path.read_bytes()
+    except OSError as e:
+        raise ModelError(f"{what} cannot be read: {e.strerror or e}") from e
+
+
+def _parse(data: bytes, path: Path) -> ModelProto:
+    what = f"'{path}'"
+    for beginning, meaning in _KNOWN_BEGINNINGS:
+        if data.startswith(beginning):
+            raise ModelError(f"{what} is {meaning}")
+    if data[4:8] == b"ORTM":
+        raise ModelError(f"{what} is in onnxruntime's own format: give the .onnx file it came from")
+    model = ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as e:
+        raise ModelError(f"{what} is not an ONNX model, or a truncated one") from e
+    if not model.HasField("graph") and not model.ir_version:
+        raise ModelError(f"{what} is not an ONNX model")
+    return model
+
+
+def _check(loaded: LoadedModel) -> None:
+    """Check everything that must hold before the model is worked on."""
+    what = f"'{loaded.path}'" if loaded.path else "the model"
+    index = ModelIndex(loaded.model)
+    external = [tensor for tensor in tensors_of(index) if is_external(tensor)]
+    for tensor in external:
+        external_data(tensor, loaded.folder)
+    try:
+        onnx.checker.check_model(str(loaded.path) if loaded.path and external else loaded.model)
+    except onnx.checker.ValidationError as e:
+        raise ModelError(f"{what} breaks the rules of ONNX: {_short(e)}") from e
+    except (ValueError, RuntimeError, DecodeError, EncodeError, UnicodeError) as e:
+        raise ModelError(f"{what} cannot be checked: {_short(e)}") from e
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    text = text.split(" ==> Context:")[0]
+    return text if len(text) <= 300 else text[:297] + "..."
+
+

@@ -1,0 +1,171 @@
+"""The report on the terminal; plain text where it is piped."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from alds_onnx.report import numbers
+from alds_onnx.values import Decision, Latency, LayerPlan, OutputFidelity, Report, Verification
+
+_PIPED_WIDTH = 160
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that does not cut tables to 80 columns where there is no terminal."""
+    console = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    if console.is_terminal:
+        return console
+    return Console(stderr=stderr, highlight=False, width=_PIPED_WIDTH)
+
+
+def print_report(console: Console, report: Report) -> None:
+    """Print the layers, the outputs, the summary and the warnings."""
+    console.print(_layers(report.plan.layers))
+    verification = report.verification
+    if verification is not None and verification.fidelity:
+        console.print(_outputs(verification))
+    console.print(_summary(report))
+    for warning in report.warnings:
+        console.print(Text.assemble(("warning: ", "yellow"), warning))
+
+
+def _table(title: str, *columns: tuple[str, bool]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    for name, right in columns:
+        table.add_column(name, justify="right" if right else "left", no_wrap=right)
+    return table
+
+
+def _layers(rows: tuple[LayerPlan, ...]) -> Table:
+    table = _table(
+        "Layers",
+        ("layer", False),
+        ("op", False),
+        ("shape", False),
+        ("decision", False),
+        ("slices k", True),
+        ("rank j", True),
+        ("error", True),
+        ("parameters", True),
+        ("after", True),
+    )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in _cells(row)), style=_style(row))
+    return table
+
+
+def _cells(row: LayerPlan) -> tuple[str, ...]:
+    decision = row.decision.value + (f": {row.reason}" if row.reason else "")
+    return (
+        numbers.printable(row.name, 40),
+        row.op.value,
+        "x".join(str(n) for n in row.shape),
+        numbers.printable(decision, 80),
+        str(row.cut.num_slices) if row.cut else "",
+        str(row.cut.rank) if row.cut else "",
+        numbers.error(row.error.relative) if row.error else "",
+        numbers.count(row.parameters_before),
+        numbers.count(row.parameters_after) if row.cut else "",
+    )
+
+
+def _style(row: LayerPlan) -> str:
+    return "" if row.decision is Decision.DECOMPOSE else "dim"
+
+
+def _outputs(verification: Verification) -> Table:
+    on = "random" if verification.random_inputs else "calibration"
+    title = f"Outputs against the original's, on {verification.samples} {on} samples"
+    table = _table(
+        title,
+        ("output", False),
+        ("relative L2 error", True),
+        ("largest error", True),
+        ("cosine", True),
+        ("SQNR", True),
+        ("same top-1", True),
+    )
+    for output in verification.fidelity:
+        table.add_row(*(Text(cell) for cell in _fidelity(output)))
+    return table
+
+
+def _fidelity(output: OutputFidelity) -> tuple[str, ...]:
+    name = numbers.printable(output.name, 40)
+    if output.note:
+        return (f"{name} (not compared: {output.note})", "", "", "", "", "")
+    agreement = output.top1_agreement
+    return (
+        name,
+        numbers.error(output.relative_l2),
+        numbers.error(output.max_abs),
+        f"{output.cosine:.6f}",
+        f"{output.sqnr_db:.1f} dB",
+        "" if agreement is None else numbers.percent(agreement),
+    )
+
+
+def _summary(report: Report) -> Table:
+    plan, checks = report.plan, report.verification
+    table = _table("Summary", ("", False), ("before", True), ("after", True), ("", False))
+    table.add_row(
+        "parameters",
+        numbers.count(plan.parameters),
+        numbers.count(plan.parameters_after),
+        numbers.ratio(plan.parameters_after, plan.parameters),
+    )
+    table.add_row(
+        "multiply-accumulates",
+        numbers.macs(report.macs_before),
+        numbers.macs(report.macs_after),
+        numbers.ratio(report.macs_after, report.macs_before) or "shapes unknown",
+    )
+    table.add_row(
+        "size",
+        numbers.size(report.bytes_before),
+        numbers.size(report.bytes_after),
+        numbers.ratio(report.bytes_after, report.bytes_before),
+    )
+    table.add_row(
+        "largest layer error", "0", numbers.error(plan.max_relative_error), _errors(report)
+    )
+    if checks is not None:
+        _add_checks(table, checks)
+    return table
+
+
+def _errors(report: Report) -> str:
+    errors = [row.error for row in report.plan.layers if row.error]
+    if not errors:
+        return ""
+    spectral = max(error.spectral for error in errors)
+    bound = max(error.bound for error in errors)
+    return f"relative (true spectral {numbers.error(spectral)}, bound {numbers.error(bound)})"
+
+
+def _add_checks(table: Table, checks: Verification) -> None:
+    compared = [output.relative_l2 for output in checks.fidelity if not output.note]
+    if compared:
+        table.add_row(
+            "output error", "0", numbers.error(max(compared)), "relative L2, worst output"
+        )
+    if checks.latency_before and checks.latency_after:
+        threads = f"{checks.threads} thread" + ("s" if checks.threads > 1 else "")
+        table.add_row(
+            "latency",
+            _latency(checks.latency_before),
+            _latency(checks.latency_after),
+            f"x {checks.latency_ratio:.2f}, onnxruntime, {threads}, {checks.latency_after.runs} runs",
+        )
+    shown = checks.status.value
+    if checks.difference is not None:
+        shown += f": differs by {checks.difference:.1e}, allowed {checks.tolerance:.0e}"
+    table.add_row("rewrite is exact", "", "", shown)
+
+
+def _latency(latency: Latency) -> str:
+    spread = (latency.high_ms - latency.low_ms) / 2
+    return f"{latency.median_ms:.2f} ± {spread:.2f} ms"

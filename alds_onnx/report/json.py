@@ -1,0 +1,48 @@
+"""The report as JSON values, for pipelines."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+from enum import Enum
+from typing import Any
+
+from alds_onnx.plans import plan_to_json
+from alds_onnx.values import Report
+
+_PACKAGES = ("alds-onnx", "onnx", "onnxruntime", "numpy", "scipy", "onnx-graphsurgeon")
+
+
+def report_to_json(report: Report) -> dict[str, Any]:
+    """Plan, measurements and versions; numbers that are not finite become null."""
+    return {
+        "schema": 1,
+        "plan": plan_to_json(report.plan),
+        "verification": _plain(report.verification),
+        "macs": {"before": report.macs_before, "after": report.macs_after},
+        "bytes": {"before": report.bytes_before, "after": report.bytes_after},
+        "seconds": dict(report.seconds),
+        "warnings": list(report.warnings),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def dump(values: object) -> bytes:
+    """JSON text, indented, in UTF-8; lone surrogates in names are escaped."""
+    text = json.dumps(values, indent=1, ensure_ascii=True, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return {field.name: _plain(getattr(value, field.name)) for field in fields}
+    if isinstance(value, (tuple, list)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,243 @@
+"""The installed command, run as a user runs it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.conftest import CALIBRATION, DIGITS
+
+COMMAND = Path(sys.executable).with_name("alds-onnx")
+
+
+def alds(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd
+    )
+
+
+def count_parameters(path: Path) -> int:
+    """Floating-point numbers of a model without subgraphs, counted without the package."""
+    graph = onnx.load(path).graph
+    tensors = [*graph.initializer]
+    tensors += [n.attribute[0].t for n in graph.node if n.op_type == "Constant"]
+    arrays = [onnx.numpy_helper.to_array(t) for t in tensors]
+    return sum(a.size for a in arrays if np.issubdtype(a.dtype, np.floating))
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The embedded model with half of its parameters, and what was printed."""
+    out = tmp_path_factory.mktemp("half") / "half.onnx"
+    done = alds(DIGITS, out, "--cr", "0.5", "--threads", "1", "--calibration", CALIBRATION)
+    assert (done.returncode, done.stderr) == (0, "")
+    return out, done.stdout
+
+
+@pytest.mark.parametrize("cr", [0.1, 0.3, 0.7, 0.9])
+def test_removes_what_was_asked_for_and_hardly_more(cr: float, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    assert alds(DIGITS, out, "--cr", cr, "--quiet").returncode == 0
+    removed = 1 - count_parameters(out) / count_parameters(DIGITS)
+    assert cr <= removed <= cr + 0.01
+
+
+def test_the_tables_say_what_was_done(half: tuple[Path, str]) -> None:
+    out, printed = half
+    for words in ("removed", "kept", "rewrite is exact", "passed", "latency", "multiply-acc"):
+        assert words in printed
+    assert "/layer3.2/conv2/Conv" in printed
+    assert "\x1b" not in printed, "no colours where the output is piped"
+    assert printed.rstrip().endswith(f"written: {out}")
+
+
+def test_same_bytes_on_any_number_of_threads(half: tuple[Path, str], tmp_path: Path) -> None:
+    again = tmp_path / "again.onnx"
+    assert alds(DIGITS, again, "--cr", "0.5", "--threads", "2", "--quiet").returncode == 0
+    assert again.read_bytes() == half[0].read_bytes()
+
+
+def test_the_report_as_json(tmp_path: Path) -> None:
+    out, report = tmp_path / "out.onnx", tmp_path / "report.json"
+    assert alds(DIGITS, out, "--cr", "0.4", "--json", report).returncode == 0
+    values = json.loads(report.read_text())
+    assert values["plan"]["result"]["parameters"] == count_parameters(out)
+    assert values["verification"]["status"] == "passed"
+    assert values["verification"]["difference"] <= values["verification"]["tolerance"]
+    assert values["macs"]["after"] < values["macs"]["before"]
+    assert any("random" in warning for warning in values["warnings"])
+
+
+def test_a_dry_run_decides_and_a_plan_is_applied(half: tuple[Path, str], tmp_path: Path) -> None:
+    plan, out = tmp_path / "plan.json", tmp_path / "out.onnx"
+    done = alds(DIGITS, "--cr", "0.5", "--dry-run", "--plan-out", plan)
+    assert done.returncode == 0
+    assert not out.exists()
+    assert alds(DIGITS, out, "--plan", plan).returncode == 0
+    assert out.read_bytes() == half[0].read_bytes()
+
+
+def test_an_edited_plan_is_applied_exactly(tmp_path: Path) -> None:
+    plan, out = tmp_path / "plan.json", tmp_path / "out.onnx"
+    assert alds(DIGITS, "--cr", "0.5", "--dry-run", "--plan-out", plan).returncode == 0
+    values = json.loads(plan.read_text())
+    for row in values["layers"]:
+        row["decision"] = "keep"
+    wanted = values["layers"][5]
+    wanted |= {"decision": "decompose", "num_slices": 2, "rank": 3}
+    plan.write_text(json.dumps(values))
+    assert alds(DIGITS, out, "--plan", plan, "--plan-out", tmp_path / "new.json").returncode == 0
+    rows = json.loads((tmp_path / "new.json").read_text())["layers"]
+    cut = [(r["name"], r["num_slices"], r["rank"]) for r in rows if r["decision"] == "decompose"]
+    assert cut == [(wanted["name"], 2, 3)]
+
+
+def test_a_hand_written_full_rank_reproduces_the_model(tmp_path: Path) -> None:
+    plan, report = tmp_path / "plan.json", tmp_path / "report.json"
+    assert alds(DIGITS, "--cr", "0.5", "--dry-run", "--plan-out", plan).returncode == 0
+    values = json.loads(plan.read_text())
+    for row in values["layers"]:
+        if row["decision"] == "decompose":
+            row |= {"num_slices": 1, "rank": row["shape"][0]}
+    plan.write_text(json.dumps(values))
+    done = alds(DIGITS, tmp_path / "out.onnx", "--plan", plan, "--json", report)
+    assert done.returncode == 0, done.stderr
+    fidelity = json.loads(report.read_text())["verification"]["fidelity"]
+    rounding = 1e-5  # 18 layers of float32 factors
+    assert fidelity[0]["relative_l2"] < rounding
+
+
+def test_include_and_exclude(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    patterns = ["--include", "/layer3.*", "--exclude", "*/conv2/*"]
+    assert alds(DIGITS, "--cr", "0.2", *patterns, "--dry-run", "--plan-out", plan).returncode == 0
+    rows = json.loads(plan.read_text())["layers"]
+    cut = [row["name"] for row in rows if row["decision"] == "decompose"]
+    assert cut
+    assert all(name.startswith("/layer3.") and "conv2" not in name for name in cut)
+    assert {row["reason"] for row in rows if row["name"] not in cut} >= {"excluded by the user"}
+
+
+@pytest.fixture
+def other_plan(tmp_path: Path) -> Path:
+    plan = tmp_path / "other.json"
+    assert alds(DIGITS, "--cr", "0.5", "--dry-run", "--plan-out", plan).returncode == 0
+    plan.write_text(plan.read_text().replace('"sha256": "', '"sha256": "0'))
+    return plan
+
+
+BAD_INPUTS = {
+    "missing": "'{folder}/missing.onnx' does not exist",
+    "folder": "is a directory",
+    "empty": "is empty",
+    "text": "is not an ONNX model",
+    "truncated": "is not an ONNX model, or a truncated one",
+}
+
+
+@pytest.mark.parametrize("kind", BAD_INPUTS)
+def test_bad_input(kind: str, tmp_path: Path) -> None:
+    source = tmp_path / f"{kind}.onnx"
+    if kind == "folder":
+        source.mkdir()
+    elif kind != "missing":
+        data = {"empty": b"", "text": b"hello\n" * 9, "truncated": DIGITS.read_bytes()[:-1]}
+        source.write_bytes(data[kind])
+    refused(tmp_path, BAD_INPUTS[kind], source, tmp_path / "out.onnx", "--cr", "0.5")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cr", "0"], "between 0 and 1"),
+        (["--cr", "1"], "between 0 and 1"),
+        (["--cr", "1.5"], "between 0 and 1"),
+        (["--cr", "nan"], "between 0 and 1"),
+        (["--cr", "abc"], "not a valid float"),
+        (["--cr", "0.999"], "is out of reach"),
+        ([], "--cr or --plan"),
+        (["--cr", "0.5", "--colour"], "No such option"),
+        (["--cr", "0.5", "--exclude", "nothing*"], "matches no layer"),
+        (["--cr", "0.5", "--input-shape", "image"], "is not like"),
+        (["--cr", "0.5", "--input-shape", "image:1,3,9,9"], "has shape"),
+        (["--cr", "0.5", "--calibration", "none.npz"], "does not exist"),
+        (["--cr", "0.5", "--provider", "coreml"], "is not in this onnxruntime"),
+        (["--cr", "0.5", "--threads", "0"], "at least 1"),
+        (["--plan", "none.json"], "does not exist"),
+        (["--cr", "0.5", "--plan-out", "out.onnx"], "the same path"),
+    ],
+)
+def test_bad_usage(arguments: list[str], message: str, tmp_path: Path) -> None:
+    refused(tmp_path, message, DIGITS, "out.onnx", *arguments)
+
+
+def test_a_plan_of_another_model(other_plan: Path, tmp_path: Path) -> None:
+    refused(tmp_path, "for another model", DIGITS, tmp_path / "out.onnx", "--plan", other_plan)
+
+
+def test_the_output_is_not_the_input(tmp_path: Path) -> None:
+    source = tmp_path / "model.onnx"
+    source.write_bytes(DIGITS.read_bytes())
+    refused(tmp_path, "is the input", source, source, "--cr", "0.5")
+    (tmp_path / "link.onnx").symlink_to(source)
+    refused(tmp_path, "is the input", source, tmp_path / "link.onnx", "--cr", "0.5")
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    refused(tmp_path, "there is no folder", DIGITS, tmp_path / "no" / "out.onnx", "--cr", "0.5")
+    refused(tmp_path, "not a regular file", DIGITS, "/dev/null", "--cr", "0.5")
+    refused(tmp_path, "is a directory", DIGITS, tmp_path, "--cr", "0.5")
+    refused(tmp_path, "'-' is not a file", DIGITS, "-", "--cr", "0.5")
+
+
+def refused(tmp_path: Path, message: str, *arguments: object) -> None:
+    """Exit 2, one line that says why, nothing written, the input unchanged."""
+    before = snapshot(tmp_path)
+    done = alds(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert message.format(folder=tmp_path) in done.stderr
+    assert snapshot(tmp_path) == before
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in [*files, DIGITS]}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [0.8, 1.6])
+def test_interrupted(number: signal.Signals, seconds: float, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    out.write_bytes(b"old")
+    process = subprocess.Popen(
+        [COMMAND, DIGITS, out, "--cr", "0.5"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    time.sleep(seconds)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("this machine was faster than the signal")
+    # Before Python has installed its handlers the signal ends the process in the system's way.
+    assert process.returncode in (130, -number)
+    assert b"Traceback" not in stderr
+    assert os.listdir(tmp_path) == ["out.onnx"]
+    assert out.read_bytes() == b"old"
+
+
+def test_help_teaches() -> None:
+    done = alds("--help")
+    assert done.returncode == 0
+    for words in ("Examples:", "--cr FRACTION", "Exit codes", "How far:", "Checks:"):
+        assert words in done.stdout

