@@ -14,9 +14,13 @@ Why: alds_onnx/graph/patterns.py writes one of them, whatever the size. This is 
 behind that choice; run it again when onnxruntime changes.
 
 How: dense, k=1 and batched come from the package's own rewrite, the others are built here from the
-same factors, and all that have the same factors must give the same output. The sessions take turns
-of a few milliseconds, because another session's threads spin for a while after a run; what is
-printed is the fastest run of each, over the fastest run of the dense MatMul.
+same factors, and all that have the same factors must give the same output. All sessions of
+all cases take turns, pass after pass; a turn lasts some milliseconds, because the threads of the
+session before spin for a while. Printed is the fastest run of each, over the fastest run of the
+dense MatMul. Every other pass is a measurement of its own: a case whose two measurements differ by
+more than 5 % is marked with ? and left out of the summary. With several threads this needs cores
+that nobody else uses, for a run waits for its slowest thread; if the dense MatMul is not faster
+than on one thread, the cores were busy all the time, which no mark tells.
 """
 
 from __future__ import annotations
@@ -35,7 +39,6 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto, helper, numpy_helper
 
-from alds_onnx.decompose.folding import compose
 from alds_onnx.evaluate.sessions import Execution, Session
 from alds_onnx.graph.layers import Layer, find_layers
 from alds_onnx.graph.rewrite import Replacement, rewrite
@@ -49,8 +52,10 @@ _WAYS = ("batched", "split", "conv", "transposed")
 _COLUMNS = ("k=1", *_WAYS)
 
 _KEPT = 0.5
-_TURN_SECONDS = 0.005
-_FEWEST_TURNS = 5
+_TURN_SECONDS = 0.02
+_FEWEST_PASSES = 4
+# Two measurements of the fastest run that are further apart say nothing.
+_STEADY = 1.05
 # float32 sums of at most 3072 products, in another order.
 _SAME_OUTPUT = 1e-4
 
@@ -89,30 +94,62 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """The fastest run of each model of a case, in seconds."""
+    """The fastest run of each model of a case, in seconds; measured twice.
+
+    Attributes
+    ----------
+    case
+        What was run.
+    first, second
+        The fastest run in every other pass, and in the passes between.
+    """
 
     case: Case
-    seconds: Mapping[str, float]
+    first: Mapping[str, float]
+    second: Mapping[str, float]
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether both measurements agree; where they do not, the machine was too busy."""
+        ratios = [self.first[name] / self.second[name] for name in self.first]
+        return max(ratios) <= _STEADY and min(ratios) >= 1 / _STEADY
+
+    def seconds(self, name: str) -> float:
+        """The fastest run of all."""
+        return min(self.first[name], self.second[name])
 
     def over_dense(self, name: str) -> float:
         """Time over that of the dense MatMul."""
-        return self.seconds[name] / self.seconds["dense"]
+        return self.seconds(name) / self.seconds("dense")
 
     def over_fastest(self, way: str) -> float:
         """Time over that of the fastest way to build the slices."""
-        return self.seconds[way] / min(self.seconds[other] for other in _WAYS)
+        return self.seconds(way) / min(self.seconds(other) for other in _WAYS)
+
+
+class Bench:
+    """The sessions of a case, and the fastest run of each so far."""
+
+    def __init__(self, case: Case, sessions: Mapping[str, Session], x: Array) -> None:
+        self._case, self._sessions, self._x = case, sessions, x
+        self._best = tuple(dict.fromkeys(sessions, float("inf")) for _ in range(2))
+
+    def take_turns(self, measurement: int) -> None:
+        best = self._best[measurement]
+        for name, session in self._sessions.items():
+            best[name] = min(best[name], _turn(session, self._x))
+
+    def row(self) -> Row:
+        first, second = self._best
+        return Row(case=self._case, first=first, second=second)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     print(f"onnxruntime {ort.__version__}, float32, CPU; times over the dense MatMul's")
-    rows = []
     for threads in options.threads:
-        print(f"\n{_header(threads)}", flush=True)
-        for (m, c, f), k in product(_SIZES, _SLICES):
-            rows.append(run(Case(m=m, c=c, f=f, num_slices=k, threads=threads), options.seconds))
-            print(_line(rows[-1]), flush=True)
-    print(f"\n{summary(rows)}")
+        rows = measure(threads, options.seconds)
+        print(f"\n{_table(threads, rows)}\n\n{summary(rows)}", flush=True)
     return 0
 
 
@@ -134,24 +171,38 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds",
         type=float,
-        default=3.0,
+        default=4.0,
         metavar="S",
-        help="how long to measure each of the 20 cases per number of threads; longer is steadier "
-        "on a busy machine (default: 3)",
+        help="how long to measure each of the 20 cases, for each number of threads; longer is "
+        "steadier on a busy machine (default: 4)",
     )
     return parser
 
 
-def run(case: Case, seconds: float) -> Row:
-    """Build all models of a case, check that they agree, and time them."""
+def measure(threads: int, seconds: float) -> list[Row]:
+    """Time all cases, pass after pass, so that a busy minute of the machine spoils no case."""
+    cases = [
+        Case(m=m, c=c, f=f, num_slices=k, threads=threads)
+        for (m, c, f), k in product(_SIZES, _SLICES)
+    ]
+    benches = [set_up(case) for case in cases]
+    passes, end = 0, time.perf_counter() + seconds * len(cases)
+    while passes < _FEWEST_PASSES or time.perf_counter() < end:
+        for bench in benches:
+            bench.take_turns(passes % 2)
+        passes += 1
+    return [bench.row() for bench in benches]
+
+
+def set_up(case: Case) -> Bench:
+    """Build and load all models of a case, and check that they agree."""
     generator = np.random.default_rng(0)
     models = build(case, generator)
     execution = Execution(threads=case.threads)
-    sessions = {name: Session(m, Path(), execution) for name, m in models.items()}
+    sessions = {name: Session(model, Path(), execution) for name, model in models.items()}
     x = generator.standard_normal((case.m, case.c)).astype(np.float32)
-    outputs = {way: sessions[way].run({"x": x})[0] for way in _WAYS}
-    _check_same(outputs, case)
-    return Row(case=case, seconds=fastest(sessions, x, seconds))
+    _check_same({way: sessions[way].run({"x": x})[0] for way in _WAYS}, case)
+    return Bench(case, sessions, x)
 
 
 def build(case: Case, generator: np.random.Generator) -> dict[str, ModelProto]:
@@ -176,7 +227,7 @@ def _random_factors(case: Case, k: int, rank: int, generator: np.random.Generato
 
 
 def _rewritten(dense: ModelProto, factors: Factors) -> ModelProto:
-    """What the package writes for these factors."""
+    """Write the factors as the package does."""
     index = ModelIndex(dense)
     (layer,) = find_layers(index, Path(), known_ranks(index, infer(dense)))
     if not isinstance(layer, Layer):
@@ -258,19 +309,8 @@ def _check_same(outputs: Mapping[str, Array], case: Case) -> None:
             raise AssertionError(f"{case}: {way} differs from batched by {difference:.1e}")
 
 
-def fastest(sessions: Mapping[str, Session], x: Array, seconds: float) -> dict[str, float]:
-    """Time the sessions in turns; the fastest run of each, in seconds."""
-    best = dict.fromkeys(sessions, float("inf"))
-    turns, end = 0, time.perf_counter() + seconds
-    while turns < _FEWEST_TURNS or time.perf_counter() < end:
-        for name, session in sessions.items():
-            best[name] = min(best[name], _turn(session, x))
-        turns += 1
-    return best
-
-
 def _turn(session: Session, x: Array) -> float:
-    """The fastest of the runs that fit into a turn; at least two runs."""
+    """Run for a turn, at least twice; the fastest run, in seconds."""
     best, end, runs = float("inf"), time.perf_counter() + _TURN_SECONDS, 0
     while runs < 2 or time.perf_counter() < end:
         start = time.perf_counter()
@@ -280,32 +320,37 @@ def _turn(session: Session, x: Array) -> float:
     return best
 
 
-def _header(threads: int) -> str:
+def _table(threads: int, rows: Sequence[Row]) -> str:
     title = f"{threads} thread" + "s" * (threads > 1)
     names = "".join(f"{name:>12}" for name in _COLUMNS)
-    return f"{title}\n{'(m, c, f)':17}{'k':>4}{'j':>5}{'dense ms':>10}{names}"
+    header = f"{'(m, c, f)':17}{'k':>4}{'j':>5}{'dense ms':>10}{names}"
+    return "\n".join([title, header, *(_line(row) for row in rows)])
 
 
 def _line(row: Row) -> str:
     case = row.case
     size = f"({case.m}, {case.c}, {case.f})"
     ratios = "".join(f"{row.over_dense(name):12.2f}" for name in _COLUMNS)
-    milliseconds = 1e3 * row.seconds["dense"]
-    return f"{size:17}{case.num_slices:4}{case.rank:5}{milliseconds:10.3f}{ratios}"
+    milliseconds = 1e3 * row.seconds("dense")
+    mark = "" if row.is_steady else "  ?"
+    return f"{size:17}{case.num_slices:4}{case.rank:5}{milliseconds:10.3f}{ratios}{mark}"
 
 
 def summary(rows: Sequence[Row]) -> str:
     """For each way its time over the fastest way's: the worst case, and on average."""
+    steady = [row for row in rows if row.is_steady]
+    if not steady:
+        return "no case was steady: run again on idle cores, or with more --seconds"
     lines = [
-        f"time over the fastest of the four ways, {len(rows)} cases",
+        f"over the fastest way, in the {len(steady)} of {len(rows)} cases that were steady",
         f"{'':12}{'worst':>7}{'mean':>7}{'<= 1.1':>8}   worst at",
     ]
     for way in _WAYS:
-        ratios = [row.over_fastest(way) for row in rows]
-        worst = rows[int(np.argmax(ratios))].case
+        ratios = [row.over_fastest(way) for row in steady]
+        worst = steady[int(np.argmax(ratios))].case
         mean = float(np.exp(np.mean(np.log(ratios))))
         near = sum(ratio <= 1.1 for ratio in ratios)
-        where = f"({worst.m}, {worst.c}, {worst.f}), k {worst.num_slices}, threads {worst.threads}"
+        where = f"({worst.m}, {worst.c}, {worst.f}), k {worst.num_slices}"
         lines.append(f"{way:12}{max(ratios):7.2f}{mean:7.2f}{near:8}   {where}")
     return "\n".join(lines)
 

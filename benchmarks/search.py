@@ -41,8 +41,8 @@ from alds_onnx.decompose.factorize import cut_error, factorize
 from alds_onnx.decompose.spectra import spectra
 from alds_onnx.errors import AldsError, InputError
 from alds_onnx.graph.accounting import num_parameters
-from alds_onnx.graph.load import LoadedModel, load_model
 from alds_onnx.graph.layers import Layer, find_layers, read_matrix
+from alds_onnx.graph.load import LoadedModel, load_model
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks
 from alds_onnx.search.exact import search_exact
@@ -50,7 +50,7 @@ from alds_onnx.search.iterative import search_iterative
 from alds_onnx.values import Cut, Spectra
 
 _HERE = Path(__file__).resolve().parent
-_REFERENCE = _HERE.parent.parent / "shared" / "reference"
+_REFERENCE = _HERE / "reference"
 _CACHE = _HERE / ".cache" / "reference"
 
 _METHOD = "ALDSNet"
@@ -170,28 +170,23 @@ def _parser() -> argparse.ArgumentParser:
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--reference",
-        type=Path,
-        default=_REFERENCE,
-        metavar="FOLDER",
-        help="holds reference.json and make_models.py (default: ../shared/reference, seen from "
-        "the project)",
+    reference = (
+        "holds reference.json and make_models.py (default: ../shared/reference, seen from the "
+        "project)"
+    )
+    models = (
+        "holds the model files; those that are missing are built there, once (default: "
+        "benchmarks/.cache/reference)"
+    )
+    spectral = (
+        "also cut the weights by the exact plan, and print the true spectral error and the CPU "
+        "time with the factors in it (takes two to three times as long)"
     )
     parser.add_argument(
-        "--models",
-        type=Path,
-        default=_CACHE,
-        metavar="FOLDER",
-        help="holds the model files; those that are missing are built there, once (default: "
-        "benchmarks/.cache/reference)",
+        "--reference", type=Path, default=_REFERENCE, metavar="FOLDER", help=reference
     )
-    parser.add_argument(
-        "--spectral",
-        action="store_true",
-        help="also cut the weights by the exact plan, and print the true spectral error and the "
-        "CPU time with the factors in it (about three times as long)",
-    )
+    parser.add_argument("--models", type=Path, default=_CACHE, metavar="FOLDER", help=models)
+    parser.add_argument("--spectral", action="store_true", help=spectral)
     return parser
 
 
@@ -248,7 +243,10 @@ def compare_all(runs: Sequence[Theirs], folder: Path, *, spectral: bool) -> list
     with threadpool_limits(limits=1):
         for name in dict.fromkeys(run.model for run in runs):
             model = prepare(folder / f"{name}.onnx")
-            for run in (run for run in runs if run.model == name):
+            own = [run for run in runs if run.model == name]
+            for run in own:
+                _check_same_weights(model, run)
+            for run in own:
                 rows.append(compare(model, run, spectral=spectral))
                 print(_line(rows[-1]), flush=True)
     return rows
@@ -273,7 +271,6 @@ def prepare(path: Path) -> Prepared:
 
 def compare(model: Prepared, theirs: Theirs, *, spectral: bool) -> Row:
     """Search at their budget."""
-    _check_same_weights(model, theirs)
     budget = theirs.parameter_budget - model.other_parameters
     start = time.process_time()
     exact = search_exact(model.curves, budget)

@@ -1,0 +1,1 @@
+"""Reading calibration data."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ class DataReader(Protocol):
     """The protocol of onnxruntime.quantization.CalibrationDataReader."""
 
     def get_next(self) -> Feed | None:
-        """The next feed, or None after the last."""
+        """Give the next feed, or None after the last."""
 
 
 #: A file, a folder, an iterable of feeds, or onnxruntime's CalibrationDataReader.
@@ -47,7 +46,7 @@ class ModelInput:
 
 
 def model_inputs(model: ModelProto) -> tuple[ModelInput, ...]:
-    """The inputs that a caller must give: those without an initializer."""
+    """Find the inputs that a caller must give: those without an initializer."""
     given = {tensor.name for tensor in model.graph.initializer}
     return tuple(_model_input(v) for v in model.graph.input if v.name not in given)
 
@@ -61,13 +60,11 @@ def _model_input(value: onnx.ValueInfoProto) -> ModelInput:
     except KeyError as e:
         raise DataError(f"input '{value.name}' has {type_name(tensor.elem_type)}") from e
     dims = tuple(d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim)
-    return ModelInput(
-        name=value.name, dtype=dtype, dims=dims if tensor.HasField("shape") else None
-    )
+    return ModelInput(name=value.name, dtype=dtype, dims=dims if tensor.HasField("shape") else None)
 
 
 def read_feeds(data: Calibration, inputs: tuple[ModelInput, ...]) -> Iterator[Feed]:
-    """The calibration data as feeds that fit the model.
+    """Give the calibration data as feeds that fit the model.
 
     Parameters
     ----------
@@ -94,14 +91,22 @@ def read_feeds(data: Calibration, inputs: tuple[ModelInput, ...]) -> Iterator[Fe
 def _raw_feeds(data: Calibration, inputs: tuple[ModelInput, ...]) -> Iterator[tuple[str, Feed]]:
     if isinstance(data, (str, os.PathLike)):
         for path in _files(Path(data)):
-            for feed in _batches(_load(path, inputs), inputs, path):
-                yield f"'{path}'", feed
-    elif isinstance(data, DataReader):
-        while (feed := data.get_next()) is not None:
-            yield "the calibration data", feed
-    else:
-        for feed in data:
-            yield "the calibration data", feed
+            for batch in _batches(_load(path, inputs), inputs, path):
+                yield f"'{path}'", batch
+        return
+    where = "the calibration data"
+    for feed in _given(data):
+        if not isinstance(feed, Mapping):
+            raise DataError(f"{where} must give {{input name: array}}, not {type(feed).__name__}")
+        yield where, feed
+
+
+def _given(data: Iterable[Feed] | DataReader) -> Iterator[Feed]:
+    if not isinstance(data, DataReader):
+        yield from data
+        return
+    while (feed := data.get_next()) is not None:
+        yield feed
 
 
 def _files(path: Path) -> list[Path]:
@@ -116,16 +121,25 @@ def _files(path: Path) -> list[Path]:
 
 
 def _load(path: Path, inputs: tuple[ModelInput, ...]) -> dict[str, _Array]:
-    """The arrays of one file by input name."""
+    """Read the arrays of one file by input name."""
     try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return {_only(inputs, path).name: loaded}
-            with loaded:
-                return {spec.name: loaded[spec.name] for spec in inputs if spec.name in loaded}
-    except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile) as e:
+        loaded = _arrays(path, [spec.name for spec in inputs])
+    except Exception as e:  # zipfile, zlib, tokenize: all let their own errors through
         raise DataError(f"'{path}' is not an .npz or .npy file of plain arrays: {e}") from e
+    return loaded if isinstance(loaded, dict) else {_only(inputs, path).name: loaded}
+
+
+def _arrays(path: Path, names: list[str]) -> _Array | dict[str, _Array]:
+    with path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            found = {name: loaded[name] for name in names if name in loaded}
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray):  # bytes: the member is no .npy
+            raise ValueError(f"'{name}' is not an array")
+    return found
 
 
 def _only(inputs: tuple[ModelInput, ...], path: Path) -> ModelInput:
@@ -154,7 +168,7 @@ def _batches(
 
 
 def _fitted(spec: ModelInput, feed: Feed, where: str) -> _Array:
-    """The array of one input, cast where nothing is lost in kind."""
+    """Take the array of one input, cast where nothing is lost in kind."""
     if spec.name not in feed:
         raise DataError(f"{where} has no array for input '{spec.name}'")
     array = np.asarray(feed[spec.name])

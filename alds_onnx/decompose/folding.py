@@ -45,6 +45,4 @@ def compose(factors: Factors) -> FloatArray:
     Shape (f, c·kh·kw): [U_1 V_1 ... U_k V_k].
     """
     product = factors.U @ factors.V  # (k, f, n/k)
-    return product.transpose(1, 0, 2).reshape(
-        factors.shape.out_features, factors.shape.num_columns
-    )
+    return product.transpose(1, 0, 2).reshape(factors.shape.out_features, factors.shape.num_columns)

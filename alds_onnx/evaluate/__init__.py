@@ -1,0 +1,1 @@
+"""Running the original and the compressed model side by side."""

@@ -9,14 +9,24 @@ import numpy as np
 import numpy.typing as npt
 
 from alds_onnx.errors import UsageError
-from alds_onnx.evaluate.sessions import Feeds, RunError, Session
+from alds_onnx.evaluate.sessions import Dim, Feeds, Input, RunError, Session
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 _BATCH = 1
 # Sizes to try for dynamic axes behind the batch, the last axis first in each: images, lines of
 # text (OCR), feature maps, sequences.
-_SIZES = ((224, 224), (320, 48), (64, 64), (640, 640), (32, 32), (128, 128), (16, 16), (8, 8), (1, 1))
+_SIZES = (
+    (224, 224),
+    (320, 48),
+    (64, 64),
+    (640, 640),
+    (32, 32),
+    (128, 128),
+    (16, 16),
+    (8, 8),
+    (1, 1),
+)
 # Upper ends to try for integer inputs: they are often indices, whose limit no one declares.
 _INTEGER_LIMITS = (100, 10, 2, 1)
 
@@ -51,12 +61,15 @@ def check_shapes(session: Session, shapes: Shapes) -> None:
             known = ", ".join(f"'{n}'" for n in declared)
             raise UsageError(f"--input-shape: no input '{name}'; the model has {known}")
         dims = declared[name]
-        fits = dims is None or (
+        # onnxruntime gives no sizes where the rank is not known: then any shape may fit.
+        fits = not dims or (
             len(dims) == len(shape)
-            and all(_is_free(d) or d == s for d, s in zip(dims, shape, strict=True))
+            and all(_fixed(d) in (None, s) for d, s in zip(dims, shape, strict=True))
         )
         if not fits:
-            raise UsageError(f"--input-shape: input '{name}' has shape {dims}, not {list(shape)}")
+            raise UsageError(
+                f"--input-shape: input '{name}' has shape {list(dims)}, not {list(shape)}"
+            )
 
 
 def find_feeds(
@@ -101,22 +114,22 @@ def find_feeds(
 def random_feeds(
     session: Session, shapes: Shapes, limit: int, generator: np.random.Generator
 ) -> Feeds:
-    """Standard normal numbers, integers below `limit`, true, or "a", by type of input.
+    """Make standard normal numbers, integers below `limit`, true, or "a", by type of input.
 
     Raises
     ------
     RunError
         If an input is of a type for which there is no random value.
     """
-    return {v.name: _random(v.name, v.type, shapes[v.name], limit, generator) for v in session.inputs}
+    return {v.name: _random(v, shapes[v.name], limit, generator) for v in session.inputs}
 
 
 def _random(
-    name: str, kind: str, shape: tuple[int, ...], limit: int, generator: np.random.Generator
+    value: Input, shape: tuple[int, ...], limit: int, generator: np.random.Generator
 ) -> npt.NDArray[Any]:
-    dtype = _dtype(kind)
+    dtype = _dtype(value.type)
     if dtype is None:
-        raise RunError(f"input '{name}' is of type {kind}: give --calibration data")
+        raise RunError(f"input '{value.name}' is of type {value.type}: give --calibration data")
     if dtype is np.object_:
         return np.full(shape, "a", dtype=object)
     if dtype is np.bool_:
@@ -138,8 +151,8 @@ def _limits(session: Session) -> tuple[int, ...]:
     return _INTEGER_LIMITS if integers else _INTEGER_LIMITS[:1]
 
 
-def _is_free(dim: object) -> bool:
-    return not isinstance(dim, int) or dim < 0
+def _fixed(dim: Dim) -> int | None:
+    return dim if isinstance(dim, int) and dim >= 0 else None
 
 
 def _candidates(
@@ -149,7 +162,7 @@ def _candidates(
     seen: list[Shapes] = []
     for sizes in _SIZES:
         candidate = {
-            value.name: shapes.get(value.name) or _shape(value.name, value.shape or [], sizes, hints)
+            value.name: shapes.get(value.name) or _shape(value, sizes, hints)
             for value in session.inputs
         }
         if candidate not in seen:
@@ -158,17 +171,13 @@ def _candidates(
 
 
 def _shape(
-    name: str, dims: list[object], sizes: tuple[int, int], hints: Mapping[tuple[str, int], int]
+    value: Input, sizes: tuple[int, int], hints: Mapping[tuple[str, int], int]
 ) -> tuple[int, ...]:
     shape = []
-    for axis, dim in enumerate(dims):
-        if not _is_free(dim):
-            size = int(dim)  # type: ignore[call-overload]
-        elif (name, axis) in hints:
-            size = hints[name, axis]
-        elif axis == 0:
-            size = _BATCH
-        else:
-            size = sizes[0] if axis == len(dims) - 1 else sizes[1]
+    for axis, dim in enumerate(value.shape):
+        size = _fixed(dim)
+        if size is None:
+            guess = sizes[0] if axis == len(value.shape) - 1 else sizes[1]
+            size = hints.get((value.name, axis), guess if axis else _BATCH)
         shape.append(size)
     return tuple(shape)

@@ -30,11 +30,15 @@ class Comparison:
     def add(self, expected: Outputs, actual: Outputs) -> None:
         """Add the outputs of one run of both models."""
         for sums, left, right in zip(self._sums.values(), expected, actual, strict=True):
-            for a, b in zip(flatten(left), flatten(right), strict=False):
+            arrays, others = flatten(left), flatten(right)
+            if len(arrays) != len(others):
+                sums.differ()
+                continue
+            for a, b in zip(arrays, others, strict=True):
                 sums.add(a, b)
 
     def outputs(self) -> tuple[OutputFidelity, ...]:
-        """The measures of each output."""
+        """Give the measures of each output."""
         return tuple(sums.fidelity(n, self._ignore.get(n, "")) for n, sums in self._sums.items())
 
     def difference(self, reference: Comparison) -> float:
@@ -64,7 +68,7 @@ class _Sums:
             self.note = f"of type {expected.dtype}"
             return
         if expected.shape != actual.shape:
-            self.signal, self.noise, self.largest = 1.0, np.inf, np.inf
+            self.differ()
             return
         self._add_scores(expected, actual)
         y, z, unequal = _finite(expected, actual)
@@ -75,6 +79,10 @@ class _Sums:
         self.noise += np.inf if unequal else float(np.vdot(noise, noise))
         largest = np.inf if unequal else float(np.abs(noise).max(initial=0.0))
         self.largest = max(self.largest, largest)
+
+    def differ(self) -> None:
+        """Outputs of another form are as far apart as can be."""
+        self.noise = self.largest = np.inf
 
     def _add_scores(self, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> None:
         """Count rows with the same largest entry, where an output looks like scores."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, NodeProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from alds_onnx.evaluate.feeds import Shapes, find_feeds, random_feeds
 from alds_onnx.evaluate.sessions import Execution, Feeds, Session, flatten
-from alds_onnx.graph.scopes import Key, ModelIndex
+from alds_onnx.graph.scopes import Key, ModelIndex, unused
 
 _RANDOM_SAMPLES = 4
 # Models that take long to run are compared on one random sample.
@@ -41,7 +41,7 @@ def random_samples(
     hints: Mapping[tuple[str, int], int],
     seed: int,
 ) -> Samples:
-    """Random inputs of sizes with which the model runs.
+    """Make random inputs of sizes with which the model runs.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def random_samples(
 def measured_shapes(
     model: ModelProto, folder: Path, execution: Execution, feeds: Feeds, wanted: set[str]
 ) -> dict[Key, tuple[int, ...]]:
-    """Shapes of tensors of the main graph, from one run of the model.
+    """Find shapes of tensors of the main graph by one run of the model.
 
     Each wanted tensor gets a Shape node whose output is a new graph output, so that the tensors
     themselves need not be kept.
@@ -88,10 +88,10 @@ def measured_shapes(
     names = ModelIndex(probe).names()
     probes: dict[str, str] = {}
     for name in sorted(wanted):
-        probes[name] = output = _unused(f"{name}/measured_shape", names)
+        probes[name] = output = unused(f"{name}/measured_shape", names)
         probe.graph.node.append(NodeProto(op_type="Shape", input=[name], output=[output]))
         value = ValueInfoProto(name=output)
-        value.type.tensor_type.elem_type = 7  # INT64
+        value.type.tensor_type.elem_type = TensorProto.INT64
         probe.graph.output.append(value)
     session = Session(probe, folder, execution)
     outputs = session.run(feeds, list(probes.values()))
@@ -99,9 +99,3 @@ def measured_shapes(
         Key(0, name): tuple(int(n) for n in flatten(shape)[0])
         for name, shape in zip(probes, outputs, strict=True)
     }
-
-
-def _unused(name: str, names: set[str]) -> str:
-    while name in names:
-        name += "_"
-    return name

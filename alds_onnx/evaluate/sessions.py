@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from alds_onnx.graph.save import serialize
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 Outputs = Sequence[Any]
+
+Dim: TypeAlias = "int | str | None"
 
 _FATAL_ONLY = 4
 
@@ -50,6 +52,23 @@ class Execution:
 
     threads: int
     provider: Provider = Provider.CPU
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """What a graph input takes, in the words of onnxruntime.
+
+    Attributes
+    ----------
+    name, type
+        Such as `x` and `tensor(float)`.
+    shape
+        A symbol or None for a free axis; empty for a scalar, and where the rank is not known.
+    """
+
+    name: str
+    type: str
+    shape: tuple[Dim, ...]
 
 
 class RunError(Exception):
@@ -101,11 +120,14 @@ class Session:
         providers = list(dict.fromkeys([_PROVIDERS[execution.provider], _PROVIDERS[Provider.CPU]]))
         try:
             self._session = ort.InferenceSession(serialize(model), options, providers=providers)
-        except Exception as e:  # noqa: BLE001 - its exceptions have no common base class
+        except Exception as e:
             raise RunError(f"onnxruntime {ort.__version__} cannot load it: {_short(e)}") from e
         self._quiet = ort.RunOptions()
         self._quiet.log_severity_level = _FATAL_ONLY
-        self.inputs = tuple(self._session.get_inputs())
+        self.inputs = tuple(
+            Input(name=value.name, type=value.type, shape=tuple(value.shape or ()))
+            for value in self._session.get_inputs()
+        )
         self.output_names = tuple(output.name for output in self._session.get_outputs())
 
     def run(self, feeds: Feeds, names: Sequence[str] | None = None) -> Outputs:
@@ -118,12 +140,12 @@ class Session:
         """
         try:
             return self._session.run(names, dict(feeds), self._quiet)  # type: ignore[no-any-return]
-        except Exception as e:  # noqa: BLE001
+        except Exception as e:
             raise RunError(f"onnxruntime {ort.__version__} cannot run it: {_short(e)}") from e
 
 
 def flatten(output: Any) -> list[npt.NDArray[Any]]:
-    """The arrays of an output, which may be a sequence or a map of them."""
+    """Give the arrays of an output, which may be a sequence or a map of them."""
     if isinstance(output, np.ndarray):
         return [output]
     if isinstance(output, Mapping):

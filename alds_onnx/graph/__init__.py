@@ -1,0 +1,1 @@
+"""All that knows the ONNX format: files, scopes, layers, and the rewrite."""

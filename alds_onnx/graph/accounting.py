@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from alds_onnx.graph.scopes import DEFAULT_DOMAINS, Key, ModelIndex, Site
+from alds_onnx.graph.scopes import (
+    DEFAULT_DOMAINS,
+    Key,
+    ModelIndex,
+    Site,
+    integer,
+    tensors_of,
+)
 from alds_onnx.graph.tensors import FLOATING, is_external, num_bytes, num_elements
-from alds_onnx.graph.scopes import tensors_of
 from alds_onnx.values import Op
 
 
@@ -21,9 +27,9 @@ def num_parameters(index: ModelIndex) -> int:
     return sum(_parameters_of_scope(scope.body) for scope in index.scopes)
 
 
-def _parameters_of_scope(body: object) -> int:
-    nodes = body.node  # type: ignore[attr-defined]
-    count = sum(_parameters_of_constant(n) for n in nodes if n.op_type == "Constant")
+def _parameters_of_scope(body: GraphProto | FunctionProto) -> int:
+    constants = (node for node in body.node if node.op_type == "Constant")
+    count = sum(_parameters_of_constant(node) for node in constants)
     if isinstance(body, GraphProto):
         count += sum(_floating(tensor) for tensor in body.initializer)
         count += sum(_floating(sparse.values) for sparse in body.sparse_initializer)
@@ -53,7 +59,8 @@ def _floating(tensor: TensorProto) -> int:
 def model_bytes(model: ModelProto, index: ModelIndex) -> int:
     """Size of the model as a file, with its external data."""
     external = sum(num_bytes(tensor) for tensor in tensors_of(index) if is_external(tensor))
-    return model.ByteSize() + external
+    own: int = model.ByteSize()
+    return own + external
 
 
 def macs_of_layers(
@@ -90,6 +97,5 @@ def _macs(
     if output is None or not dims:
         return None
     if node.op_type == Op.CONV.value:
-        return prod(output) * prod(dims[1:])
-    transposed = any(a.name == "transA" and a.i for a in node.attribute)
-    return prod(output) * dims[0 if transposed else -1]
+        return prod(output) * prod(dims[1:])  # dims[1] is c / group
+    return prod(output) * dims[0 if integer(node, "transA", 0) else -1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import NodeProto
 
-from alds_onnx.graph.scopes import Kind, ModelIndex, Site, attribute
+from alds_onnx.graph.scopes import Kind, ModelIndex, Site, constant_tensor, integer
 
 
 def input_hints(index: ModelIndex) -> dict[tuple[str, int], int]:
@@ -22,14 +22,18 @@ def input_hints(index: ModelIndex) -> dict[tuple[str, int], int]:
         dims = _weight_dims(index, Site(0, i), node)
         name = node.input[0]
         if node.op_type == "Conv" and len(dims) > 2:
-            hints[name, 1] = dims[1] * int(attribute(node, "group", 1))  # type: ignore[call-overload]
+            hints[name, 1] = dims[1] * integer(node, "group", 1)
         elif node.op_type in ("MatMul", "Gemm") and len(dims) == 2 and inputs[name]:
-            hints[name, inputs[name] - 1] = dims[1 if attribute(node, "transB", 0) else 0]
+            axis = 0 if integer(node, "transA", 0) else inputs[name] - 1
+            hints[name, axis] = dims[1 if integer(node, "transB", 0) else 0]
     return hints
 
 
 def _weight_dims(index: ModelIndex, site: Site, node: NodeProto) -> tuple[int, ...]:
     definition = index.resolve(site.scope, node.input[1])
-    if definition is None or definition.kind is not Kind.INITIALIZER or definition.tensor is None:
+    if definition is None:
         return ()
-    return tuple(definition.tensor.dims)
+    tensor = definition.tensor
+    if definition.kind is Kind.NODE:
+        tensor = constant_tensor(index.node(Site(definition.key.scope, definition.node)))
+    return tuple(tensor.dims) if tensor is not None else ()

@@ -15,23 +15,37 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto
 
-from alds_onnx.graph.scopes import DEFAULT_DOMAINS, Key, ModelIndex, Site, attribute
+from alds_onnx.graph.scopes import (
+    DEFAULT_DOMAINS,
+    Key,
+    ModelIndex,
+    Site,
+    has_arguments,
+    integer,
+    integers,
+    unused,
+)
 from alds_onnx.graph.tensors import DECOMPOSABLE, type_name
 from alds_onnx.graph.weights import WeightSource, find_source, read_weight
 from alds_onnx.values import LayerShape, Op
 
 # Gemm broadcasts C without a `broadcast` attribute, and Reshape takes its shape as an input.
 _FIRST_OPSET = 7
+# Constant-1 makes floating-point tensors only.
+_FIRST_OPSET_WITH_INTEGER_CONSTANTS = 9
 # Two nodes in place of one cost more than the few bytes that a smaller weight could save.
 _FEWEST_PARAMETERS = 64
+
+Fold: TypeAlias = tuple[Key, bool, bool, LayerShape]
 
 
 class Operand(Enum):
@@ -65,7 +79,8 @@ class Layer:
     shape
         Sizes of the folded matrix.
     activation_rank
-        Number of axes of the other operand; None if it is not known.
+        Number of axes of the other operand; None if it is not known, here or at a layer that shares
+        the factors.
     opset
         Version of the default domain.
     """
@@ -85,15 +100,23 @@ class Layer:
 
     @property
     def slice_counts(self) -> tuple[int, ...]:
-        """Every k that this node can be built with; only 1 if a Reshape cannot be written."""
+        """Every k that this node can be built with."""
         counts = self.shape.slice_counts()
-        sliceable = self.operand is Operand.KERNEL or (self.activation_rank or 0) >= 2
-        return counts if sliceable else counts[:1]
+        return counts if self.is_sliceable else counts[:1]
 
     @property
-    def fold(self) -> tuple[Key, bool, LayerShape]:
-        """Nodes with the same fold share their factors."""
-        return self.source.read, self.transposed, self.shape
+    def is_sliceable(self) -> bool:
+        """Whether it can have more than one slice: only a Conv can where no Reshape can be written.
+
+        That takes a constant shape, and an activation whose number of axes is known.
+        """
+        writable = self.opset >= _FIRST_OPSET_WITH_INTEGER_CONSTANTS
+        return self.operand is Operand.KERNEL or (writable and (self.activation_rank or 0) >= 2)
+
+    @property
+    def fold(self) -> Fold:
+        """Nodes with the same fold share their factors, which have the same layout in both."""
+        return self.source.read, self.transposed, self.channels_first, self.shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,18 +145,18 @@ def find_layers(
     ranks
         Number of axes of tensors, where known.
     """
-    sites = [
-        (site, node, Op(node.op_type))
+    candidates = [
+        _Candidate(index=index, folder=folder, site=site, node=node, op=Op(node.op_type))
         for site, node in index.walk()
         if node.domain in DEFAULT_DOMAINS and node.op_type in [op.value for op in Op]
     ]
     names = row_names(index)
-    found = [_examine(index, site, op, names[site], folder, ranks) for site, node, op in sites]
+    found = [_examine(candidate, names[candidate.site], ranks) for candidate in candidates]
     return _without_other_uses(index, found)
 
 
 def read_matrix(index: ModelIndex, layer: Layer, folder: Path) -> npt.NDArray[np.float64]:
-    """The layer's weight folded to (f, c·kh·kw), in float64."""
+    """Read the layer's weight folded to (f, c·kh·kw), in float64."""
     array = read_weight(index, layer.source, folder)
     if layer.operand is not Operand.KERNEL:
         array = array.T if layer.transposed else array
@@ -144,113 +167,111 @@ def read_matrix(index: ModelIndex, layer: Layer, folder: Path) -> npt.NDArray[np
 
 
 def row_names(index: ModelIndex) -> dict[Site, str]:
-    """A name for each node: its own, or its first output's where that is empty or not unique.
+    """Give each node a name: its own, or its first output's where that is empty or not unique.
 
-    Where the output's name is not unique either (branches of one If), its scope stands before it.
+    Where the output's name is not unique either (branches of one If), its scope stands before it;
+    a number behind it tells apart what is still the same.
     """
     nodes = list(index.walk())
     named = Counter(node.name for _, node in nodes)
     made = Counter(name for _, node in nodes for name in node.output[:1])
-    names = {}
+    names = {site: node.name for site, node in nodes if node.name and named[node.name] == 1}
+    taken = set(names.values())
     for site, node in nodes:
-        output = node.output[0] if node.output else ""
-        if node.name and named[node.name] == 1:
-            names[site] = node.name
-        elif made[output] == 1:
-            names[site] = output
-        else:
-            names[site] = f"{index.scopes[site.scope].path}{output}"
+        if site not in names:
+            output = node.output[0] if node.output else ""
+            path = "" if made[output] == 1 else index.scopes[site.scope].path
+            names[site] = unused(f"{path}{output}", taken)
     return names
 
 
-def _examine(
-    index: ModelIndex, site: Site, op: Op, name: str, folder: Path, ranks: Mapping[Key, int]
-) -> Layer | Skipped:
-    node = index.node(site)
-    position = _weight_position(index, site, node, op, folder)
-    weight_name = node.input[position] if position < len(node.input) else ""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """A Conv, Gemm or MatMul node that is looked at."""
 
-    def skip(reason: str, dims: tuple[int, ...] = ()) -> Skipped:
-        return Skipped(
-            site=site, name=name, op=op, weight_name=weight_name, dims=dims, reason=reason
-        )
+    index: ModelIndex
+    folder: Path
+    site: Site
+    node: NodeProto
+    op: Op
 
-    if len(node.input) < 2 or not node.output:
-        return skip("it lacks an input or an output")
-    source = find_source(index, site.scope, weight_name, folder)
-    if isinstance(source, str):
-        return skip(source)
-    reason = _refusal(index, site, node, op, position, source, folder)
-    if reason:
-        return skip(reason, source.shape)
+    @property
+    def opset(self) -> int:
+        return self.index.scopes[self.site.scope].opset
+
+    def source(self, position: int) -> WeightSource | str:
+        return find_source(self.index, self.site.scope, self.node.input[position], self.folder)
+
+    def is_constant(self, position: int) -> bool:
+        return isinstance(self.source(position), WeightSource)
+
+    def weight_input(self) -> int:
+        """Conv's weight is input 1; Gemm and MatMul may hold the constant on either side."""
+        if self.op is Op.CONV:
+            return 1
+        return 0 if self.is_constant(0) and not self.is_constant(1) else 1
+
+
+def _examine(candidate: _Candidate, name: str, ranks: Mapping[Key, int]) -> Layer | Skipped:
+    node, op, site = candidate.node, candidate.op, candidate.site
+    position = candidate.weight_input()
+    source = candidate.source(position)
+    reason = source if isinstance(source, str) else _refusal(candidate, position, source)
+    if isinstance(source, str) or reason:
+        dims = () if isinstance(source, str) else source.shape
+        weight = node.input[position]
+        return Skipped(site=site, name=name, op=op, weight_name=weight, dims=dims, reason=reason)
     operand, transposed, shape = _fold(node, op, position, source.shape)
-    if shape.num_parameters < _FEWEST_PARAMETERS:
-        return skip(f"its weight is tiny ({shape.num_parameters} parameters)", source.shape)
-    if not shape.slice_counts():
-        return skip("even rank 1 has as many parameters as the weight", source.shape)
-    activation = index.resolve(site.scope, node.input[1 - position])
+    activation = candidate.index.resolve(site.scope, node.input[1 - position])
     return Layer(
         site=site,
         name=name,
         op=op,
         source=source,
-        weight_name=weight_name,
+        weight_name=node.input[position],
         weight_input=position,
         operand=operand,
         transposed=transposed,
         channels_first=_channels_first(node, op, operand),
         shape=shape,
         activation_rank=2 if op is Op.GEMM else ranks.get(activation.key) if activation else None,
-        opset=index.scopes[site.scope].opset,
+        opset=candidate.opset,
     )
 
 
-def _weight_position(index: ModelIndex, site: Site, node: NodeProto, op: Op, folder: Path) -> int:
-    """Conv's weight is input 1; Gemm and MatMul may hold the constant on either side."""
-    if op is Op.CONV or len(node.input) < 2:
-        return 1
-    right_is_constant = not isinstance(find_source(index, site.scope, node.input[1], folder), str)
-    left_is_constant = not isinstance(find_source(index, site.scope, node.input[0], folder), str)
-    return 0 if left_is_constant and not right_is_constant else 1
-
-
-def _refusal(
-    index: ModelIndex,
-    site: Site,
-    node: NodeProto,
-    op: Op,
-    position: int,
-    source: WeightSource,
-    folder: Path,
-) -> str:
+def _refusal(candidate: _Candidate, position: int, source: WeightSource) -> str:
     """Why a node with a constant weight cannot be decomposed; "" if it can."""
-    opset = index.scopes[site.scope].opset
     element_type = source.tensor.data_type
+    reason = ""
     if element_type not in DECOMPOSABLE:
-        return f"its weight is of type {type_name(element_type)}"
-    if opset < _FIRST_OPSET:
-        return f"opset {opset} is older than {_FIRST_OPSET}"
-    if any(a.ref_attr_name for a in node.attribute):
-        return "its attributes are arguments of the function"
-    if op is Op.CONV:
-        return _refusal_of_conv(node, source.shape)
-    if len(source.shape) != 2:
-        return f"its weight has {len(source.shape)} axes, not 2"
-    other = find_source(index, site.scope, node.input[1 - position], folder)
-    if not isinstance(other, str):
-        return "both of its operands are constant"
-    return ""
+        reason = f"its weight is of type {type_name(element_type)}"
+    elif candidate.opset < _FIRST_OPSET:
+        reason = f"opset {candidate.opset} is older than {_FIRST_OPSET}"
+    elif has_arguments(candidate.node):
+        reason = "its attributes are arguments of the function"
+    elif candidate.op is Op.CONV:
+        reason = _refusal_of_conv(candidate.node, source.shape)
+    elif len(source.shape) != 2:
+        reason = f"its weight has {len(source.shape)} axes, not 2"
+    elif candidate.is_constant(1 - position):
+        reason = "both of its operands are constant"
+    if reason:
+        return reason
+    _, _, shape = _fold(candidate.node, candidate.op, position, source.shape)
+    if shape.num_parameters < _FEWEST_PARAMETERS:
+        return f"its weight is tiny ({shape.num_parameters} parameters)"
+    return "" if shape.slice_counts() else "even rank 1 has as many parameters as the weight"
 
 
 def _refusal_of_conv(node: NodeProto, dims: tuple[int, ...]) -> str:
-    group = attribute(node, "group", 1)
-    kernel = attribute(node, "kernel_shape", None)
+    group = integer(node, "group", 1)
+    kernel = integers(node, "kernel_shape")
     if not 3 <= len(dims) <= 5:
         return f"its weight has {len(dims)} axes, not 3 to 5"
     if group != 1:
         return f"it is a grouped convolution (group {group})"
-    if kernel is not None and tuple(kernel) != dims[2:]:  # type: ignore[arg-type]
-        return f"its kernel_shape {list(kernel)} contradicts its weight {list(dims)}"  # type: ignore[call-overload]
+    if kernel is not None and kernel != dims[2:]:
+        return f"its kernel_shape {list(kernel)} contradicts its weight {list(dims)}"
     return ""
 
 
@@ -261,7 +282,7 @@ def _fold(
     if op is Op.CONV:
         shape = LayerShape(out_features=dims[0], in_channels=dims[1], kernel=dims[2:])
         return Operand.KERNEL, False, shape
-    flag = attribute(node, "transB" if position else "transA", 0) if op is Op.GEMM else 0
+    flag = integer(node, "transB" if position else "transA", 0) if op is Op.GEMM else 0
     # Right: Y = X W', and the folded matrix is W'ᵀ. Left: Y = W' X, and it is W'.
     transposed = (not flag) if position else bool(flag)
     f, c = reversed(dims) if transposed else dims
@@ -271,7 +292,7 @@ def _fold(
 
 def _channels_first(node: NodeProto, op: Op, operand: Operand) -> bool:
     """Gemm may read its activation transposed, which swaps the two axes."""
-    flag = attribute(node, "transB" if operand is Operand.LEFT else "transA", 0)
+    flag = integer(node, "transB" if operand is Operand.LEFT else "transA", 0)
     flipped = op is Op.GEMM and bool(flag)
     return (operand is not Operand.RIGHT) != flipped
 
@@ -280,25 +301,27 @@ def _without_other_uses(
     index: ModelIndex, found: list[Layer | Skipped]
 ) -> tuple[Layer | Skipped, ...]:
     """Skip the layers whose weight something else reads too."""
-    readers: dict[tuple[Key, bool, LayerShape], set[Site]] = {}
+    shared: dict[Fold, list[Layer]] = {}
     for layer in found:
         if isinstance(layer, Layer):
-            readers.setdefault(layer.fold, set()).add(layer.site)
+            shared.setdefault(layer.fold, []).append(layer)
     return tuple(
-        _checked_use(index, layer, readers[layer.fold]) if isinstance(layer, Layer) else layer
+        _checked_use(index, layer, shared[layer.fold]) if isinstance(layer, Layer) else layer
         for layer in found
     )
 
 
-def _checked_use(index: ModelIndex, layer: Layer, readers: set[Site]) -> Layer | Skipped:
-    other = _other_use(index, layer, readers)
-    if other is None:
-        return layer
-    return skipped(layer, f"its weight is also {other}, so that cutting it would add parameters")
+def _checked_use(index: ModelIndex, layer: Layer, sharing: list[Layer]) -> Layer | Skipped:
+    other = _other_use(index, layer, {reader.site for reader in sharing})
+    if other is not None:
+        reason = f"its weight is also {other}, so that cutting it would add parameters"
+        return skipped(layer, reason)
+    # All who share the factors have as many slices as the one that can have fewest.
+    return layer if all(r.is_sliceable for r in sharing) else replace(layer, activation_rank=None)
 
 
 def _other_use(index: ModelIndex, layer: Layer, readers: set[Site]) -> str | None:
-    """A use of the weight, or of a tensor on its way, beside the layers that share it."""
+    """Find a use of the weight, or of a tensor on its way, beside the layers that share it."""
     source = layer.source
     allowed = readers | set(source.chain)
     on_the_way = {source.read, source.base}
@@ -316,7 +339,7 @@ def _other_use(index: ModelIndex, layer: Layer, readers: set[Site]) -> str | Non
 
 
 def skipped(layer: Layer, reason: str) -> Skipped:
-    """The row of a layer that cannot be decomposed after all."""
+    """Make the row of a layer that cannot be decomposed after all."""
     return Skipped(
         site=layer.site,
         name=layer.name,
@@ -325,4 +348,3 @@ def skipped(layer: Layer, reason: str) -> Skipped:
         dims=layer.source.shape,
         reason=reason,
     )
-

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto
 
 from alds_onnx.errors import ModelError
@@ -24,7 +24,10 @@ _KNOWN_BEGINNINGS = (
     (b"version https://git-lfs", "a git-lfs pointer, not the model itself: run `git lfs pull`"),
     (b"\x1f\x8b", "a gzip archive: unpack it first"),
     (b"PK\x03\x04", "a zip archive (a PyTorch checkpoint?): export the model to ONNX first"),
-    *((bytes([0x80, protocol]), "a Python pickle: export it to ONNX first") for protocol in _PICKLES),
+    *(
+        (bytes([0x80, protocol]), "a Python pickle: export it to ONNX first")
+        for protocol in _PICKLES
+    ),
     (b"\x89HDF", "an HDF5 file (Keras?): export the model to ONNX first"),
     (b"<", "an HTML or XML page: was the download a login or an error page?"),
 )
@@ -124,9 +127,14 @@ def _check(loaded: LoadedModel) -> None:
     """Check everything that must hold before the model is worked on."""
     what = f"'{loaded.path}'" if loaded.path else "the model"
     index = ModelIndex(loaded.model)
-    external = [tensor for tensor in tensors_of(index) if is_external(tensor)]
-    for tensor in external:
-        external_data(tensor, loaded.folder)
+    external = False
+    for tensor in tensors_of(index):
+        if any(size < 0 for size in tensor.dims):  # two of them pass onnx's checker
+            sizes = list(tensor.dims)
+            raise ModelError(f"{what}: tensor '{tensor.name}' has a negative size in {sizes}")
+        if is_external(tensor):
+            external = True
+            external_data(tensor, loaded.folder)
     try:
         onnx.checker.check_model(str(loaded.path) if loaded.path and external else loaded.model)
     except onnx.checker.ValidationError as e:
@@ -139,5 +147,3 @@ def _short(error: Exception) -> str:
     text = " ".join(str(error).split())
     text = text.split(" ==> Context:")[0]
     return text if len(text) <= 300 else text[:297] + "..."
-
-

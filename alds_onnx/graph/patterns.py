@@ -1,21 +1,24 @@
-"""The nodes that stand for a decomposed layer.
+"""Building the nodes that stand for a decomposed layer.
 
     Conv                grouped Conv (encoder), 1x1 Conv (decoder)
     Y = X W, k = 1      MatMul, MatMul or Gemm
     Y = X W, k > 1      Reshape (.., m, k, c/k), Transpose (.., k, m, c/k), batched MatMul,
                         Transpose back, Reshape (.., m, k·j), MatMul or Gemm
-    Y = W X, k > 1      Reshape (.., k, c/k, m), batched MatMul, Reshape (.., k·j, m), MatMul or Gemm
+    Y = W X, k > 1      Reshape (.., k, c/k, m), batched MatMul, Reshape (.., k·j, m),
+                        MatMul or Gemm
 
-For Y = X W with k > 1 onnxruntime 1.31 was measured with a batched MatMul, Split + MatMuls +
-Concat, and grouped 1x1 Convs (benchmarks/matmul_slices.py): the batched MatMul was within 6 % of
-the fastest at every size but one, and the others fall behind by up to a factor of 3 somewhere. The
+For Y = X W with k > 1 onnxruntime 1.31 was measured on one thread with a batched MatMul, Split +
+MatMuls + Concat, and grouped 1x1 Convs (benchmarks/matmul_slices.py). The batched MatMul took at
+most 1.16 times as long as the fastest way, 1.04 times on average. Split fell behind by up to a
+factor of 1.6, a Conv by up to 6. A Conv on the transposed activation was about as fast as the
+batched MatMul (1.16, 1.06), but its decoder has to be a Gemm, and the activation a matrix. The
 decoder keeps the operator, name, output, bias, alpha and beta of the old node, so that what the
 runtime fuses behind it (activations, MatMul + Add, BatchNormalization) still fuses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +27,8 @@ from onnx import NodeProto
 
 from alds_onnx.graph.layers import Layer, Operand
 from alds_onnx.values import Factors, FloatArray
+
+_NO_ATTRIBUTES: Mapping[str, object] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,7 +73,7 @@ def layout(layer: Layer, factors: Factors) -> FactorTensors:
 
 
 def build(layer: Layer, node: NodeProto, factors: Factors, names: Names) -> list[NodeProto]:
-    """The nodes that stand for a decomposed node; the last one makes its output."""
+    """Build the nodes that stand for a decomposed node; the last one makes its output."""
     k, j = factors.cut.num_slices, factors.cut.rank
     pattern = _Pattern(layer, node, names)
     if layer.operand is Operand.KERNEL:
@@ -90,15 +95,16 @@ class _Pattern:
         self.inherit_attributes = -1  # which of the nodes carries the old node's attributes
 
     def convolution(self, num_slices: int) -> None:
-        """Grouped Conv with the old strides, pads, dilations; 1x1 Conv with the old bias."""
-        self._step("Conv", [self.tensor, self.encoder], {"group": num_slices} if num_slices > 1 else {})
+        """Add a grouped Conv with the old strides, pads and so on; a 1x1 Conv with the bias."""
+        group = {"group": num_slices} if num_slices > 1 else {}
+        self._step("Conv", [self.tensor, self.encoder], group)
         self.inherit_attributes = 0
         bias = [gs.Variable(name) for name in self.node.input[2:]]
         ones = [1] * len(self.layer.shape.kernel)
         self._last("Conv", [self.tensor, self.decoder, *bias], {"kernel_shape": ones})
 
     def product(self, num_slices: int, rank: int) -> None:
-        """Encoder and decoder of a Gemm or MatMul."""
+        """Add encoder and decoder of a Gemm or MatMul."""
         if num_slices == 1:
             self._encode()
         elif self.layer.channels_first:
@@ -126,15 +132,21 @@ class _Pattern:
         self._reshape([0] * batch + [num_slices * rank, -1])
 
     def _encode_columns(self, num_slices: int, rank: int) -> None:
-        """(.., m, c) -> (.., k, m, c/k) -> (.., k, m, j) -> (.., m, k·j)."""
+        """(.., m, c) -> (.., k, m, c/k) -> (.., k, m, j) -> (.., m, k·j).
+
+        A matrix gets a batch axis of size 1: onnxruntime fuses a Transpose of three axes into the
+        MatMul, and 1.31 then divides by zero, and dies, where there are no rows.
+        """
         batch = self._batch_axes()
         c = self.layer.shape.in_channels
-        swap = [*range(batch), batch + 1, batch, batch + 2]
-        self._reshape([0] * (batch + 1) + [num_slices, c // num_slices])
+        before, after = ([0] * (batch + 1),) * 2 if batch else ([1, -1], [-1])
+        axes = max(batch, 1)
+        swap = [*range(axes), axes + 1, axes, axes + 2]
+        self._reshape([*before, num_slices, c // num_slices])
         self._step("Transpose", [self.tensor], {"perm": swap})
         self._encode()
         self._step("Transpose", [self.tensor], {"perm": swap})
-        self._reshape([0] * (batch + 1) + [num_slices * rank])
+        self._reshape([*after, num_slices * rank])
 
     def _batch_axes(self) -> int:
         rank = self.layer.activation_rank
@@ -149,15 +161,19 @@ class _Pattern:
         self.nodes.append(gs.Node("Constant", attrs={"value": value}, outputs=[target]))
         self._step("Reshape", [self.tensor, target])
 
-    def _step(self, op: str, inputs: list[gs.Variable], attrs: dict[str, object] | None = None) -> None:
+    def _step(
+        self, op: str, inputs: list[gs.Variable], attrs: Mapping[str, object] = _NO_ATTRIBUTES
+    ) -> None:
         """Add a node; its output becomes the current tensor."""
         self.tensor = gs.Variable(self.names.fresh(f"{self._stem()}/encoded"))
         name = self.names.fresh(f"{self._stem()}/encode")
-        self.nodes.append(gs.Node(op, name, attrs or {}, inputs, [self.tensor]))
+        self.nodes.append(gs.Node(op, name, dict(attrs), inputs, [self.tensor]))
 
-    def _last(self, op: str, inputs: list[gs.Variable], attrs: dict[str, object] | None = None) -> None:
+    def _last(
+        self, op: str, inputs: list[gs.Variable], attrs: Mapping[str, object] = _NO_ATTRIBUTES
+    ) -> None:
         output = gs.Variable(self.node.output[0])
-        self.nodes.append(gs.Node(op, self.node.name, attrs or {}, inputs, [output]))
+        self.nodes.append(gs.Node(op, self.node.name, dict(attrs), inputs, [output]))
 
     def _stem(self) -> str:
         return self.node.name or self.node.output[0]
@@ -169,7 +185,7 @@ class _Pattern:
         return [self._inherit(i, new) for i, new in enumerate(exported)]
 
     def _inherit(self, position: int, new: NodeProto) -> NodeProto:
-        """The old node with the new operator, name, inputs, outputs and attributes."""
+        """Take the old node with the new operator, name, inputs, outputs and attributes."""
         merged = NodeProto()
         merged.CopyFrom(self.node)
         merged.ClearField("input")
@@ -177,8 +193,7 @@ class _Pattern:
         merged.ClearField("attribute")
         own = {a.name for a in new.attribute}
         if position == self.inherit_attributes:
-            dropped = own | {"group"}
-            merged.attribute.extend(a for a in self.node.attribute if a.name not in dropped)
+            merged.attribute.extend(a for a in self.node.attribute if a.name not in own)
         merged.attribute.extend(new.attribute)
         merged.op_type, merged.name = new.op_type, new.name
         merged.input.extend(new.input)

@@ -9,27 +9,49 @@ cannot be (functions).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from alds_onnx.decompose.folding import compose
 from alds_onnx.graph.layers import Layer, Operand
 from alds_onnx.graph.patterns import Names, build, layout
-from alds_onnx.graph.scopes import Key, ModelIndex, Scope, Site
+from alds_onnx.graph.scopes import Key, ModelIndex, Scope, Site, unused
 from alds_onnx.graph.tensors import make_tensor, rounded
+from alds_onnx.graph.weights import constant_of
 from alds_onnx.values import Factors, FloatArray
+
+_Entry = TypeVar("_Entry")
 
 _FIRST_IR_WITH_FREE_INITIALIZERS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Replacement:
-    """One weight with its factors, and the layers that read it (at least one)."""
+    """One weight with its factors, and the layers that read it (at least one).
+
+    Attributes
+    ----------
+    layers, factors
+        What to replace, and by what.
+    bias
+        A new value, shape (f,), for the layer's own constant bias; None leaves it as it is.
+    """
 
     layers: tuple[Layer, ...]
     factors: Factors
+    bias: FloatArray | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Dense:
+    """One weight with another dense matrix (f, c·kh·kw) in its place, and a bias likewise."""
+
+    layers: tuple[Layer, ...]
+    matrix: FloatArray
+    bias: FloatArray | None = None
 
 
 def rewrite(model: ModelProto, replacements: Sequence[Replacement]) -> ModelProto:
@@ -59,7 +81,7 @@ def rewrite(model: ModelProto, replacements: Sequence[Replacement]) -> ModelProt
 
 
 def rounded_factors(layer: Layer, factors: Factors) -> Factors:
-    """The factors as the model holds them, rounded to the weight's type."""
+    """Give the factors as the model holds them, rounded to the weight's type."""
     element_type = layer.source.tensor.data_type
     return Factors(
         shape=factors.shape,
@@ -69,35 +91,58 @@ def rounded_factors(layer: Layer, factors: Factors) -> Factors:
 
 
 def with_composed_weights(model: ModelProto, replacements: Sequence[Replacement]) -> ModelProto:
-    """The original model with each replaced W exchanged for the dense Ŵ of its (rounded) factors.
+    """Give the original with each replaced W exchanged for the dense Ŵ of its (rounded) factors.
 
     A rewrite is exact if the rewritten model computes what this one does.
     """
+    return with_dense_weights(model, [_dense(replacement) for replacement in replacements])
+
+
+def _dense(replacement: Replacement) -> Dense:
+    matrix = compose(rounded_factors(replacement.layers[0], replacement.factors))
+    return Dense(layers=replacement.layers, matrix=matrix, bias=replacement.bias)
+
+
+def with_dense_weights(model: ModelProto, weights: Sequence[Dense]) -> ModelProto:
+    """Give the model with some weights exchanged; the old ones stay in it, unread."""
     result = ModelProto()
     result.CopyFrom(model)
     index = ModelIndex(result)
     names = index.names()
     added: dict[int, list[TensorProto]] = {}
-    for replacement in replacements:
-        first = replacement.layers[0]
-        name = _unused(f"{first.weight_name}/composed", names)
-        scope = first.source.read.scope
-        array = _composed(first, rounded_factors(first, replacement.factors))
+    for weight in weights:
+        first = weight.layers[0]
+        name = unused(f"{first.weight_name}/composed", names)
+        array = _as_read(first, weight.matrix)
         tensor = make_tensor(name, array, first.source.tensor.data_type)
-        added.setdefault(scope, []).append(tensor)
-        for layer in replacement.layers:
+        added.setdefault(first.source.read.scope, []).append(tensor)
+        for layer in weight.layers:
             index.node(layer.site).input[layer.weight_input] = name
+            _set_bias(index, layer, weight.bias)
     for number, tensors in added.items():
         _store(index.scopes[number], result.ir_version, tensors)
     return result
 
 
-def _composed(layer: Layer, factors: Factors) -> FloatArray:
-    """Ŵ in the shape in which the node reads its weight."""
-    matrix = compose(factors)
+def _as_read(layer: Layer, matrix: FloatArray) -> FloatArray:
+    """A folded matrix in the shape in which the node reads its weight."""
     if layer.operand is Operand.KERNEL:
         return matrix.reshape(layer.source.shape)
     return matrix.T if layer.transposed else matrix
+
+
+def _set_bias(index: ModelIndex, layer: Layer, bias: FloatArray | None) -> None:
+    """Overwrite the constant that is the layer's bias; `graph.bias` has made sure it is its own."""
+    if bias is None:
+        return
+    definition = index.resolve(layer.site.scope, index.node(layer.site).input[2])
+    tensor = constant_of(index, definition) if definition else None
+    if tensor is None:
+        raise ValueError(f"the bias of '{layer.name}' is not a constant")
+    values = make_tensor(tensor.name, bias.reshape(tuple(tensor.dims)), tensor.data_type)
+    for stored in ("float_data", "double_data", "int32_data", "external_data", "data_location"):
+        tensor.ClearField(stored)
+    tensor.raw_data = values.raw_data
 
 
 class _Splice:
@@ -122,6 +167,7 @@ class _Splice:
         for layer in replacement.layers:
             node = self.index.node(layer.site)
             self.new_nodes[layer.site] = build(layer, node, replacement.factors, names)
+            _set_bias(self.index, layer, replacement.bias)
         self._drop_weight(first)
 
     def finish(self) -> None:
@@ -134,11 +180,11 @@ class _Splice:
             _store(self.index.scopes[number], self.index.model.ir_version, tensors)
         for scope in self.index.scopes:
             names = {key.name for key in self.dropped if key.scope == scope.number}
-            if names and isinstance(scope.body, GraphProto):
+            if names:
                 _forget(scope.body, names)
 
     def _fresh(self, stem: str) -> str:
-        return _unused(stem, self.names)
+        return unused(stem, self.names)
 
     def _add_factors(self, layer: Layer, factors: Factors, names: Names) -> None:
         element_type = layer.source.tensor.data_type
@@ -159,16 +205,6 @@ class _Splice:
             self.dropped.update(Key(site.scope, name) for name in outputs)
 
 
-def _unused(stem: str, names: set[str]) -> str:
-    """A name that the model does not have yet, from now on taken."""
-    name, number = stem, 0
-    while name in names:
-        number += 1
-        name = f"{stem}_{number}"
-    names.add(name)
-    return name
-
-
 def _store(scope: Scope, ir_version: int, tensors: Sequence[TensorProto]) -> None:
     """Put constants into a scope."""
     body = scope.body
@@ -183,14 +219,16 @@ def _store(scope: Scope, ir_version: int, tensors: Sequence[TensorProto]) -> Non
         body.node.insert(0, constant)
 
 
-def _forget(graph: GraphProto, names: set[str]) -> None:
+def _forget(body: GraphProto | FunctionProto, names: set[str]) -> None:
     """Remove every trace of tensors that are gone."""
-    for entries in (graph.initializer, graph.input, graph.value_info):
-        for i in reversed(range(len(entries))):
-            if entries[i].name in names:
-                del entries[i]
-    annotations = graph.quantization_annotation
-    for i in reversed(range(len(annotations))):
-        if annotations[i].tensor_name in names:
-            del annotations[i]
+    _remove(body.value_info, lambda value: value.name in names)
+    if isinstance(body, GraphProto):
+        _remove(body.initializer, lambda tensor: tensor.name in names)
+        _remove(body.input, lambda value: value.name in names)
+        _remove(body.quantization_annotation, lambda entry: entry.tensor_name in names)
 
+
+def _remove(entries: MutableSequence[_Entry], is_gone: Callable[[_Entry], bool]) -> None:
+    for i in reversed(range(len(entries))):
+        if is_gone(entries[i]):
+            del entries[i]

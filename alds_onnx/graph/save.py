@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, TensorProto
 
 from alds_onnx.errors import InputError, ModelError, UsageError
@@ -93,10 +93,11 @@ def write_model(model: ModelProto, target: Path, folder: Path, source: Path | No
         kept = old & _data_files(source) if source else set()
         with _data_copied(model, target, folder) as (pointed, data):
             write_bytes(serialize(pointed), target)
-        for path in old - kept - {data}:
-            path.unlink(missing_ok=True)
     except OSError as e:
         raise InputError(f"'{target}' cannot be written: {e.strerror or e}") from e
+    for path in old - kept - {data}:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def write_bytes(data: bytes, target: Path) -> None:

@@ -7,12 +7,19 @@ tensor is known by the scope that defines it and its name there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-import onnx
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    OperatorSetIdProto,
+    TensorProto,
+)
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
@@ -79,9 +86,9 @@ class Scope:
         return isinstance(self.body, FunctionProto)
 
 
-def default_opset(imports: object) -> int:
+def default_opset(imports: Iterable[OperatorSetIdProto]) -> int:
     """Version of the default domain among `opset_import` entries; 1 if it is not there."""
-    versions = [o.version for o in imports if o.domain in DEFAULT_DOMAINS]  # type: ignore[attr-defined]
+    versions = [o.version for o in imports if o.domain in DEFAULT_DOMAINS]
     return max(versions, default=1)
 
 
@@ -99,16 +106,17 @@ class ModelIndex:
         self._add_scope(model.graph, parent=None, opset=opset, path="")
         for function in model.functions:
             own = default_opset(function.opset_import)
-            self._add_scope(function, parent=None, opset=own, path=function.name)
+            self._add_scope(function, parent=None, opset=own, path=f"{function.name}/")
         for scope in self.scopes:
             self._record_uses(scope)
 
     def node(self, site: Site) -> NodeProto:
-        """The node at a site."""
-        return self.scopes[site.scope].body.node[site.node]
+        """Give the node at a site."""
+        node: NodeProto = self.scopes[site.scope].body.node[site.node]
+        return node
 
     def resolve(self, scope: int, name: str) -> Definition | None:
-        """The definition that `name` means in a scope; None if there is none."""
+        """Find the definition that `name` means in a scope; None if there is none."""
         number: int | None = scope
         while number is not None:
             found = self.scopes[number].definitions.get(name)
@@ -192,7 +200,7 @@ class ModelIndex:
 
 
 def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
-    """The graphs that a node holds in its attributes, with the attributes' names."""
+    """Give the graphs that a node holds in its attributes, with the attributes' names."""
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH or attribute.HasField("g"):
             yield attribute.name, attribute.g
@@ -201,24 +209,53 @@ def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
 
 
 def constant_tensor(node: NodeProto) -> TensorProto | None:
-    """The tensor of a Constant node; None for other nodes and other kinds of value."""
+    """Give the tensor of a Constant node; None for other nodes and other kinds of value."""
     if node.op_type != "Constant" or node.domain not in DEFAULT_DOMAINS:
         return None
     for attribute in node.attribute:
         if attribute.name == "value" and not attribute.ref_attr_name:
-            return attribute.t
+            tensor: TensorProto = attribute.t
+            return tensor
     return None
 
 
-def attribute(node: NodeProto, name: str, default: object) -> object:
-    """Value of a node's attribute, or `default`.
+def integer(node: NodeProto, name: str, default: int) -> int:
+    """Value of an integer attribute of a node, or `default`.
 
     https://onnx.ai/onnx/repo-docs/IR.html#attributes
     """
-    for candidate in node.attribute:
-        if candidate.name == name:
-            return onnx.helper.get_attribute_value(candidate)
-    return default
+    return next((int(a.i) for a in node.attribute if a.name == name), default)
+
+
+def integers(node: NodeProto, name: str) -> tuple[int, ...] | None:
+    """Value of an attribute of a node that is a list of integers, or None."""
+    return next((tuple(a.ints) for a in node.attribute if a.name == name), None)
+
+
+def string(node: NodeProto, name: str) -> str | None:
+    """Value of a string attribute of a node, or None."""
+    found = (a.s.decode("utf-8", "replace") for a in node.attribute if a.name == name)
+    return next(found, None)
+
+
+def real(node: NodeProto, name: str, default: float) -> float:
+    """Value of a float attribute of a node, or `default`."""
+    return next((float(a.f) for a in node.attribute if a.name == name), default)
+
+
+def has_arguments(node: NodeProto) -> bool:
+    """Whether an attribute of a node is an argument of the function that the node is in."""
+    return any(a.ref_attr_name for a in node.attribute)
+
+
+def unused(stem: str, names: set[str]) -> str:
+    """Make a name that is not among `names`, and put it there."""
+    name, number = stem, 0
+    while name in names:
+        number += 1
+        name = f"{stem}_{number}"
+    names.add(name)
+    return name
 
 
 def _first_output(node: NodeProto) -> str:

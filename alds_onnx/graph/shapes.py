@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
-from alds_onnx.graph.scopes import Key, Kind, ModelIndex, Scope
+from alds_onnx.graph.scopes import Key, Kind, ModelIndex, Scope, subgraphs
 from alds_onnx.graph.tensors import is_external, num_bytes
 
 _log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ _LARGEST_SHAPE_BYTES = 1024
 
 
 def infer(model: ModelProto, inputs: Mapping[str, tuple[int, ...]] | None = None) -> ModelProto:
-    """A copy without large weights, with the shapes that ONNX can infer.
+    """Make a copy without large weights, with the shapes that ONNX can infer.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def infer(model: ModelProto, inputs: Mapping[str, tuple[int, ...]] | None = None
 
 
 def known_ranks(index: ModelIndex, inferred: ModelProto) -> dict[Key, int]:
-    """Number of axes of every tensor for which it is known."""
+    """Give the number of axes of every tensor for which it is known."""
     return {key: len(dims) for key, dims in _declared(index, inferred).items()}
 
 
@@ -87,14 +87,14 @@ def _strip(graph: GraphProto) -> None:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 _strip_tensor(attribute.t)
-            for subgraph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                _strip(subgraph)
+        for _, subgraph in subgraphs(node):
+            _strip(subgraph)
 
 
 def _strip_tensor(tensor: TensorProto) -> None:
     if not is_external(tensor) and num_bytes(tensor) > _LARGEST_SHAPE_BYTES:
         for numbers in ("raw_data", "float_data", "double_data", "int32_data", "int64_data"):
-            tensor.ClearField(numbers)  # type: ignore[arg-type]
+            tensor.ClearField(numbers)
 
 
 def _set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:

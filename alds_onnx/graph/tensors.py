@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +21,14 @@ DECOMPOSABLE = (
     TensorProto.FLOAT16,
     TensorProto.BFLOAT16,
 )
-#: Types that count as floating-point parameters.
-FLOATING = (
-    *DECOMPOSABLE,
-    TensorProto.FLOAT8E4M3FN,
-    TensorProto.FLOAT8E4M3FNUZ,
-    TensorProto.FLOAT8E5M2,
-    TensorProto.FLOAT8E5M2FNUZ,
+#: Types that count as floating-point parameters. By name: older versions of onnx have fewer.
+FLOATING = tuple(
+    number
+    for name, number in TensorProto.DataType.items()
+    if name.startswith(("FLOAT", "DOUBLE", "BFLOAT"))
 )
+# More than any file has, and fewer than int() refuses to read.
+_MOST_DIGITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class ExternalData:
 def type_name(element_type: int) -> str:
     """ONNX's name of an element type, such as FLOAT16."""
     try:
-        return str(TensorProto.DataType.Name(element_type))  # type: ignore[arg-type]
+        return str(TensorProto.DataType.Name(element_type))
     except ValueError:
         return f"type {element_type}"
 
@@ -117,7 +117,7 @@ def _location(location: str, folder: Path, what: str) -> Path:
     if not location:
         raise ModelError(f"the {what} has no location")
     relative = Path(location)
-    if relative.is_absolute() or location.startswith(("/", "\\")) or ":" in relative.parts[0]:
+    if PureWindowsPath(location).anchor:  # of Windows: it knows `C:` and `\\` as well as `/`
         raise ModelError(f"the {what} has an absolute location '{location}': refused")
     depth = 0
     for part in relative.parts:
@@ -131,13 +131,13 @@ def _location(location: str, folder: Path, what: str) -> Path:
 
 
 def _integer(text: str, what: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < _MOST_DIGITS):
         raise ModelError(f"the {what} is '{text}', not a number of bytes")
     return int(text)
 
 
 def read_array(tensor: TensorProto, folder: Path) -> npt.NDArray[np.generic]:
-    """The numbers of a tensor; memory-mapped where they lie in another file.
+    """Read the numbers of a tensor; memory-mapped where they lie in another file.
 
     Raises
     ------
@@ -158,20 +158,20 @@ def read_array(tensor: TensorProto, folder: Path) -> npt.NDArray[np.generic]:
 
 
 def make_tensor(name: str, array: FloatArray, element_type: int) -> TensorProto:
-    """A tensor with inline raw data, rounded to an element type."""
+    """Make a tensor with inline raw data, rounded to an element type."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(element_type)
     with np.errstate(under="ignore"):
         rounded = np.ascontiguousarray(array.astype(dtype))
     return TensorProto(
         name=name,
-        data_type=element_type,  # type: ignore[arg-type]
+        data_type=element_type,
         dims=array.shape,
         raw_data=rounded.tobytes(),
     )
 
 
 def rounded(array: FloatArray, element_type: int) -> FloatArray:
-    """The array as it comes back, in float64, after being stored in an element type."""
+    """Give the array as it comes back, in float64, after being stored in an element type."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(element_type)
     with np.errstate(under="ignore", over="ignore"):
         return array.astype(dtype).astype(np.float64)

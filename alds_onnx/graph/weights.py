@@ -17,8 +17,10 @@ from alds_onnx.graph.scopes import (
     Kind,
     ModelIndex,
     Site,
-    attribute,
     constant_tensor,
+    has_arguments,
+    integer,
+    integers,
 )
 from alds_onnx.graph.tensors import read_array
 
@@ -26,6 +28,8 @@ _Array = npt.NDArray[np.generic]
 
 # A longer chain of reshapes is a loop in a broken graph.
 _LONGEST_CHAIN = 64
+
+_ARGUMENT = "its weight depends on an argument of the function"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,39 +62,49 @@ class WeightSource:
 
 
 def find_source(index: ModelIndex, scope: int, name: str, folder: Path) -> WeightSource | str:
-    """The constant behind a name, or the reason why there is none."""
+    """Find the constant behind a name, or the reason why there is none."""
     definition = index.resolve(scope, name)
     if definition is None:
-        return "its weight is an argument of the function"
-    first, chain = definition.key, []
+        return f"its weight '{name}' is not defined"
+    read, chain = definition.key, list[Site]()
     for _ in range(_LONGEST_CHAIN):
-        tensor = _constant(index, definition)
+        tensor = constant_of(index, definition)
         if tensor is not None:
             if definition.kind is Kind.NODE:
-                chain.append(Site(definition.key.scope, definition.node))
-            links = tuple(reversed(chain))
+                chain.append(_site(definition))
+            links, base = tuple(reversed(chain)), definition.key
             shape = _shape(index, tensor, links, folder)
             if isinstance(shape, str):
                 return shape
-            return WeightSource(
-                tensor, first, definition.key, links, shape, definition.overridable
-            )
-        if definition.kind is not Kind.NODE:
-            return _not_constant(definition)
-        site = Site(definition.key.scope, definition.node)
-        node = index.node(site)
-        if node.op_type not in _LINKS or node.domain not in DEFAULT_DOMAINS:
-            return _computed(node)
-        chain.append(site)
-        behind = index.resolve(site.scope, node.input[0]) if node.input else None
-        if behind is None:
-            return "its weight is an argument of the function"
+            return WeightSource(tensor, read, base, links, shape, definition.overridable)
+        behind = _behind(index, definition)
+        if isinstance(behind, str):
+            return behind
+        chain.append(_site(definition))
         definition = behind
     return "its weight comes through too many nodes"
 
 
+def _behind(index: ModelIndex, definition: Definition) -> Definition | str:
+    """What a tensor is made from by a node that only moves its entries, or why it is not."""
+    if definition.kind is not Kind.NODE:
+        return _not_constant(index, definition)
+    site = _site(definition)
+    node = index.node(site)
+    if node.op_type not in _LINKS or node.domain not in DEFAULT_DOMAINS:
+        return _computed(node)
+    if has_arguments(node):
+        return _ARGUMENT
+    behind = index.resolve(site.scope, node.input[0])
+    return behind if behind is not None else f"its weight '{node.input[0]}' is not defined"
+
+
+def _site(definition: Definition) -> Site:
+    return Site(definition.key.scope, definition.node)
+
+
 def read_weight(index: ModelIndex, source: WeightSource, folder: Path) -> _Array:
-    """The numbers that the layer's node reads, in the shape in which it reads them."""
+    """Read the numbers that the layer's node reads, in the shape in which it reads them."""
     array = read_array(source.tensor, folder)
     for site in source.chain:
         node = index.node(site)
@@ -102,7 +116,7 @@ def read_weight(index: ModelIndex, source: WeightSource, folder: Path) -> _Array
 def _shape(
     index: ModelIndex, tensor: TensorProto, chain: tuple[Site, ...], folder: Path
 ) -> tuple[int, ...] | str:
-    """The shape at the end of the chain; no numbers are read where there is no chain."""
+    """Give the shape at the end of the chain; no numbers are read where there is no chain."""
     links = [s for s in chain if index.node(s).op_type != "Constant"]
     if not links:
         return tuple(tensor.dims)
@@ -115,15 +129,18 @@ def _shape(
     return array.shape
 
 
-def _constant(index: ModelIndex, definition: Definition) -> TensorProto | None:
+def constant_of(index: ModelIndex, definition: Definition) -> TensorProto | None:
+    """The tensor of an initializer or a Constant node; None for anything else."""
     if definition.kind is Kind.INITIALIZER:
         return definition.tensor
     if definition.kind is Kind.NODE:
-        return constant_tensor(index.node(Site(definition.key.scope, definition.node)))
+        return constant_tensor(index.node(_site(definition)))
     return None
 
 
-def _not_constant(definition: Definition) -> str:
+def _not_constant(index: ModelIndex, definition: Definition) -> str:
+    if index.scopes[definition.key.scope].is_function:
+        return _ARGUMENT
     if definition.kind is Kind.SPARSE:
         return "its weight is a sparse initializer"
     return f"its weight '{definition.key.name}' is an input, not a constant"
@@ -134,44 +151,45 @@ def _computed(node: NodeProto) -> str:
         return "its weight is quantized (DequantizeLinear)"
     if node.op_type == "Cast":
         return "its weight is stored in another type and cast"
+    if node.op_type == "Constant":
+        return _ARGUMENT if has_arguments(node) else "its weight is not a dense tensor"
     return f"its weight is computed at run time by {node.op_type}"
 
 
-def _apply(
-    index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path
-) -> _Array:
+def _apply(index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path) -> _Array:
     return _LINKS[node.op_type](index, site, node, array, folder)
 
 
 _Link = Callable[[ModelIndex, Site, NodeProto, _Array, Path], _Array]
 
 
-def _identity(index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path) -> _Array:
+def _identity(
+    index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path
+) -> _Array:
     return array
 
 
 def _transpose(
     index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path
 ) -> _Array:
-    axes = attribute(node, "perm", None)
-    return array.transpose(axes)  # type: ignore[arg-type]
+    return array.transpose(integers(node, "perm"))
 
 
 def _reshape(index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path) -> _Array:
     shape = _integers(index, site, node, "shape", folder)
-    if not attribute(node, "allowzero", 0):
+    if not integer(node, "allowzero", 0):
         shape = [array.shape[i] if n == 0 else n for i, n in enumerate(shape)]
     return array.reshape(shape)
 
 
 def _flatten(index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path) -> _Array:
-    axis = int(attribute(node, "axis", 1))  # type: ignore[call-overload]
+    axis = integer(node, "axis", 1)
     axis += array.ndim if axis < 0 else 0
     return array.reshape(int(np.prod(array.shape[:axis])), -1)
 
 
 def _squeeze(index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path) -> _Array:
-    axes = _integers(index, site, node, "axes", folder, optional=True)
+    axes = _integers(index, site, node, "axes", folder)
     return np.squeeze(array, tuple(axes) if axes else None)
 
 
@@ -181,19 +199,15 @@ def _unsqueeze(
     return np.expand_dims(array, tuple(_integers(index, site, node, "axes", folder)))
 
 
-def _integers(
-    index: ModelIndex, site: Site, node: NodeProto, name: str, folder: Path, optional: bool = False
-) -> list[int]:
+def _integers(index: ModelIndex, site: Site, node: NodeProto, name: str, folder: Path) -> list[int]:
     """Integers given as an attribute (old opsets) or as the second, constant input."""
-    given = attribute(node, name, None)
+    given = integers(node, name)
     if given is not None:
-        return [int(i) for i in given]  # type: ignore[attr-defined]
+        return list(given)
     if len(node.input) < 2 or not node.input[1]:
-        if optional:
-            return []
-        raise ValueError(f"no {name}")
+        return []
     definition = index.resolve(site.scope, node.input[1])
-    tensor = _constant(index, definition) if definition else None
+    tensor = constant_of(index, definition) if definition else None
     if tensor is None:
         raise ValueError(f"its {name} is not constant")
     return [int(i) for i in np.ravel(read_array(tensor, folder))]

@@ -44,7 +44,6 @@ def search_iterative(
     The cut of each layer; None where it stays dense.
     """
     layers = sorted(spectra.items())  # the draws must not depend on the order of the layers
-    # k = 1 fits every budget that any k fits: if all starts fail, it does not.
     starts = [_nearest(layers, k) for k in _FIXED_STARTS]
     starts += [_drawn(layers, generator) for _ in range(_NUM_STARTS - len(_FIXED_STARTS))]
     solutions = (_descend(layers, start, budget) for start in starts)
@@ -76,21 +75,17 @@ def _frontiers(layers: _Layers, num_slices: Sequence[int]) -> list[Frontier]:
 
 
 def _descend(layers: _Layers, start: list[int], budget: int) -> _Solution:
-    """Alternate from one start until the error stops falling."""
-    num_slices = _affordable(layers, start, budget)
-    best = current = _best_ranks(layers, num_slices, budget)
+    """Alternate from one start; the best of the rounds."""
+    best = current = _best_ranks(layers, _affordable(layers, start, budget), budget)
     for _ in range(_NUM_ROUNDS):
-        num_slices = _best_slices(layers, current[1])
-        frontiers = _frontiers(layers, num_slices)
-        if smallest_cost(frontiers) > budget:
-            break
-        current = _best_ranks(layers, num_slices, budget)
+        # Each layer can pay for rank 1 at its new k with what it has: the budget is kept.
+        current = _best_ranks(layers, _best_slices(layers, current[1]), budget)
         best = min(best, current, key=lambda solution: solution[0])
     return best
 
 
 def _affordable(layers: _Layers, start: list[int], budget: int) -> list[int]:
-    """Halve all k until the cheapest cuts fit the budget."""
+    """Halve all k until the cheapest cuts fit the budget, as k = 1 does if any k does."""
     num_slices = start
     while max(num_slices, default=1) > 1 and smallest_cost(_frontiers(layers, num_slices)) > budget:
         halved = [max(1, k // 2) for k in num_slices]

@@ -1,0 +1,85 @@
+"""One streaming pass over the original model: the second moments of every layer's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alds_onnx.calibrate.rows import Rows, sample_rows
+from alds_onnx.calibrate.runner import Runner
+from alds_onnx.calibrate.sums import Sums, sums_of
+from alds_onnx.graph.layers import Layer
+from alds_onnx.graph.scopes import ModelIndex
+from alds_onnx.values import LayerShape
+
+# Rows for each column of a weight: the relative error of a second moment is about 1/sqrt(rows), and
+# ten rows a column leave the smallest directions determined well enough for a ridge to handle.
+_ROWS_PER_COLUMN = 40
+_FEWEST_ROWS, _MOST_ROWS = 4096, 32768
+
+
+def rows_wanted(shape: LayerShape) -> int:
+    """How many rows x to draw for a layer over all batches."""
+    return int(np.clip(_ROWS_PER_COLUMN * shape.num_columns, _FEWEST_ROWS, _MOST_ROWS))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler:
+    """Draws the rows of a layer; the same positions in every model.
+
+    Attributes
+    ----------
+    index
+        The original model.
+    seed, num_batches
+        Of the draw, and over how many batches the rows are spread.
+    """
+
+    index: ModelIndex
+    seed: int
+    num_batches: int
+
+    def activation(self, layer: Layer) -> str:
+        """Name of the tensor that a layer reads."""
+        return self.index.node(layer.site).input[1 - layer.weight_input]
+
+    def rows(self, layer: Layer, activation: object, batch: int) -> Rows:
+        """Rows x of one batch."""
+        count = -(-rows_wanted(layer.shape) // self.num_batches)
+        generator = np.random.default_rng([self.seed, layer.site.node, batch])
+        node = self.index.node(layer.site)
+        return sample_rows(layer, node, np.asarray(activation), count, generator)
+
+
+def input_sums(
+    runner: Runner,
+    sampler: Sampler,
+    layers: Sequence[Layer],
+    advance: Callable[[int, int], None],
+) -> dict[str, Sums]:
+    """Sums over the inputs of layers of the main graph, by layer name.
+
+    Raises
+    ------
+    RunError
+        If onnxruntime cannot run the model.
+    """
+    names = list(dict.fromkeys(sampler.activation(layer) for layer in layers))
+    tensors = runner.tensors(sampler.index.model, names)
+
+    def sums(batch: int) -> dict[str, Sums]:
+        activations = dict(zip(names, tensors(batch), strict=True))
+        found = {}
+        for layer in layers:
+            rows = sampler.rows(layer, activations[sampler.activation(layer)], batch)
+            found[layer.name] = sums_of(rows, rows[:, :0])
+        return found
+
+    total: dict[str, Sums] = {}
+    batches = range(len(runner.batches))
+    for done, part in enumerate(runner.map(sums, batches), start=1):
+        total = {name: total[name] + s if name in total else s for name, s in part.items()}
+        advance(done, len(batches))
+    return total

@@ -1,0 +1,285 @@
+"""The local step in the metric of data: encoder and decoder by reduced-rank regression.
+
+A layer computes y = W x. With the second moments of its inputs,
+
+    C = E[x xᵀ] (n, n),    B = E[y xᵀ] (f, n),
+
+the mean squared error of any linear replacement A is  tr E[y yᵀ] - 2 tr(A Bᵀ) + tr(A C Aᵀ):  all
+that follows needs the moments only, never the samples. W is cut into k slices of m = n/k columns;
+A = [D_1 E_1 ... D_k E_k], and the decoders D_i see the codes of *all* slices together: slices
+overlap in what they explain, which the sum of their own errors would ignore.
+
+    one block   with the other blocks fixed, the best D_i E_i of rank j is U_j U_jᵀ R_i C_ii⁻¹, where
+                R_i (f, m) is the cross moment of what the others leave over, and U_j are the leading
+                eigenvectors of R_i C_ii⁻¹ R_iᵀ (Izenman 1975; k = 1 is the whole answer)
+    decoder     with the encoders fixed, D = (B Eᵀ)(E C Eᵀ)⁻¹
+
+Sweeps over the blocks and the decoder never raise the error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+
+from alds_onnx.decompose.folding import compose, slices
+from alds_onnx.values import (
+    Cut,
+    ErrorCurve,
+    Factors,
+    FloatArray,
+    LayerShape,
+    Spectra,
+    read_only,
+)
+
+# Added to a Gram matrix of codes of unit power: they may be linearly dependent.
+_JITTER = 1e-9
+# Data is often rank-deficient (dead channels, few samples): its moments are shrunk towards those of
+# white noise, relative to the mean power of an input. Far above the rounding of float32 sums.
+_SHRINKAGE = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Moments:
+    """Second moments of a layer's inputs x (n) and wanted outputs y (f), per sample.
+
+    Attributes
+    ----------
+    inputs
+        C, shape (n, n): E[x xᵀ], or the covariance where a bias can take up the means.
+    cross
+        B, shape (f, n): E[y xᵀ], centred likewise.
+    power
+        E[yᵀ y], centred likewise.
+    input_mean, output_mean
+        Shapes (n,), (f,); zero where the moments are not centred.
+    """
+
+    inputs: FloatArray
+    cross: FloatArray
+    power: float
+    input_mean: FloatArray
+    output_mean: FloatArray
+
+
+def squared_error(matrix: FloatArray, moments: Moments) -> float:
+    """Mean squared error of y ≈ A x, relative to the power of y.
+
+    Parameters
+    ----------
+    matrix
+        A, shape (f, n).
+    moments
+        Of x and y.
+    """
+    if moments.power <= 0.0:
+        return 0.0
+    explained = 2 * np.vdot(matrix, moments.cross) - np.vdot(matrix @ moments.inputs, matrix)
+    return max(0.0, 1.0 - float(explained) / moments.power)
+
+
+def joint_spectra(
+    matrix: FloatArray, shape: LayerShape, moments: FloatArray, slice_counts: tuple[int, ...]
+) -> Spectra:
+    """Error curves of a layer on data, for each number of slices.
+
+    Parameters
+    ----------
+    matrix
+        W, shape (f, n).
+    shape
+        Its sizes.
+    moments
+        C, shape (n, n).
+    slice_counts
+        The k to try, ascending.
+
+    Returns
+    -------
+    `relative_error[rank]` is the relative error (root mean square) of the layer's output, if every
+    slice is encoded by its own leading components and one decoder reads all codes. `norm` is the
+    root mean square of the output. Curves end at the last rank that saves parameters.
+    """
+    moments = shrunk(moments, _SHRINKAGE)
+    power = float(np.vdot(matrix @ moments, matrix))
+    curves = tuple(
+        ErrorCurve(
+            num_slices=k, relative_error=_joint_curve(matrix, shape, moments, k, max(power, 0.0))
+        )
+        for k in slice_counts
+    )
+    return Spectra(shape=shape, norm=max(power, 0.0) ** 0.5, curves=curves)
+
+
+def _joint_curve(
+    W: FloatArray, shape: LayerShape, C: FloatArray, num_slices: int, power: float
+) -> FloatArray:
+    f, n = W.shape
+    rank = min(shape.max_rank(num_slices), f, n // num_slices)
+    if power == 0.0:
+        return read_only(np.zeros(rank + 1))
+    V = _slice_components(W, C, num_slices, rank)  # (k, j, m)
+    codes = _block_rows(V)  # (j·k, n), by rank first: the codes of every rank are a prefix
+    deviation = np.sqrt(np.einsum("in,in->i", codes @ C, codes))
+    codes /= np.where(deviation > 0, deviation, 1.0)[:, None]
+    gram = codes @ C @ codes.T
+    whitened = scipy.linalg.solve_triangular(
+        np.linalg.cholesky(_jittered(gram)), codes @ (C @ W.T), lower=True
+    )  # (j·k, f)
+    explained = np.cumsum((whitened**2).sum(axis=1))[num_slices - 1 :: num_slices]
+    squared = np.clip(1 - explained / power, 0.0, 1.0)
+    # Rounding must not make a curve rise.
+    error = np.minimum.accumulate(np.concatenate([[1.0], np.sqrt(squared)]))
+    return read_only(error)
+
+
+def _slice_components(W: FloatArray, C: FloatArray, num_slices: int, rank: int) -> FloatArray:
+    """Encoders U_jᵀ W_i of each slice's own best approximation; (k, j, m)."""
+    m = W.shape[1] // num_slices
+    V = np.empty((num_slices, rank, m))
+    for i, W_i in enumerate(slices(W, num_slices)):
+        block = slice(i * m, (i + 1) * m)
+        V[i] = _leading(W_i @ C[block, block] @ W_i.T, rank).T @ W_i
+    return V
+
+
+def _block_rows(V: FloatArray) -> FloatArray:
+    """The block-diagonal encoder (j·k, n) of V (k, j, m), its rows ordered by rank first."""
+    k, j, m = V.shape
+    rows = np.zeros((j, k, k, m))
+    index = np.arange(k)
+    rows[:, index, index, :] = V.transpose(1, 0, 2)
+    return rows.reshape(j * k, k * m)
+
+
+def shrunk(moments: FloatArray, strength: float) -> FloatArray:
+    """Second moments C (n, n) plus `strength` times the mean power of an input on the diagonal."""
+    n = len(moments)
+    mean = float(np.trace(moments)) / n or 1.0
+    return moments + strength * mean * np.eye(n)
+
+
+def _jittered(gram: FloatArray) -> FloatArray:
+    size = len(gram)
+    scale = float(np.trace(gram)) / size or 1.0
+    return gram + _JITTER * scale * np.eye(size)
+
+
+def _leading(symmetric: FloatArray, rank: int) -> FloatArray:
+    """Leading eigenvectors, shape (f, j)."""
+    f = len(symmetric)
+    averaged = (symmetric + symmetric.T) / 2
+    vectors = scipy.linalg.eigh(averaged, subset_by_index=(f - rank, f - 1))[1]
+    return np.asarray(vectors[:, ::-1])
+
+
+def regress(
+    matrix: FloatArray, shape: LayerShape, moments: Moments, cut: Cut, *, ridge: float, sweeps: int
+) -> Factors:
+    """Factors that reproduce y from x as well as rank j in k slices can.
+
+    Parameters
+    ----------
+    matrix
+        W, shape (f, n): what the regression shrinks towards where data says little.
+    shape
+        Its sizes.
+    moments
+        Of the inputs that the compressed layer will see, and of the outputs that it should give.
+    cut
+        k and j.
+    ridge
+        Weight of ||A - W||_F² against the data, relative to the mean power of an input; > 0.
+    sweeps
+        How often to go through the blocks (k > 1).
+
+    Returns
+    -------
+    U (k, f, j) and V (k, j, n/k), balanced: U and V of a slice have the same norm, rank by rank.
+    """
+    n = len(moments.inputs)
+    scale = float(np.trace(moments.inputs)) / n or 1.0
+    problem = _Blocks(
+        C=shrunk(moments.inputs, ridge),
+        B=moments.cross + ridge * scale * matrix,
+        num_slices=cut.num_slices,
+        rank=cut.rank,
+    )
+    problem.start()
+    for _ in range(sweeps if cut.num_slices > 1 else 0):
+        problem.sweep()
+    return balanced(Factors(shape=shape, U=problem.D, V=problem.E))
+
+
+def balanced(factors: Factors) -> Factors:
+    """The same product, with columns of U and rows of V of equal norms."""
+    left = np.linalg.norm(factors.U, axis=1)  # (k, j)
+    right = np.linalg.norm(factors.V, axis=2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.sqrt(right / left)
+    scale = np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
+    return Factors(
+        shape=factors.shape,
+        U=read_only(factors.U * scale[:, None, :]),
+        V=read_only(factors.V / scale[:, :, None]),
+    )
+
+
+class _Blocks:
+    """Block coordinate descent over (D_i, E_i); `product` is A C, kept up to date."""
+
+    def __init__(self, *, C: FloatArray, B: FloatArray, num_slices: int, rank: int) -> None:
+        self.C, self.B = C, B
+        f, n = B.shape
+        m = n // num_slices
+        self.blocks = [slice(i * m, (i + 1) * m) for i in range(num_slices)]
+        self.factorized = [scipy.linalg.cho_factor(C[b, b]) for b in self.blocks]
+        self.D = np.zeros((num_slices, f, rank))
+        self.E = np.zeros((num_slices, rank, m))
+        self.product = np.zeros_like(B)
+
+    def start(self) -> None:
+        """Begin with each slice's own components, then let one decoder read all codes."""
+        for i, block in enumerate(self.blocks):
+            self.D[i], self.E[i] = self._best(i, self.B[:, block])
+        self._decode()
+
+    def sweep(self) -> None:
+        """Solve for each block in turn, then for all decoders together."""
+        for i, block in enumerate(self.blocks):
+            own = self.D[i] @ self.E[i]  # (f, m)
+            rest = self.B[:, block] - self.product[:, block] + own @ self.C[block, block]
+            self.D[i], self.E[i] = self._best(i, rest)
+            self.product += (self.D[i] @ self.E[i] - own) @ self.C[block]
+        self._decode()
+
+    def _best(self, i: int, rest: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Reduced-rank regression of what is left over, `rest` (f, m), on slice i."""
+        solution = scipy.linalg.cho_solve(self.factorized[i], rest.T).T  # (f, m)
+        U = _leading(solution @ rest.T, self.D.shape[2])
+        return U, U.T @ solution
+
+    def _decode(self) -> None:
+        k, j, _ = self.E.shape
+        f = len(self.B)
+        if k > 1:
+            coded = np.concatenate([self.E[i] @ self.C[b] for i, b in enumerate(self.blocks)])
+            gram = np.concatenate(
+                [coded[:, b] @ self.E[i].T for i, b in enumerate(self.blocks)], axis=1
+            )  # (k·j, k·j)
+            cross = np.concatenate(
+                [self.B[:, b] @ self.E[i].T for i, b in enumerate(self.blocks)], axis=1
+            )  # (f, k·j)
+            solved = scipy.linalg.solve(_jittered(gram), cross.T, assume_a="pos").T
+            self.D = np.ascontiguousarray(solved.reshape(f, k, j).transpose(1, 0, 2))
+            self.product = solved @ coded
+        else:
+            self.product = (self.D[0] @ self.E[0]) @ self.C
+
+
+def bias_change(factors: Factors, moments: Moments) -> FloatArray:
+    """What to add to the bias so that the mean output is right: E[y] - A E[x], shape (f,)."""
+    return moments.output_mean - compose(factors) @ moments.input_mean

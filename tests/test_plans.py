@@ -1,0 +1,419 @@
+"""Plans survive JSON, and whatever else a file holds gives a PlanError."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from alds_onnx import plans
+from alds_onnx.errors import PlanError
+from alds_onnx.plans import match_plan, plan_from_json, plan_to_json, read_plan
+from alds_onnx.values import (
+    Budget,
+    Cut,
+    CutError,
+    Decision,
+    LayerPlan,
+    Op,
+    Plan,
+    SearchMethod,
+)
+
+law = settings(deadline=None)
+
+sizes = st.integers(0, 2**63 - 1)
+names = st.text(st.characters(), max_size=8)  # surrogates and control characters too
+errors = st.floats(0, allow_infinity=False)
+decisions = st.sampled_from(Decision)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> LayerPlan:
+    decision = draw(decisions)
+    cut = st.builds(Cut, num_slices=st.integers(1, 2**63 - 1), rank=st.integers(1, 2**63 - 1))
+    error = st.builds(CutError, relative=errors, spectral=errors, bound=errors)
+    macs = draw(st.none() | sizes)
+    return LayerPlan(
+        name=draw(names),
+        op=draw(st.sampled_from(Op)),
+        weight=draw(names),
+        shape=tuple(draw(st.lists(sizes, max_size=4))),
+        decision=decision,
+        reason=draw(names),
+        cut=draw(cut) if decision is Decision.DECOMPOSE else None,
+        error=draw(error) if decision is Decision.DECOMPOSE else None,
+        parameters_before=draw(sizes),
+        parameters_after=draw(sizes),
+        macs_before=macs,
+        macs_after=None if macs is None else draw(sizes),
+    )
+
+
+@st.composite
+def made_plans(draw: st.DrawFn) -> Plan:
+    parameters = draw(sizes)
+    removed = st.floats(0, 1, exclude_min=True, exclude_max=True)
+    return Plan(
+        file=draw(names),
+        sha256=draw(names),
+        parameters=parameters,
+        search=draw(st.sampled_from(SearchMethod)),
+        seed=draw(sizes),
+        budget=draw(st.none() | st.builds(Budget, before=st.just(parameters), removed=removed)),
+        layers=tuple(draw(st.lists(rows(), max_size=3))),
+        parameters_after=draw(sizes),
+    )
+
+
+def as_read(plan: Plan) -> Plan:
+    """Without what is written for people only."""
+    layers = (dataclasses.replace(r, macs_before=None, macs_after=None) for r in plan.layers)
+    return dataclasses.replace(plan, layers=tuple(layers))
+
+
+def to_text(plan: Plan) -> str:
+    return json.dumps(plan_to_json(plan), allow_nan=False)
+
+
+EXAMPLE: dict[str, Any] = {
+    "schema": 1,
+    "model": {"file": "in.onnx", "sha256": "ab12", "parameters": 1000},
+    "objective": "max-relative-error",
+    "search": "iterative",
+    "seed": 7,
+    "budget": {"kind": "parameters", "removed": 0.5, "limit": 500},
+    "result": {"parameters": 480, "removed": 0.52, "max_relative_error": 0.18},
+    "layers": [
+        {
+            "name": "/layer1/Conv",
+            "op": "Conv",
+            "weight": "layer1.weight",
+            "shape": [8, 4, 3, 3],
+            "decision": "decompose",
+            "reason": "",
+            "scheme": "encode",
+            "num_slices": 2,
+            "rank": 3,
+            "relative_error": 0.18,
+            "spectral_error": 0.2,
+            "error_bound": 0.25,
+            "parameters_before": 288,
+            "parameters_after": 156,
+        },
+        {"name": "/fc/Gemm", "op": "Gemm", "decision": "keep", "shape": [10, 8]},
+        {"name": "/mm/MatMul", "op": "MatMul", "decision": "skip", "reason": "its weight is tiny"},
+    ],
+}
+
+
+def changed(path: tuple[str | int, ...], value: object) -> dict[str, Any]:
+    """The example with one member set; `...` removes it."""
+    data = copy.deepcopy(EXAMPLE)
+    place: Any = data
+    for step in path[:-1]:
+        place = place[step]
+    if value is ...:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return data
+
+
+@law
+@given(made_plans())
+def test_a_plan_survives_json(plan: Plan) -> None:
+    again = plan_from_json(json.loads(to_text(plan)))
+    assert again == as_read(plan)
+    assert plan_from_json(json.loads(to_text(again))) == again
+
+
+@settings(law, max_examples=20)
+@given(made_plans())
+def test_a_plan_survives_a_file(tmp_path_factory: pytest.TempPathFactory, plan: Plan) -> None:
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    path.write_text(to_text(plan), encoding="utf-8")
+    assert read_plan(path) == as_read(plan)
+
+
+def test_the_members_are_those_of_the_schema() -> None:
+    written = plan_to_json(plan_from_json(EXAMPLE))
+    for name in ("schema", "model", "objective", "search", "seed", "budget"):
+        assert written[name] == EXAMPLE[name]
+    assert written["result"] == EXAMPLE["result"]
+    assert written["layers"][0] == EXAMPLE["layers"][0]
+    assert list(written) == list(EXAMPLE)
+
+
+def test_multiply_accumulates_are_written_where_they_are_known() -> None:
+    row = LayerPlan(
+        name="n",
+        op=Op.CONV,
+        weight="w",
+        shape=(1,),
+        decision=Decision.KEEP,
+        macs_before=5,
+        macs_after=5,
+    )
+    plan = dataclasses.replace(plan_from_json(EXAMPLE), layers=(row,))
+    assert plan_to_json(plan)["layers"][0]["macs_before"] == 5
+    unknown = dataclasses.replace(row, macs_before=None, macs_after=None)
+    plan = dataclasses.replace(plan, layers=(unknown,))
+    assert "macs_before" not in plan_to_json(plan)["layers"][0]
+
+
+def test_a_plan_by_hand_needs_only_what_cannot_be_guessed() -> None:
+    row = {"name": "a", "op": "Conv", "decision": "decompose", "num_slices": 1, "rank": 2}
+    plan = plan_from_json({"schema": 1, "model": {"parameters": 9}, "layers": [row]})
+    assert plan.sha256 == ""
+    assert plan.budget is None
+    assert plan.layers[0].cut == Cut(num_slices=1, rank=2)
+    assert plan.layers[0].error is None
+    assert plan_from_json(plan_to_json(plan)) == plan
+
+
+def test_errors_that_a_plan_does_not_give_are_not_written_either() -> None:
+    data = changed(("layers", 0, "spectral_error"), ...)
+    error = plan_from_json(data).layers[0].error
+    assert error is not None
+    assert error.relative == 0.18
+    assert math.isnan(error.spectral)
+    written = json.loads(to_text(plan_from_json(data)))
+    assert "spectral_error" not in written["layers"][0]
+    assert written["layers"][0]["relative_error"] == 0.18
+
+
+def test_a_cut_counts_only_where_the_decision_is_to_decompose() -> None:
+    plan = plan_from_json(changed(("layers", 0, "decision"), "keep"))
+    assert plan.layers[0].cut is None
+
+
+def short(value: object) -> str:
+    """A name for a case that fits on a line."""
+    return repr(value)[:20]
+
+
+NOT_INT = [True, 1.0, "1", [], {}, -1, 2**63, 10**400]
+NOT_STR = [1, True, 0.5, [], {}]
+NOT_FLOAT = [True, "0.1", [], {}, math.nan, math.inf, -math.inf, 10**400, -1]
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        *(("op", v) for v in (*NOT_STR, "Relu", "", None, ...)),
+        *(("decision", v) for v in (*NOT_STR, "maybe", None, ...)),
+        *(("scheme", v) for v in (*NOT_STR, "decode")),
+        *(("weight", v) for v in NOT_STR),
+        *(("reason", v) for v in NOT_STR),
+        *(("shape", v) for v in (1, "8", {}, [True], [1.0], ["8"], [-1], [2**63], [None], [[8]])),
+        *(("num_slices", v) for v in (*NOT_INT, 0, None, ...)),
+        *(("rank", v) for v in (*NOT_INT, 0, None, ...)),
+        *(("relative_error", v) for v in NOT_FLOAT),
+        *(("spectral_error", v) for v in NOT_FLOAT),
+        *(("error_bound", v) for v in NOT_FLOAT),
+        *(("parameters_before", v) for v in NOT_INT),
+        *(("parameters_after", v) for v in NOT_INT),
+    ],
+    ids=short,
+)
+def test_a_malformed_row_is_refused_by_name(member: str, value: object) -> None:
+    with pytest.raises(PlanError) as refused:
+        plan_from_json(changed(("layers", 0, member), value))
+    assert "/layer1/Conv" in str(refused.value)
+    assert f"`{member}`" in str(refused.value)
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where"),
+    [
+        *((("layers", 1), v, "row 1 of the plan") for v in (None, 1, [], "row")),
+        *((("layers", 1, "name"), v, "row 1 of the plan") for v in (None, 1, [], ...)),
+        *((("layers",), v, "`layers`") for v in (None, {}, "rows", 1, ...)),
+        *((("schema",), v, "schema") for v in (None, 2, True, 1.0, "1", 10**400, ...)),
+        *((("model",), v, "`model`") for v in (None, [], "in.onnx", ...)),
+        *((("model", "parameters"), v, "`parameters`") for v in (*NOT_INT, None, ...)),
+        *((("model", "file"), v, "`file`") for v in NOT_STR),
+        *((("model", "sha256"), v, "`sha256`") for v in NOT_STR),
+        *((("search",), v, "`search`") for v in (*NOT_STR, "genetic")),
+        *((("seed",), v, "`seed`") for v in NOT_INT),
+        *((("budget",), v, "`budget`") for v in ([], 0.5, "half")),
+        *((("budget", "removed"), v, "budget") for v in (*NOT_FLOAT, 0, 1, 0.0, 1.0, 1.5, ...)),
+        *((("result",), v, "`result`") for v in ([], 480, "good")),
+        *((("result", "parameters"), v, "`parameters`") for v in NOT_INT),
+    ],
+    ids=short,
+)
+def test_a_malformed_plan_is_refused(
+    path: tuple[str | int, ...], value: object, where: str
+) -> None:
+    with pytest.raises(PlanError, match=where):
+        plan_from_json(changed(path, value))
+
+
+hostile = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([2**63, -(2**63), 10**400, 0, 1, -1]),
+    st.floats(),
+    st.text(st.characters(), max_size=5),
+    st.sampled_from(["Conv", "decompose", "keep", "encode", "exact", "schema", "layers"]),
+)
+json_values = st.recursive(
+    hostile,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["schema", "model", "layers", "name", "op", "rank"]) | names,
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+def paths(data: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Every place in the example."""
+    members: list[tuple[Any, object]] = []
+    if isinstance(data, dict):
+        members = list(data.items())
+    elif isinstance(data, list):
+        members = list(enumerate(data))
+    return [place for k, v in members for place in [(*path, k), *paths(v, (*path, k))]]
+
+
+def assert_plan_or_refused(data: object) -> None:
+    """What is accepted can be used, and written as real JSON."""
+    try:
+        plan = plan_from_json(data)
+    except PlanError:
+        return
+    again = json.loads(to_text(plan))
+    assert to_text(plan_from_json(again)) == to_text(plan)
+
+
+@law
+@given(json_values)
+def test_any_json_is_a_plan_or_refused(data: object) -> None:
+    assert_plan_or_refused(data)
+
+
+@settings(law, max_examples=300)
+@given(st.lists(st.tuples(st.sampled_from(paths(EXAMPLE)), json_values), min_size=1, max_size=3))
+def test_a_damaged_plan_is_a_plan_or_refused(
+    damages: list[tuple[tuple[str | int, ...], object]],
+) -> None:
+    data = copy.deepcopy(EXAMPLE)
+    for path, value in damages:
+        place: Any = data
+        try:
+            for step in path[:-1]:
+                place = place[step]
+            place[path[-1]] = value
+        except (KeyError, IndexError, TypeError):  # an earlier damage took the place away
+            continue
+    assert_plan_or_refused(data)
+
+
+@settings(law, max_examples=50)
+@given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
+@example(b"[" * 100_000)
+@example(b'{"layers":' * 100_000)
+@example(b'{"schema": 1, "model": {"parameters": ' + b"9" * 5000 + b"}}")
+@example(b'{"schema": NaN}')
+@example(
+    b'{"schema": 1, "model": {"parameters": 1}, "layers": [], "budget": {"removed": Infinity}}'
+)
+@example(b'{"schema": 1, "model": {"parameters": 1}, "layers": [], "budget": {"removed": 1e999}}')
+@example(json.dumps(changed(("objective",), math.nan)).encode())
+@example(json.dumps(EXAMPLE).encode("utf-16"))
+@example(json.dumps(EXAMPLE).encode()[:-1])
+@example(b"")
+def test_a_file_that_is_no_plan_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "hostile.json"
+    path.write_bytes(content)
+    with pytest.raises(PlanError):
+        read_plan(path)
+
+
+def test_files_that_cannot_be_read_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(PlanError, match="does not exist"):
+        read_plan(tmp_path / "missing.json")
+    with pytest.raises(PlanError, match="cannot be read"):
+        read_plan(tmp_path)
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(EXAMPLE))
+    read_plan(str(path))
+    monkeypatch.setattr(plans, "_LARGEST_FILE", path.stat().st_size - 1)
+    with pytest.raises(PlanError, match="too large"):
+        read_plan(path)
+
+
+def model_rows() -> dict[str, LayerPlan]:
+    """The rows of a model that the example fits."""
+    return {row.name: row for row in plan_from_json(EXAMPLE).layers}
+
+
+def test_a_plan_that_fits_gives_its_cuts() -> None:
+    cuts = match_plan(plan_from_json(EXAMPLE), model_rows(), "ab12")
+    assert cuts == {"/layer1/Conv": Cut(num_slices=2, rank=3)}
+
+
+def test_a_plan_without_a_hash_or_shapes_fits_by_its_names() -> None:
+    data = changed(("model", "sha256"), "")
+    del data["layers"][0]["shape"]
+    assert "/layer1/Conv" in match_plan(plan_from_json(data), model_rows(), "another")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("model", "sha256"), "cd34", "another model .*cd34"),
+        (("layers", 1, "name"), "/layer1/Conv", "more than one row '/layer1/Conv'"),
+        (("layers", 1), ..., "'/fc/Gemm': the plan has no such row"),
+        (("layers", 1, "op"), "Conv", "'/fc/Gemm' is a Conv of shape"),
+        (("layers", 0, "shape"), [8, 4, 3, 5], r"'/layer1/Conv' is a Conv of shape \[8, 4, 3, 5\]"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused(
+    path: tuple[str | int, ...], value: object, message: str
+) -> None:
+    with pytest.raises(PlanError, match=message):
+        match_plan(plan_from_json(changed(path, value)), model_rows(), "ab12")
+
+
+def test_rows_that_the_model_does_not_have_are_refused() -> None:
+    actual = model_rows()
+    del actual["/fc/Gemm"], actual["/mm/MatMul"]
+    with pytest.raises(PlanError, match="'/fc/Gemm': the model has no such layer"):
+        match_plan(plan_from_json(EXAMPLE), actual, "ab12")
+
+
+def test_a_layer_that_cannot_be_decomposed_is_refused_with_the_reason() -> None:
+    data = copy.deepcopy(EXAMPLE)
+    data["layers"][2] |= {"decision": "decompose", "num_slices": 1, "rank": 1}
+    with pytest.raises(PlanError, match=r"'/mm/MatMul' cannot be decomposed: its weight is tiny"):
+        match_plan(plan_from_json(data), model_rows(), "ab12")
+
+
+def test_nesting_within_the_limit_of_recursion_is_no_crash() -> None:
+    value: object = 0
+    for _ in range(sys.getrecursionlimit() // 2):
+        value = [value]
+    for path in paths(EXAMPLE):
+        assert_plan_or_refused(changed(path, value))
