@@ -13,8 +13,9 @@ counts, if
     other numbers   relative L2 distance of an output above 1e-3 (alds-onnx: above 0.05, for it
                     approximates; exceptions by case in tests/corpus/driver.py; it is the tests that
                     hold it to equal bits where nothing was decomposed)
-    interface       a graph input or output is gone, or a file of the input has changed; an
-                    overridable weight may go if the tool removed that weight
+    interface       a graph input or output is gone, or a file of the input has changed; a weight
+                    that is an input too may go with the weight itself, or if its being one was only
+                    a duty (IR version < 4)
 
 Apart from harm, what is lost is counted: metadata_props and doc_string of the model, of its graph,
 inputs and outputs, and of nodes whose output is still made; functions; quantization annotations.

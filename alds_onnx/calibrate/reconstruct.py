@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx import ModelProto
+import numpy as np
 
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.statistics import Sampler
 from alds_onnx.calibrate.sums import Sums, sums_of
+from alds_onnx.calibrate.walk import Walk
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.regression import Moments, bias_change, regress, squared_error
 from alds_onnx.graph.layers import Layer
@@ -23,26 +24,47 @@ from alds_onnx.values import Cut, Factors, FloatArray
 
 #: Ridges to choose from, relative to the mean power of an input.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
-_SEARCH_SWEEPS, _SWEEPS = 4, 30
+_SEARCH_SWEEPS, _SWEEPS = 2, 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Task:
-    """One weight to reconstruct: W (f, n), its cut, and the bias that it may change."""
+    """One weight to reconstruct.
+
+    Attributes
+    ----------
+    layer, matrix, cut
+        The layer, its weight W (f, n), and what to cut it to.
+    bias
+        The bias that may change, shape (f,); None if there is none.
+    moments
+        Of the layer's inputs and outputs in the original model.
+    """
 
     layer: Layer
     matrix: FloatArray
-    bias: FloatArray | None
     cut: Cut
+    bias: FloatArray | None
+    moments: Moments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Solution:
-    """Factors, the new bias (None: unchanged), and the squared error on held-out data."""
+    """What a layer becomes.
+
+    Attributes
+    ----------
+    factors, bias
+        The new weights; a bias of None stays unchanged.
+    squared_error, uncorrected
+        Squared relative error of the layer's output on held-out data, with the correction and
+        without it. The correction is kept where it is the smaller of the two.
+    """
 
     factors: Factors
     bias: FloatArray | None
     squared_error: float
+    uncorrected: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,31 +82,38 @@ def split(num_batches: int) -> Split:
     return Split(fit=fit, held_out=held_out)
 
 
-def reconstruct(
-    original: ModelProto, compressed: ModelProto, runner: Runner, sampler: Sampler, task: Task
-) -> Solution:
-    """Solve for one layer.
+def measure_sums(
+    before: Walk, after: Walk, runner: Runner, sampler: Sampler, task: Task
+) -> tuple[Sums, Sums]:
+    """Sums over the inputs in the compressed model and the outputs in the original one.
 
     Parameters
     ----------
-    original
-        The model before compression.
-    compressed
-        The model with all layers before this one already cut.
+    before, after
+        Walks through the original and the compressed model, both at the layer.
     runner, sampler
         The calibration data, and the rows to draw.
     task
         The layer.
 
-    Raises
-    ------
-    RunError
-        If onnxruntime cannot run what the layer needs.
+    Returns
+    -------
+    Over the batches to fit on, and over those held out.
     """
+    name = sampler.activation(task.layer)
+    weight = task.matrix.T.astype(np.float32)
+
+    def sums(batch: int) -> Sums:
+        x = sampler.rows(task.layer, before.tensor(batch, name), batch)
+        seen = sampler.rows(task.layer, after.tensor(batch, name), batch)
+        return sums_of(seen, x @ weight)
+
+    def total(batches: Sequence[int]) -> Sums:
+        first, *rest = list(runner.map(sums, batches))
+        return sum(rest, first)
+
     parts = split(len(runner.batches))
-    fit = _sums(original, compressed, runner, sampler, task, parts.fit)
-    held_out = _sums(original, compressed, runner, sampler, task, parts.held_out)
-    return solve(task, fit, held_out)
+    return total(parts.fit), total(parts.held_out)
 
 
 def solve(task: Task, fit: Sums, held_out: Sums) -> Solution:
@@ -99,12 +128,15 @@ def solve(task: Task, fit: Sums, held_out: Sums) -> Solution:
     """
     centred = task.bias is not None
     fitted, judge = fit.moments(centred=centred), held_out.moments(centred=centred)
-    best = min(RIDGES, key=lambda ridge: _error(task, fitted, judge, ridge))
-    everything = (fit + held_out).moments(centred=centred)
-    factors = _solve(task, everything, best, _SWEEPS)
-    bias = None if task.bias is None else task.bias + bias_change(factors, everything)
+    errors = {ridge: _error(task, fitted, judge, ridge) for ridge in RIDGES}
+    best = min(RIDGES, key=lambda ridge: errors[ridge])
+    uncorrected = _error(task, task.moments, judge, RIDGES[0])
+    helps = errors[best] <= uncorrected
+    moments = (fit + held_out).moments(centred=centred) if helps else task.moments
+    factors = _solve(task, moments, best if helps else RIDGES[0], _SWEEPS)
+    bias = None if task.bias is None else task.bias + bias_change(factors, moments)
     return Solution(
-        factors=factors, bias=bias, squared_error=squared_error(compose(factors), judge)
+        factors=factors, bias=bias, squared_error=errors[best], uncorrected=uncorrected
     )
 
 
@@ -115,27 +147,3 @@ def _error(task: Task, fitted: Moments, judge: Moments, ridge: float) -> float:
 def _solve(task: Task, moments: Moments, ridge: float, sweeps: int) -> Factors:
     shape = task.layer.shape
     return regress(task.matrix, shape, moments, task.cut, ridge=ridge, sweeps=sweeps)
-
-
-def _sums(
-    original: ModelProto,
-    compressed: ModelProto,
-    runner: Runner,
-    sampler: Sampler,
-    task: Task,
-    batches: Sequence[int],
-) -> Sums:
-    name = sampler.activation(task.layer)
-    before, after = runner.tensors(original, [name]), runner.tensors(compressed, [name])
-    weight = task.matrix.T.astype("float32")
-
-    def sums(batch: int) -> Sums:
-        x = sampler.rows(task.layer, before(batch)[0], batch)
-        seen = sampler.rows(task.layer, after(batch)[0], batch)
-        return sums_of(seen, x @ weight)
-
-    parts = runner.map(sums, batches)
-    total = next(parts)
-    for part in parts:
-        total = total + part
-    return total

@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from alds_onnx.calibrate.reader import Feed
 from alds_onnx.evaluate.sessions import Execution, Provider, Session
-from alds_onnx.graph.prefix import prefix
+from alds_onnx.graph.segment import prefix
 
 _R = TypeVar("_R")
 _Array = npt.NDArray[Any]

@@ -15,7 +15,7 @@ from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.values import LayerShape
 
 # Rows for each column of a weight: the relative error of a second moment is about 1/sqrt(rows), and
-# ten rows a column leave the smallest directions determined well enough for a ridge to handle.
+# this many leave the weakest directions determined well enough for a ridge to handle the rest.
 _ROWS_PER_COLUMN = 40
 _FEWEST_ROWS, _MOST_ROWS = 4096, 32768
 

@@ -32,7 +32,7 @@ def factorize(matrix: FloatArray, shape: LayerShape, cut: Cut) -> Factors:
     values are split evenly, so that no factor leaves the range of half precision where the weight
     was inside it.
     """
-    pairs = [_truncated(part, cut.rank) for part in slices(matrix, cut.num_slices)]
+    pairs = [truncated(part, cut.rank) for part in slices(matrix, cut.num_slices)]
     return Factors(
         shape=shape,
         U=read_only(np.stack([U for U, _ in pairs])),
@@ -83,8 +83,8 @@ def spectral_norm(matrix: FloatArray) -> float:
     return scale * float(np.sqrt(largest[0]))
 
 
-def _truncated(part: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
-    """Balanced factors U (f, j) and V (j, n/k) of one slice."""
+def truncated(part: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
+    """Balanced factors U (f, j) and V (j, n) of the best approximation of a matrix (f, n)."""
     scale = float(np.abs(part).max(initial=0.0))
     f, n = part.shape
     if scale == 0.0:

@@ -9,9 +9,9 @@ that follows needs the moments only, never the samples. W is cut into k slices o
 A = [D_1 E_1 ... D_k E_k], and the decoders D_i see the codes of *all* slices together: slices
 overlap in what they explain, which the sum of their own errors would ignore.
 
-    one block   with the other blocks fixed, the best D_i E_i of rank j is U_j U_jᵀ R_i C_ii⁻¹, where
-                R_i (f, m) is the cross moment of what the others leave over, and U_j are the leading
-                eigenvectors of R_i C_ii⁻¹ R_iᵀ (Izenman 1975; k = 1 is the whole answer)
+    one block   with the other blocks fixed, the best D_i E_i of rank j is the truncated SVD of
+                R_i L⁻ᵀ, times L⁻¹, where R_i (f, m) is the cross moment of what the others leave over
+                and C_ii = L Lᵀ (reduced-rank regression, Izenman 1975; the whole answer for k = 1)
     decoder     with the encoders fixed, D = (B Eᵀ)(E C Eᵀ)⁻¹
 
 Sweeps over the blocks and the decoder never raise the error.
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
+from alds_onnx.decompose.factorize import truncated
 from alds_onnx.decompose.folding import compose, slices
 from alds_onnx.values import (
     Cut,
@@ -137,13 +138,19 @@ def _joint_curve(
 
 
 def _slice_components(W: FloatArray, C: FloatArray, num_slices: int, rank: int) -> FloatArray:
-    """Encoders U_jᵀ W_i of each slice's own best approximation; (k, j, m)."""
+    """Encoders of each slice's own best approximation in the metric of the data; (k, j, m)."""
     m = W.shape[1] // num_slices
     V = np.empty((num_slices, rank, m))
     for i, W_i in enumerate(slices(W, num_slices)):
         block = slice(i * m, (i + 1) * m)
-        V[i] = _leading(W_i @ C[block, block] @ W_i.T, rank).T @ W_i
+        L = np.linalg.cholesky(C[block, block])
+        V[i] = _unwhitened(truncated(W_i @ L, rank)[1], L)
     return V
+
+
+def _unwhitened(V: FloatArray, L: FloatArray) -> FloatArray:
+    """V L⁻¹, shape (j, m): rows that multiply whitened inputs L⁻¹ x, made to multiply x."""
+    return np.asarray(scipy.linalg.solve_triangular(L, V.T, trans="T", lower=True, check_finite=False).T)
 
 
 def _block_rows(V: FloatArray) -> FloatArray:
@@ -166,14 +173,6 @@ def _jittered(gram: FloatArray) -> FloatArray:
     size = len(gram)
     scale = float(np.trace(gram)) / size or 1.0
     return gram + _JITTER * scale * np.eye(size)
-
-
-def _leading(symmetric: FloatArray, rank: int) -> FloatArray:
-    """Leading eigenvectors, shape (f, j)."""
-    f = len(symmetric)
-    averaged = (symmetric + symmetric.T) / 2
-    vectors = scipy.linalg.eigh(averaged, subset_by_index=(f - rank, f - 1))[1]
-    return np.asarray(vectors[:, ::-1])
 
 
 def regress(
@@ -236,7 +235,7 @@ class _Blocks:
         f, n = B.shape
         m = n // num_slices
         self.blocks = [slice(i * m, (i + 1) * m) for i in range(num_slices)]
-        self.factorized = [scipy.linalg.cho_factor(C[b, b]) for b in self.blocks]
+        self.roots = [np.linalg.cholesky(C[b, b]) for b in self.blocks]
         self.D = np.zeros((num_slices, f, rank))
         self.E = np.zeros((num_slices, rank, m))
         self.product = np.zeros_like(B)
@@ -258,9 +257,10 @@ class _Blocks:
 
     def _best(self, i: int, rest: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Reduced-rank regression of what is left over, `rest` (f, m), on slice i."""
-        solution = scipy.linalg.cho_solve(self.factorized[i], rest.T).T  # (f, m)
-        U = _leading(solution @ rest.T, self.D.shape[2])
-        return U, U.T @ solution
+        L = self.roots[i]
+        whitened = scipy.linalg.solve_triangular(L, rest.T, lower=True, check_finite=False).T  # R L⁻ᵀ, (f, m)
+        D, V = truncated(whitened, self.D.shape[2])
+        return D, _unwhitened(V, L)
 
     def _decode(self) -> None:
         k, j, _ = self.E.shape
@@ -273,7 +273,7 @@ class _Blocks:
             cross = np.concatenate(
                 [self.B[:, b] @ self.E[i].T for i, b in enumerate(self.blocks)], axis=1
             )  # (f, k·j)
-            solved = scipy.linalg.solve(_jittered(gram), cross.T, assume_a="pos").T
+            solved = scipy.linalg.solve(_jittered(gram), cross.T, assume_a="pos", check_finite=False).T
             self.D = np.ascontiguousarray(solved.reshape(f, k, j).transpose(1, 0, 2))
             self.product = solved @ coded
         else:

@@ -6,7 +6,7 @@ error at the parameters that the layer now has; four rounds. The best round of t
 
 Not copied from their code: a local step that rounds the rank to the nearest, which the layer's
 parameters may not pay for, and then reads the error one rank too early. The two slips nearly cancel
-each other; undoing only the second makes the result up to 9 % worse (benchmarks/search.py).
+each other, so that both are undone together.
 """
 
 from __future__ import annotations
