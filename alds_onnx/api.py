@@ -14,7 +14,7 @@ from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.graph.save import check_target, write_model
 from alds_onnx.pipeline import run
 from alds_onnx.settings import Progress, Settings, default_threads, silent
-from alds_onnx.values import Plan, Report, SearchMethod
+from alds_onnx.values import Objective, Plan, Report, SearchMethod
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,8 +42,16 @@ class Result:
     folder: Path
     source: Path | None
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, external_data: bool = False) -> None:
         """Write the model, whole or not at all; external tensors go to one file beside it.
+
+        Parameters
+        ----------
+        path
+            Of the model file; that of its data is made from it.
+        external_data
+            Whether initializers of 1 KiB or more go to the data file too; those of a model that
+            would be over 2 GiB do so anyway.
 
         Raises
         ------
@@ -52,7 +60,7 @@ class Result:
         """
         target = Path(path)
         check_target(target, self.source)
-        write_model(self.model, target, self.folder, self.source)
+        write_model(self.model, target, self.folder, self.source, external=external_data)
 
 
 def compress(
@@ -60,6 +68,7 @@ def compress(
     *,
     cr: float | None = None,
     calibration: Calibration | None = None,
+    objective: Objective | None = None,
     plan: Plan | None = None,
     search: SearchMethod = SearchMethod.EXACT,
     include: Sequence[str] = (),
@@ -85,8 +94,13 @@ def compress(
     cr
         Fraction of the model's parameters to remove, between 0 and 1. Give this or `plan`.
     calibration
-        Real inputs to measure fidelity on; see `alds_onnx.calibrate.reader.read_feeds`. Without
-        them random inputs are used, which say little.
+        Real inputs without labels, a few hundred if possible; see
+        `alds_onnx.calibrate.reader.read_feeds`. Ranks are then chosen by measured errors of the
+        model's outputs, and factors fitted to the data, which keeps far more accuracy than the
+        weights alone can.
+    objective
+        With `calibration`: whether the sum (default) or the maximum of the output errors that the
+        layers cause is made small.
     plan
         Cuts to apply exactly, from `read_plan` or an earlier result.
     search
@@ -128,6 +142,7 @@ def compress(
         include=tuple(include),
         exclude=tuple(exclude),
         calibration=calibration,
+        objective=objective or _default_objective(calibration),
         input_shapes=tuple((n, tuple(s)) for n, s in (input_shapes or {}).items()),
         threads=threads if threads is not None else default_threads(),
         provider=provider,
@@ -141,3 +156,9 @@ def compress(
         folder=done.source.folder,
         source=done.source.path,
     )
+
+
+def _default_objective(calibration: Calibration | None) -> Objective:
+    if calibration is None:
+        return Objective.MAX_RELATIVE_ERROR
+    return Objective.SUM_OUTPUT_ERROR

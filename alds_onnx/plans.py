@@ -17,6 +17,7 @@ from alds_onnx.values import (
     CutError,
     Decision,
     LayerPlan,
+    Objective,
     Op,
     Plan,
     Scheme,
@@ -40,7 +41,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "model": {"file": plan.file, "sha256": plan.sha256, "parameters": plan.parameters},
-        "objective": "max-relative-error",
+        "objective": plan.objective.value,
         "search": plan.search.value,
         "seed": plan.seed,
         "budget": None
@@ -74,6 +75,8 @@ def _row_to_json(row: LayerPlan) -> dict[str, Any]:
         errors = (row.error.relative, row.error.spectral, row.error.bound)
         pairs = zip(_ERRORS, errors, strict=True)
         result |= {name: error for name, error in pairs if not math.isnan(error)}
+    data_errors = {"local_error": row.local_error, "output_error": row.output_error}
+    result |= {name: error for name, error in data_errors.items() if error is not None}
     result |= {"parameters_before": row.parameters_before, "parameters_after": row.parameters_after}
     if row.macs_before is not None:
         result |= {"macs_before": row.macs_before, "macs_after": row.macs_after}
@@ -125,6 +128,7 @@ def plan_from_json(data: object) -> Plan:
         file=model.get("file", str, ""),
         sha256=model.get("sha256", str, ""),
         parameters=parameters,
+        objective=fields.choice("objective", Objective, Objective.MAX_RELATIVE_ERROR),
         search=fields.choice("search", SearchMethod, SearchMethod.EXACT),
         seed=fields.get("seed", int, 0),
         budget=_budget(fields, parameters),

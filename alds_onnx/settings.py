@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
-from typing import Protocol
+from typing import Protocol, TypeAlias
+
+from onnx import ModelProto
 
 from alds_onnx.calibrate.reader import Calibration
 from alds_onnx.errors import UsageError
 from alds_onnx.evaluate.sessions import Provider
-from alds_onnx.values import Plan, SearchMethod
+from alds_onnx.values import Objective, Plan, SearchMethod
+
+#: A model: the path of its file, or the model itself.
+Source: TypeAlias = "str | os.PathLike[str] | ModelProto"
 
 
 class Step(str, Enum):
@@ -20,6 +25,8 @@ class Step(str, Enum):
 
     LOAD = "load"
     SPECTRA = "spectra"
+    STATISTICS = "statistics"
+    SENSITIVITY = "sensitivity"
     SEARCH = "search"
     FACTORIZE = "factorize"
     INPUTS = "inputs"
@@ -60,7 +67,10 @@ class Settings:
     include, exclude
         Globs on layer names; no `include` means all.
     calibration
-        Real inputs; None for random ones.
+        Real inputs to choose ranks and fit factors by; None: by the weights alone, and checks on
+        random inputs.
+    objective
+        What the choice of ranks makes small; one of the two on outputs goes with `calibration`.
     input_shapes
         Shapes of graph inputs, by name.
     threads, provider
@@ -81,6 +91,7 @@ class Settings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     calibration: Calibration | None = None
+    objective: Objective = Objective.MAX_RELATIVE_ERROR
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     threads: int
     provider: Provider = Provider.CPU
@@ -94,6 +105,9 @@ class Settings:
                 f"--cr is {self.cr:g}, but must be between 0 and 1: "
                 "the fraction of the parameters that is removed, such as 0.5"
             )
+        on_data = self.objective is not Objective.MAX_RELATIVE_ERROR
+        if on_data and self.calibration is None:
+            raise UsageError("--objective is about outputs on real inputs: give --calibration too")
         if self.plan is not None and (self.include or self.exclude):
             raise UsageError("--include and --exclude go with --cr; edit the plan instead")
         if self.threads < 1:

@@ -42,6 +42,14 @@ class SearchMethod(str, Enum):
     ITERATIVE = "iterative"
 
 
+class Objective(str, Enum):
+    """What the choice of ranks makes small."""
+
+    MAX_RELATIVE_ERROR = "max-relative-error"
+    SUM_OUTPUT_ERROR = "sum-output-error"
+    MAX_OUTPUT_ERROR = "max-output-error"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerShape:
     """The sizes of a layer's weight, folded to a matrix of shape (f, c·kh·kw).
@@ -247,6 +255,12 @@ class LayerPlan:
         Entries of the weight and of its factors. Rows that share a weight all give the same.
     macs_before, macs_after
         Multiply-accumulates of one run; None where the shapes are not known.
+    local_error
+        Relative error of the layer's output on calibration data, given what the layers before it
+        have become; None without such data.
+    output_error
+        Relative error of the model's outputs that this cut alone causes, estimated from probes on
+        calibration data; None without such data.
     """
 
     name: str
@@ -261,6 +275,8 @@ class LayerPlan:
     parameters_after: int = 0
     macs_before: int | None = None
     macs_after: int | None = None
+    local_error: float | None = None
+    output_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,7 +287,7 @@ class Plan:
     ----------
     file, sha256, parameters
         The model that the plan was made for. An empty `sha256` fits any model whose layers match.
-    search, seed
+    objective, search, seed
         How the ranks were chosen.
     budget
         None where the plan was written by hand.
@@ -284,6 +300,7 @@ class Plan:
     file: str
     sha256: str
     parameters: int
+    objective: Objective = Objective.MAX_RELATIVE_ERROR
     search: SearchMethod
     seed: int
     budget: Budget | None

@@ -29,7 +29,8 @@ How: the peers live in another environment, so that they are nothing that the pr
     PEERS/bin/pip install onnxsim onnxslim onnx-graphsurgeon onnxruntime
     python -m benchmarks.robustness --peers-python PEERS/bin/python --write
 
---big runs the models over 2 GB through alds-onnx instead and measures its memory.
+--big runs the models over 2 GB through alds-onnx instead and measures its memory: the two of the
+corpus, whose bulk no layer reads, and one that consists of layers. 8 GB of disk are enough.
 """
 
 from __future__ import annotations
@@ -43,11 +44,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
+from onnx import TensorProto, helper
 
 from tests.corpus.computed import distances, outputs
 from tests.corpus.driver import INSTALLED, fingerprints
@@ -64,6 +68,7 @@ _KINDS = ("usable", "broken", "debatable")
 
 _GIB = 2**30
 _BIG_CR = "0.0000020"  # just below the most that these two models allow
+_DENSE_CR = "0.5"
 _BIG_CLOSE = 0.05
 
 
@@ -234,24 +239,63 @@ def _big() -> int:
     wrong = 0
     for case in (case for case in CASES if case.big):
         with tempfile.TemporaryDirectory() as folder:
-            wrong |= _big_one(case.id, Path(folder))
+            (entry,) = generate(
+                Path(folder), only=f"^{case.id}$", big=True, validate=False, quiet=True
+            )
+            wrong |= _big_one(entry, Path(folder), _BIG_CR)
+    with tempfile.TemporaryDirectory() as folder:
+        wrong |= _big_one(_dense(Path(folder)), Path(folder), _DENSE_CR)
     return wrong
 
 
-def _big_one(case_id: str, folder: Path) -> int:
-    (entry,) = generate(folder, only=f"^{case_id}$", big=True, validate=False, quiet=True)
+def _dense(folder: Path) -> dict[str, Any]:
+    """22 MatMuls of 100 MB each: unlike in the corpus, all of the 2.2 GB can be decomposed."""
+    (folder / "dense").mkdir()
+    with (folder / "dense" / "weights").open("wb") as file:
+        tensors = list(_dense_tensors(file))
+    sums = [f"m{i}" for i in range(len(tensors))]
+    nodes = [
+        helper.make_node("MatMul", ["x", tensor.name], [name])
+        for tensor, name in zip(tensors, sums, strict=True)
+    ]
+    nodes.append(helper.make_node("Sum", sums, ["y"]))
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, None]) for n in "xy")
+    graph = helper.make_graph(nodes, "dense", [x], [y], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (folder / "dense" / "model.onnx").write_bytes(model.SerializeToString())
+    inputs = {"x": {"shape": [2, 1024], "dtype": "float32"}}
+    return {"id": "dense", "file": "dense/model.onnx", "inputs": inputs}
+
+
+def _dense_tensors(file: IO[bytes]) -> Iterator[TensorProto]:
+    """Weights of shape (1024, 25600) and rank 8, written one after the other."""
+    generator = np.random.default_rng(0)
+    for i in range(22):
+        left, right = (generator.standard_normal(s, np.float32) for s in ((1024, 8), (8, 25600)))
+        data = (left @ right / 50).tobytes()
+        tensor = TensorProto(name=f"W{i}", data_type=TensorProto.FLOAT, dims=[1024, 25600])
+        tensor.data_location = TensorProto.EXTERNAL
+        where = {"location": "weights", "offset": str(file.tell()), "length": str(len(data))}
+        for key, value in where.items():
+            tensor.external_data.add(key=key, value=value)
+        file.write(data)
+        yield tensor
+
+
+def _big_one(entry: dict[str, Any], folder: Path, cr: str) -> int:
     source, target = folder / entry["file"], folder / "out.onnx"
     size = sum(path.stat().st_size for path in source.parent.iterdir())
-    command = [str(INSTALLED), str(source), str(target)]
+    shape = [f"--input-shape=x:{','.join(map(str, entry['inputs']['x']['shape']))}"]
+    command = [str(INSTALLED), str(source), str(target), *shape]
     began = time.monotonic()
-    process = subprocess.Popen([*command, "--cr", _BIG_CR, "--quiet"])
+    process = subprocess.Popen([*command, "--cr", cr, "--quiet"])
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.monotonic() - began
     process.returncode = os.waitstatus_to_exitcode(status)  # Popen must not wait for it again
     distance = _big_distance(entry, source, target) if process.returncode == 0 else float("inf")
     peak, bar = usage.ru_maxrss * 1024, 2 * size + _GIB  # Linux counts in KiB
     print(
-        f"{case_id}: exit code {process.returncode}, model {size / _GIB:.2f} GiB, "
+        f"{entry['id']}: exit code {process.returncode}, model {size / _GIB:.2f} GiB, "
         f"peak {peak / _GIB:.2f} GiB (bar {bar / _GIB:.2f}), {seconds:.0f} s, "
         f"outputs differ by {distance:.4f}"
     )

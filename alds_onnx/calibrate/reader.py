@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import IO, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,13 @@ Feed: TypeAlias = Mapping[str, _Array]
 # Samples in one run where the model's batch size is free: enough to be fast, few enough that the
 # activations stay small.
 _BATCH = 32
+# An archive that unpacks to more than this, and to many times its own size, is a bomb.
+_LARGEST_MEMBER = 1 << 30
+_MOST_INFLATION = 20
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 @runtime_checkable
@@ -131,6 +140,7 @@ def _load(path: Path, inputs: tuple[ModelInput, ...]) -> dict[str, _Array]:
 
 def _arrays(path: Path, names: list[str]) -> _Array | dict[str, _Array]:
     with path.open("rb") as file:
+        _check_sizes(file, names)
         loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded
@@ -140,6 +150,36 @@ def _arrays(path: Path, names: list[str]) -> _Array | dict[str, _Array]:
         if not isinstance(array, np.ndarray):  # bytes: the member is no .npy
             raise ValueError(f"'{name}' is not an array")
     return found
+
+
+def _check_sizes(file: IO[bytes], names: list[str]) -> None:
+    """Refuse headers that declare more than there is, before np.load asks for the memory."""
+    size = os.fstat(file.fileno()).st_size
+    if not zipfile.is_zipfile(file):
+        file.seek(0)
+        _check_header(file, size)
+    else:
+        with zipfile.ZipFile(file) as archive:
+            for info in archive.infolist():
+                if info.filename.removesuffix(".npy") not in names:
+                    continue
+                if info.file_size > max(_LARGEST_MEMBER, _MOST_INFLATION * size):
+                    raise ValueError(f"'{info.filename}' unpacks to {info.file_size} bytes")
+                if info.filename.endswith(".npy"):
+                    with archive.open(info) as member:
+                        _check_header(member, info.file_size)
+    file.seek(0)
+
+
+def _check_header(file: IO[bytes], size: int) -> None:
+    """Compare what an .npy header declares with the bytes behind it; np.load checks the rest."""
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADERS:
+        raise ValueError(f"version {version} of the .npy format is not supported")
+    shape, _, dtype = _HEADERS[version](file)
+    declared = math.prod(shape) * dtype.itemsize
+    if declared > size - file.tell() and not dtype.hasobject:
+        raise ValueError(f"its header declares {declared} bytes, {size - file.tell()} follow")
 
 
 def _only(inputs: tuple[ModelInput, ...], path: Path) -> ModelInput:
@@ -159,7 +199,8 @@ def _batches(
     lengths = {name: len(a) if a.ndim else 0 for name, a in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"the arrays of '{path}' differ in their number of samples: {lengths}")
-    total = min(lengths.values(), default=0)
+    # Without a number in them, arrays of no bytes may claim any number of samples.
+    total = min(lengths.values(), default=0) if any(a.nbytes for a in arrays.values()) else 0
     fixed = {spec.dims[0] for spec in inputs if spec.dims and spec.dims[0] is not None}
     step = max(fixed) if fixed else _BATCH
     last = total - step + 1 if fixed else total

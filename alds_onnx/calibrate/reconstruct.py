@@ -58,13 +58,14 @@ class Solution:
         The new weights; a bias of None stays unchanged.
     squared_error, uncorrected
         Squared relative error of the layer's output on held-out data, with the correction and
-        without it. The correction is kept where it is the smaller of the two.
+        without it. The correction is kept where it is the smaller of the two. None where the
+        layer could not be observed.
     """
 
     factors: Factors
     bias: FloatArray | None
-    squared_error: float
-    uncorrected: float
+    squared_error: float | None
+    uncorrected: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +137,10 @@ def solve(task: Task, fit: Sums, held_out: Sums) -> Solution:
     factors = _solve(task, moments, best if helps else RIDGES[0], _SWEEPS)
     bias = None if task.bias is None else task.bias + bias_change(factors, moments)
     return Solution(
-        factors=factors, bias=bias, squared_error=errors[best], uncorrected=uncorrected
+        factors=factors,
+        bias=bias,
+        squared_error=min(errors[best], uncorrected),
+        uncorrected=uncorrected,
     )
 
 

@@ -125,5 +125,6 @@ def _patches(w: Window, activation: _Array, count: int, generator: np.random.Gen
     outputs = views.shape[2 : 2 + len(spatial)]
     drawn = _draw(int(np.prod((views.shape[0], *outputs))), count, generator)
     sample, *place = np.unravel_index(drawn, (views.shape[0], *outputs))
-    rows = views[(sample, slice(None), *place)]  # (rows, c, kh, kw)
+    moved = np.moveaxis(views, 1, -len(spatial) - 1)  # (N, oh, ow, c, kh, kw)
+    rows = moved[(sample, *place)]  # (rows, c, kh, kw)
     return np.ascontiguousarray(rows, dtype=np.float32).reshape(len(drawn), -1)

@@ -43,7 +43,7 @@ class Sampler:
 
     def activation(self, layer: Layer) -> str:
         """Name of the tensor that a layer reads."""
-        return self.index.node(layer.site).input[1 - layer.weight_input]
+        return str(self.index.node(layer.site).input[1 - layer.weight_input])
 
     def rows(self, layer: Layer, activation: object, batch: int) -> Rows:
         """Rows x of one batch."""

@@ -143,5 +143,3 @@ def _types(values: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
         for name, value in values.items()
         if isinstance(value, np.ndarray)
     }
-
-

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 
 from alds_onnx.decompose.folding import compose, slices
-from alds_onnx.decompose.spectra import largest_eigenvalues
+from alds_onnx.decompose.spectra import largest_eigenvalues, with_fallback
 from alds_onnx.values import Cut, CutError, Factors, FloatArray, LayerShape, Spectra, read_only
+
+_log = logging.getLogger(__name__)
 
 # Below this size a dense eigensolver is faster than Lanczos iterations.
 _DENSE_NORM = 384
@@ -54,12 +58,22 @@ def cut_error(matrix: FloatArray, factors: Factors, spectra: Spectra) -> CutErro
     """
     cut = factors.cut
     relative = float(spectra.curve(cut.num_slices).relative_error[cut.rank])
-    residual = spectral_norm(matrix - compose(factors))
     return CutError(
         relative=relative,
-        spectral=residual / spectra.norm if spectra.norm else 0.0,
+        spectral=_residual(matrix, factors) / spectra.norm if spectra.norm else 0.0,
         bound=float(np.sqrt(cut.num_slices)) * relative,
     )
+
+
+def _residual(matrix: FloatArray, factors: Factors) -> float:
+    """||W - Ŵ||_2; entries of Ŵ may be out of range where those of W are not."""
+    scale = float(np.abs(matrix).max(initial=0.0))
+    if scale == 0.0:
+        return spectral_norm(compose(factors))
+    root = np.sqrt(scale)
+    scaled = Factors(shape=factors.shape, U=factors.U / root, V=factors.V / root)
+    residual = scale * spectral_norm(matrix / scale - compose(scaled))
+    return min(residual, float(np.finfo(np.float64).max))
 
 
 def spectral_norm(matrix: FloatArray) -> float:
@@ -79,7 +93,13 @@ def spectral_norm(matrix: FloatArray) -> float:
     # A fixed start makes the result the same in every run; a drawn one, unlike a constant, is never
     # orthogonal to the columns of A (those of a weight may well sum to zero).
     start = np.random.default_rng(0).standard_normal(m)
-    largest = scipy.sparse.linalg.eigsh(gram, k=1, v0=start, tol=1e-8, return_eigenvectors=False)
+    try:
+        largest = scipy.sparse.linalg.eigsh(
+            gram, k=1, v0=start, tol=1e-8, return_eigenvectors=False
+        )
+    except scipy.sparse.linalg.ArpackError as e:
+        _log.warning("ARPACK failed (%s): computing all singular values instead", e)
+        largest = largest_eigenvalues((A @ A.T)[None])
     return scale * float(np.sqrt(largest[0]))
 
 
@@ -111,9 +131,9 @@ def _projection(A: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
 def _leading_eigenvectors(gram: FloatArray, rank: int) -> FloatArray:
     """Eigenvectors (m, j) of the largest eigenvalues of a symmetric matrix (m, m), descending."""
     m = gram.shape[0]
-    try:
-        _, vectors = scipy.linalg.eigh(gram, subset_by_index=(m - rank, m - 1))
-    except np.linalg.LinAlgError:
-        # The relatively robust representations can fail; QR iteration is slower and more robust.
-        vectors = scipy.linalg.eigh(gram, driver="ev")[1][:, m - rank :]
+    # The relatively robust representations can fail; QR iteration is slower and more robust.
+    vectors = with_fallback(
+        lambda: scipy.linalg.eigh(gram, subset_by_index=(m - rank, m - 1))[1],
+        lambda: scipy.linalg.eigh(gram, driver="ev")[1][:, m - rank :],
+    )
     return np.asarray(vectors[:, ::-1])

@@ -10,8 +10,8 @@ A = [D_1 E_1 ... D_k E_k], and the decoders D_i see the codes of *all* slices to
 overlap in what they explain, which the sum of their own errors would ignore.
 
     one block   with the other blocks fixed, the best D_i E_i of rank j is the truncated SVD of
-                R_i L⁻ᵀ, times L⁻¹, where R_i (f, m) is the cross moment of what the others leave over
-                and C_ii = L Lᵀ (reduced-rank regression, Izenman 1975; the whole answer for k = 1)
+                R_i L⁻ᵀ, times L⁻¹, where R_i (f, m) is the cross moment of what the others leave
+                over and C_ii = L Lᵀ (reduced-rank regression, Izenman 1975; all there is to k = 1)
     decoder     with the encoders fixed, D = (B Eᵀ)(E C Eᵀ)⁻¹
 
 Sweeps over the blocks and the decoder never raise the error.
@@ -64,6 +64,38 @@ class Moments:
     power: float
     input_mean: FloatArray
     output_mean: FloatArray
+
+
+def predicted_moments(matrix: FloatArray, inputs: Moments) -> Moments:
+    """Moments of inputs as observed and of the outputs y = W x that follow.
+
+    Parameters
+    ----------
+    matrix
+        W, shape (f, n).
+    inputs
+        Moments whose outputs are not used.
+    """
+    cross = matrix @ inputs.inputs
+    return Moments(
+        inputs=inputs.inputs,
+        cross=cross,
+        power=float(np.vdot(cross, matrix)),
+        input_mean=inputs.input_mean,
+        output_mean=matrix @ inputs.input_mean,
+    )
+
+
+def white_moments(matrix: FloatArray) -> Moments:
+    """Moments of white noise: errors of outputs are then errors of the weight W (f, n)."""
+    f, n = matrix.shape
+    return Moments(
+        inputs=np.eye(n),
+        cross=matrix,
+        power=float(np.vdot(matrix, matrix)),
+        input_mean=np.zeros(n),
+        output_mean=np.zeros(f),
+    )
 
 
 def squared_error(matrix: FloatArray, moments: Moments) -> float:
@@ -143,14 +175,21 @@ def _slice_components(W: FloatArray, C: FloatArray, num_slices: int, rank: int) 
     V = np.empty((num_slices, rank, m))
     for i, W_i in enumerate(slices(W, num_slices)):
         block = slice(i * m, (i + 1) * m)
-        L = np.linalg.cholesky(C[block, block])
-        V[i] = _unwhitened(truncated(W_i @ L, rank)[1], L)
+        L = _root(C[block, block])
+        V[i] = _unwhitened(truncated(np.asarray(W_i @ L), rank)[1], L)
     return V
+
+
+def _root(moments: FloatArray) -> FloatArray:
+    """Lower triangular L with C = L Lᵀ."""
+    return np.asarray(scipy.linalg.cholesky(moments, lower=True), dtype=np.float64)
 
 
 def _unwhitened(V: FloatArray, L: FloatArray) -> FloatArray:
     """V L⁻¹, shape (j, m): rows that multiply whitened inputs L⁻¹ x, made to multiply x."""
-    return np.asarray(scipy.linalg.solve_triangular(L, V.T, trans="T", lower=True, check_finite=False).T)
+    return np.asarray(
+        scipy.linalg.solve_triangular(L, V.T, trans="T", lower=True, check_finite=False).T
+    )
 
 
 def _block_rows(V: FloatArray) -> FloatArray:
@@ -235,7 +274,7 @@ class _Blocks:
         f, n = B.shape
         m = n // num_slices
         self.blocks = [slice(i * m, (i + 1) * m) for i in range(num_slices)]
-        self.roots = [np.linalg.cholesky(C[b, b]) for b in self.blocks]
+        self.roots = [_root(C[b, b]) for b in self.blocks]
         self.D = np.zeros((num_slices, f, rank))
         self.E = np.zeros((num_slices, rank, m))
         self.product = np.zeros_like(B)
@@ -258,7 +297,9 @@ class _Blocks:
     def _best(self, i: int, rest: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Reduced-rank regression of what is left over, `rest` (f, m), on slice i."""
         L = self.roots[i]
-        whitened = scipy.linalg.solve_triangular(L, rest.T, lower=True, check_finite=False).T  # R L⁻ᵀ, (f, m)
+        whitened = scipy.linalg.solve_triangular(
+            L, rest.T, lower=True, check_finite=False
+        ).T  # R L⁻ᵀ, (f, m)
         D, V = truncated(whitened, self.D.shape[2])
         return D, _unwhitened(V, L)
 
@@ -273,7 +314,9 @@ class _Blocks:
             cross = np.concatenate(
                 [self.B[:, b] @ self.E[i].T for i, b in enumerate(self.blocks)], axis=1
             )  # (f, k·j)
-            solved = scipy.linalg.solve(_jittered(gram), cross.T, assume_a="pos", check_finite=False).T
+            solved = scipy.linalg.solve(
+                _jittered(gram), cross.T, assume_a="pos", check_finite=False
+            ).T
             self.D = np.ascontiguousarray(solved.reshape(f, k, j).transpose(1, 0, 2))
             self.product = solved @ coded
         else:

@@ -13,11 +13,19 @@ is enough for weights stored in float32.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 import numpy as np
 import scipy.linalg
 
 from alds_onnx.decompose.folding import slices
+from alds_onnx.errors import AldsError
 from alds_onnx.values import ErrorCurve, FloatArray, LayerShape, Spectra, read_only
+
+_log = logging.getLogger(__name__)
+
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 def spectra(matrix: FloatArray, shape: LayerShape, slice_counts: tuple[int, ...]) -> Spectra:
@@ -43,7 +51,8 @@ def spectra(matrix: FloatArray, shape: LayerShape, slice_counts: tuple[int, ...]
     curves = tuple(
         ErrorCurve(num_slices=k, relative_error=_relative_error(largest[k], norm)) for k in counts
     )
-    return Spectra(shape=shape, norm=norm * scale, curves=curves)
+    # The norm of a float64 weight may be out of range where its entries are not.
+    return Spectra(shape=shape, norm=min(norm * scale, _LARGEST), curves=curves)
 
 
 def _scaled(matrix: FloatArray) -> tuple[FloatArray, float]:
@@ -71,13 +80,36 @@ def largest_eigenvalues(grams: FloatArray) -> FloatArray:
     Returns
     -------
     Shape (m,), descending, none below 0.
+
+    Raises
+    ------
+    AldsError
+        If neither of two LAPACK drivers converges.
+    """
+    # Divide and conquer can fail to converge; QR iteration is slower and more robust.
+    values = with_fallback(
+        lambda: np.linalg.eigvalsh(grams),  # (k, m), ascending
+        lambda: np.stack([scipy.linalg.eigh(g, eigvals_only=True, driver="ev") for g in grams]),
+    )
+    return np.asarray(values[:, ::-1].max(axis=0).clip(min=0.0))
+
+
+def with_fallback(first: Callable[[], FloatArray], second: Callable[[], FloatArray]) -> FloatArray:
+    """Give what `first` returns, or `second` (QR iteration) where LAPACK fails; the log says so.
+
+    Raises
+    ------
+    AldsError
+        If both fail.
     """
     try:
-        values = np.linalg.eigvalsh(grams)  # (k, m), ascending
-    except np.linalg.LinAlgError:
-        # Divide and conquer can fail to converge; QR iteration is slower and more robust.
-        values = np.stack([scipy.linalg.eigh(g, eigvals_only=True, driver="ev") for g in grams])
-    return np.asarray(values[:, ::-1].max(axis=0).clip(min=0.0))
+        return first()
+    except np.linalg.LinAlgError as e:
+        _log.warning("LAPACK failed (%s): trying QR iteration instead", e)
+    try:
+        return second()
+    except np.linalg.LinAlgError as e:
+        raise AldsError(f"LAPACK finds no singular values of a weight: {e}") from e
 
 
 def _grams(matrix: FloatArray, counts: tuple[int, ...]) -> list[tuple[int, FloatArray]]:

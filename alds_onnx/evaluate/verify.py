@@ -19,7 +19,15 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from alds_onnx.evaluate.fidelity import Comparison
 from alds_onnx.evaluate.latency import measure
 from alds_onnx.evaluate.samples import Samples
-from alds_onnx.evaluate.sessions import Execution, Feeds, Outputs, RunError, Session
+from alds_onnx.evaluate.sessions import (
+    LARGE_MODEL,
+    Execution,
+    Feeds,
+    Outputs,
+    RunError,
+    Session,
+    model_bytes,
+)
 from alds_onnx.values import Status, Verification
 
 #: Largest relative L2 difference of an output that counts as float rounding, by the coarsest
@@ -61,6 +69,9 @@ def verify(
 ) -> Verification:
     """Run the three models on the same inputs and compare.
 
+    The outputs are kept, not the sessions: of a model over `LARGE_MODEL` one is loaded at a time,
+    and latency, which takes two side by side, is not measured.
+
     Parameters
     ----------
     models
@@ -89,9 +100,15 @@ def verify(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Original:
-    """The original, its outputs on all samples, and those that cannot be compared."""
+    """The original, its outputs on all samples, and those that cannot be compared.
 
-    session: Session
+    Attributes
+    ----------
+    session
+        For latency; None where it would take too much memory.
+    """
+
+    session: Session | None
     outputs: Sequence[Outputs]
     ignore: dict[str, str]
 
@@ -103,7 +120,8 @@ def _run_original(
     outputs = [session.run(feeds) for feeds in samples.feeds]
     again = session.run(samples.feeds[0])
     ignore = _unsteady(session.output_names, outputs[0], again, tolerance)
-    return _Original(session=session, outputs=outputs, ignore=ignore)
+    fits = model_bytes(models.original) <= LARGE_MODEL
+    return _Original(session=session if fits else None, outputs=outputs, ignore=ignore)
 
 
 def _unsteady(
@@ -129,20 +147,23 @@ def _compare(
     tolerance: float,
     original: _Original,
 ) -> Verification:
+    expected = _outputs(models.composed, models, samples, execution)
     compressed = Session(models.compressed, models.folder, execution)
-    composed = Session(models.composed, models.folder, execution)
     exact = Comparison(compressed.output_names, original.ignore)
     fidelity = Comparison(compressed.output_names, original.ignore)
-    for feeds, outputs in zip(samples.feeds, original.outputs, strict=True):
+    runs = zip(samples.feeds, original.outputs, expected, strict=True)
+    for feeds, outputs, composed in runs:
         actual = compressed.run(feeds)
-        exact.add(composed.run(feeds), actual)
+        exact.add(composed, actual)
         fidelity.add(outputs, actual)
-    del composed
+    before = after = None
+    if original.session is not None:
+        before, after = measure(original.session, compressed, samples.feeds[0])
+    del compressed
     layers = _difference_at_layers(models, samples.feeds[0], execution, tolerance)
     difference = max(exact.difference(fidelity), layers)
     passed = difference <= tolerance
     reason = "" if passed else f"outputs differ by {difference:.2g}, allowed are {tolerance:.2g}"
-    before, after = measure(original.session, compressed, samples.feeds[0])
     return Verification(
         status=Status.PASSED if passed else Status.FAILED,
         reason=reason,
@@ -158,6 +179,14 @@ def _compare(
     )
 
 
+def _outputs(
+    model: ModelProto, models: Candidates, samples: Samples, execution: Execution
+) -> list[Outputs]:
+    """Outputs on all samples; the session goes before the next one comes."""
+    session = Session(model, models.folder, execution)
+    return [session.run(feeds) for feeds in samples.feeds]
+
+
 def _batch_size(feeds: Feeds) -> int:
     first = next(iter(feeds.values()), None)
     return int(first.shape[0]) if first is not None and first.ndim else 1
@@ -170,14 +199,13 @@ def _difference_at_layers(
     if not models.layers:
         return 0.0
 
-    def probe(model: ModelProto) -> Session:
-        return Session(_with_outputs(model, models.layers), models.folder, execution)
+    def probe(model: ModelProto, runs: int = 1) -> list[Outputs]:
+        session = Session(_with_outputs(model, models.layers), models.folder, execution)
+        return [session.run(feeds, models.layers) for _ in range(runs)]
 
-    session = probe(models.original)
-    original, again = (session.run(feeds, models.layers) for _ in range(2))
+    original, again = probe(models.original, runs=2)
     ignore = _unsteady(models.layers, original, again, tolerance)
-    expected = probe(models.composed).run(feeds, models.layers)
-    actual = probe(models.compressed).run(feeds, models.layers)
+    (expected,), (actual,) = probe(models.composed), probe(models.compressed)
     exact, reference = Comparison(models.layers, ignore), Comparison(models.layers)
     exact.add(expected, actual)
     reference.add(original, expected)

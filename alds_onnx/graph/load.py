@@ -9,12 +9,11 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import ModelProto
+from onnx import ModelProto, SparseTensorProto, TensorProto
 
 from alds_onnx.errors import ModelError
 from alds_onnx.graph.save import serialize
-from alds_onnx.graph.scopes import ModelIndex, tensors_of
-from alds_onnx.graph.tensors import external_data, is_external
+from alds_onnx.graph.tensors import NUMBERS, every, external_data, is_external
 
 # A protobuf message cannot be larger.
 _LARGEST_MESSAGE = 2**31 - 1
@@ -126,21 +125,67 @@ def _parse(data: bytes, path: Path) -> ModelProto:
 def _check(loaded: LoadedModel) -> None:
     """Check everything that must hold before the model is worked on."""
     what = f"'{loaded.path}'" if loaded.path else "the model"
-    index = ModelIndex(loaded.model)
     external = False
-    for tensor in tensors_of(index):
+    for tensor in every(TensorProto, loaded.model):
         if any(size < 0 for size in tensor.dims):  # two of them pass onnx's checker
             sizes = list(tensor.dims)
             raise ModelError(f"{what}: tensor '{tensor.name}' has a negative size in {sizes}")
         if is_external(tensor):
             external = True
-            external_data(tensor, loaded.folder)
+            _check_external(tensor, loaded)
     try:
-        onnx.checker.check_model(str(loaded.path) if loaded.path and external else loaded.model)
+        onnx.checker.check_model(_with_stand_ins(loaded.model) if external else loaded.model)
     except onnx.checker.ValidationError as e:
         raise ModelError(f"{what} breaks the rules of ONNX: {_short(e)}") from e
     except (ValueError, RuntimeError, DecodeError, EncodeError, UnicodeError) as e:
         raise ModelError(f"{what} cannot be checked: {_short(e)}") from e
+
+
+def _check_external(tensor: TensorProto, loaded: LoadedModel) -> None:
+    """Refuse numbers in two places, and data outside the folders that belong to the model.
+
+    These are the folder that the model's path names, and the one that its file really lies in: in
+    the cache of Hugging Face both the model and its data are symbolic links into a third folder.
+    A hard link cannot be told from any other file of its folder, and stores that keep one copy of
+    equal files make them for honest users: it is read like any file.
+    """
+    what = f"external data of tensor '{tensor.name}'"
+    if any(len(getattr(tensor, numbers)) for numbers in NUMBERS):
+        raise ModelError(f"the {what} is in the model file as well: which one holds?")
+    path = external_data(tensor, loaded.folder).path
+    real = Path(os.path.realpath(path))
+    roots = {Path(os.path.realpath(loaded.folder))}
+    if loaded.path:
+        roots.add(Path(os.path.realpath(loaded.path)).parent)
+    if not any(real.is_relative_to(root) for root in roots):
+        raise ModelError(
+            f"the {what} is '{path.name}', a symbolic link out of the model's folder to '{real}': "
+            "refused; if you trust it, put the file itself beside the model"
+        )
+
+
+def _with_stand_ins(model: ModelProto) -> ModelProto:
+    """Make a copy for onnx's checker: empty tensors stand in for external ones.
+
+    Of a path, the checker would refuse all links, and the layouts that are made of them. What it
+    checks of external data `external_data` checks better.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for sparse in every(SparseTensorProto, copy):
+        if is_external(sparse.values) or is_external(sparse.indices):
+            _empty(sparse.values)
+            _empty(sparse.indices)
+    for tensor in every(TensorProto, copy):
+        if is_external(tensor):
+            _empty(tensor)
+    return copy
+
+
+def _empty(tensor: TensorProto) -> None:
+    for name in (*NUMBERS, "data_location", "external_data"):
+        tensor.ClearField(name)
+    tensor.dims[:] = [0]
 
 
 def _short(error: Exception) -> str:

@@ -104,9 +104,14 @@ def _dense(replacement: Replacement) -> Dense:
 
 
 def with_dense_weights(model: ModelProto, weights: Sequence[Dense]) -> ModelProto:
-    """Give the model with some weights exchanged; the old ones stay in it, unread."""
+    """Give the model with some weights exchanged; the old ones stay in it, unread.
+
+    The numbers of its nodes in the main graph stay the same.
+    """
     result = ModelProto()
     result.CopyFrom(model)
+    # Only to be run, never to be written: new weights of the main graph are initializers, always.
+    result.ir_version = max(result.ir_version, _FIRST_IR_WITH_FREE_INITIALIZERS)
     index = ModelIndex(result)
     names = index.names()
     added: dict[int, list[TensorProto]] = {}

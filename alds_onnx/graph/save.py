@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
-import tempfile
-from collections.abc import Iterator
+import secrets
+import signal
+import threading
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -15,10 +17,22 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, TensorProto
 
 from alds_onnx.errors import InputError, ModelError, UsageError
-from alds_onnx.graph.scopes import ModelIndex, tensors_of
-from alds_onnx.graph.tensors import external_data, is_external
+from alds_onnx.graph.external import (
+    external_tensors,
+    inline_bytes,
+    large_initializers,
+    point,
+    write_data,
+)
+from alds_onnx.graph.tensors import every
 
-_CHUNK = 1 << 24
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# A protobuf message ends at 2 GiB; this leaves room for all that is not numbers.
+_LARGEST_INLINE = 2**31 - 2**26
 
 
 def serialize(model: ModelProto) -> bytes:
@@ -67,7 +81,14 @@ def _problem(target: Path, source: Path | None) -> str:
     return ""
 
 
-def write_model(model: ModelProto, target: Path, folder: Path, source: Path | None = None) -> None:
+def write_model(
+    model: ModelProto,
+    target: Path,
+    folder: Path,
+    source: Path | None = None,
+    *,
+    external: bool = False,
+) -> None:
     """Write a model, whole or not at all.
 
     Parameters
@@ -81,6 +102,9 @@ def write_model(model: ModelProto, target: Path, folder: Path, source: Path | No
         Where the model's external data lies now; never written to.
     source
         The file that the model was made from, if any: its data stays, wherever it lies.
+    external
+        Whether initializers of 1 KiB or more go to the data file too; those of a model that would
+        be over 2 GiB do so anyway.
 
     Raises
     ------
@@ -88,41 +112,73 @@ def write_model(model: ModelProto, target: Path, folder: Path, source: Path | No
         If it cannot be written. Nothing is left behind then, and an old `target` stays.
     """
     target = Path(os.path.realpath(target))
+    external = external or inline_bytes(model) > _LARGEST_INLINE
     try:
-        old = _own_data_files(target)
-        kept = old & _data_files(source) if source else set()
-        with _data_copied(model, target, folder) as (pointed, data):
-            write_bytes(serialize(pointed), target)
+        kept = _data_files(source) if source else set()
+        with _alone_in(target.parent), _data_written(model, target, folder, external) as written:
+            pointed, data = written
+            stale = _own_data_files(target) - kept - {data}
+            write_bytes(serialize(pointed), target, stale)
     except OSError as e:
         raise InputError(f"'{target}' cannot be written: {e.strerror or e}") from e
-    for path in old - kept - {data}:
-        with contextlib.suppress(OSError):
-            path.unlink()
 
 
-def write_bytes(data: bytes, target: Path) -> None:
-    """Write a file through a temporary one beside it: whole or not at all."""
-    with _temporary(target) as file:
-        file.write(data)
+def write_bytes(data: bytes, target: Path, stale: Collection[Path] = ()) -> None:
+    """Write a file through a temporary one beside it, whole or not at all; then remove others."""
+    with _temporary(target) as draft:
+        draft.file.write(data)
+        draft.stale = stale
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A file that is being written, where it goes, and the files that go when it is there."""
+
+    file: IO[bytes]
+    target: Path
+    stale: Collection[Path] = ()
 
 
 @contextlib.contextmanager
-def _temporary(target: Path) -> Iterator[IO[bytes]]:
+def _temporary(target: Path) -> Iterator[_Draft]:
     """Open a file beside `target` that takes its place if the block ends well."""
-    prefix = f".{target.name[:40]}."
-    descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
+    # The name is chosen before the file is made: no interrupt can come between the making and the
+    # `try` that removes it.
+    path = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
+        with path.open("xb") as file:
+            draft = _Draft(file, target)
+            yield draft
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, _mode(target))
-        os.replace(name, target)
+        os.chmod(path, _mode(draft.target))
+        with _uninterrupted():
+            os.replace(path, draft.target)
+            for other in draft.stale:
+                with contextlib.suppress(OSError):
+                    other.unlink()
+            _sync_folder(target.parent)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+            os.unlink(path)
         raise
-    _sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore SIGINT and SIGTERM for a moment: they come too late to stop what is done."""
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number, handler in handlers.items():
+            if handler is not None:  # None: not set by Python, and cannot be set again
+                signal.signal(number, signal.SIG_IGN)
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def _mode(target: Path) -> int:
@@ -145,10 +201,28 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _data_copied(
-    model: ModelProto, target: Path, folder: Path
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other run writes a model into a folder.
+
+    Of two runs on one target the second must see the data file of the first, to remove it. The
+    lock is on the folder itself and leaves no file behind.
+    """
+    descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        if fcntl and descriptor is not None:
+            with contextlib.suppress(OSError):  # a network file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _data_written(
+    model: ModelProto, target: Path, folder: Path, external: bool
 ) -> Iterator[tuple[ModelProto, Path | None]]:
-    """Copy all external tensors to one new file, which goes again if the block fails.
+    """Write external tensors to one new file, which goes again if the block fails.
 
     Its name is made from its contents, so that the data file of an older `target` is never
     overwritten: until the new model file takes its place, the old pair stays as it was.
@@ -158,54 +232,32 @@ def _data_copied(
     The model with its tensors pointing there, and the file; `model` itself and None if there are
     no external tensors.
     """
-    if not any(is_external(tensor) for tensor in tensors_of(ModelIndex(model))):
+    if not external_tensors(model) and not (external and large_initializers(model)):
         yield model, None
         return
     result = ModelProto()
     result.CopyFrom(model)
-    tensors = [tensor for tensor in tensors_of(ModelIndex(result)) if is_external(tensor)]
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        for chunk in _external_chunks(tensor, folder):
-            digest.update(chunk)
-    data = target.with_name(f"{target.name}.{digest.hexdigest()[:8]}.data")
-    is_new = not data.exists()
+    tensors = external_tensors(result) + (large_initializers(result) if external else [])
+    data, is_new = target, False
     try:
-        with _temporary(data) as file:
-            for tensor in tensors:
-                offset = file.tell()
-                for chunk in _external_chunks(tensor, folder):
-                    file.write(chunk)
-                _point(tensor, data.name, offset, file.tell() - offset)
+        with _temporary(target) as draft:
+            digest, places = write_data(draft.file, tensors, folder)
+            data = target.with_name(f"{target.name}.{digest[:16]}.data")
+            is_new = not data.exists()
+            draft.target = data
+        for tensor, (offset, length) in zip(tensors, places, strict=True):
+            point(tensor, data.name, offset, length)
         yield result, data
     except BaseException:
-        if is_new:
+        # The model file may be in its place already, and an interrupt come right behind it.
+        if is_new and data not in _data_files(target):
             data.unlink(missing_ok=True)
         raise
 
 
-def _external_chunks(tensor: TensorProto, folder: Path) -> Iterator[bytes]:
-    found = external_data(tensor, folder)
-    with found.path.open("rb") as file:
-        file.seek(found.offset)
-        left = found.length
-        while left:
-            chunk = file.read(min(left, _CHUNK))
-            if not chunk:
-                raise ModelError(f"'{found.path.name}' became shorter while it was read")
-            left -= len(chunk)
-            yield chunk
-
-
-def _point(tensor: TensorProto, location: str, offset: int, length: int) -> None:
-    del tensor.external_data[:]
-    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
-        tensor.external_data.add(key=key, value=value)
-
-
 def _own_data_files(target: Path) -> set[Path]:
     """Find the data files that an earlier run wrote for the model file that is at `target`."""
-    pattern = re.compile(re.escape(target.name) + r"\.[0-9a-f]{8}\.data")
+    pattern = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.data")
     return {path for path in _data_files(target) if pattern.fullmatch(path.name)}
 
 
@@ -216,5 +268,5 @@ def _data_files(path: Path) -> set[Path]:
         model.ParseFromString(path.read_bytes())
     except (FileNotFoundError, DecodeError):
         return set()
-    entries = (entry for tensor in tensors_of(ModelIndex(model)) for entry in tensor.external_data)
+    entries = (entry for tensor in every(TensorProto, model) for entry in tensor.external_data)
     return {path.resolve().parent / entry.value for entry in entries if entry.key == "location"}

@@ -21,6 +21,8 @@ from onnx import (
     TensorProto,
 )
 
+from alds_onnx.errors import ModelError
+
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 

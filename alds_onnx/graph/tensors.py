@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path, PureWindowsPath
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+from google.protobuf.message import Message
 from onnx import TensorProto
 
 from alds_onnx.errors import ModelError
@@ -27,8 +30,21 @@ FLOATING = tuple(
     for name, number in TensorProto.DataType.items()
     if name.startswith(("FLOAT", "DOUBLE", "BFLOAT"))
 )
+#: The fields of a TensorProto that hold its numbers inside the model file.
+NUMBERS = (
+    "raw_data",
+    "float_data",
+    "int32_data",
+    "string_data",
+    "int64_data",
+    "double_data",
+    "uint64_data",
+)
 # More than any file has, and fewer than int() refuses to read.
 _MOST_DIGITS = 20
+
+
+_Kind = TypeVar("_Kind", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +72,24 @@ def num_elements(tensor: TensorProto) -> int:
 def is_external(tensor: TensorProto) -> bool:
     """Whether the numbers lie in another file."""
     return tensor.data_location == TensorProto.EXTERNAL
+
+
+def every(kind: type[_Kind], message: Message) -> Iterator[_Kind]:
+    """Every message of a kind within another, wherever it is: in training information too."""
+    for _, value in message.ListFields():
+        entries = (value,) if isinstance(value, Message) else value
+        for entry in entries if _holds_messages(entries) else ():
+            if isinstance(entry, kind):
+                yield entry
+            if not isinstance(entry, TensorProto):
+                yield from every(kind, entry)
+
+
+def _holds_messages(entries: object) -> bool:
+    """Whether a field holds messages; all entries of a field are of one type."""
+    if isinstance(entries, (str, bytes, int, float)):
+        return False
+    return isinstance(next(iter(entries), None), Message)  # type: ignore[call-overload]
 
 
 def num_bytes(tensor: TensorProto) -> int:
@@ -95,6 +129,9 @@ def external_data(tensor: TensorProto, folder: Path) -> ExternalData:
     Notes
     -----
     https://onnx.ai/onnx/repo-docs/ExternalData.html
+
+    Tensors may share bytes. Links are followed here; `load_model` refuses those that lead to a
+    file outside the folders that belong to the model.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     what = f"external data of tensor '{tensor.name}'"

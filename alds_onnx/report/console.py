@@ -158,7 +158,8 @@ def _add_checks(table: Table, checks: Verification) -> None:
             "latency",
             _latency(checks.latency_before),
             _latency(checks.latency_after),
-            f"x {checks.latency_ratio:.2f}, onnxruntime, {threads}, {checks.latency_after.runs} runs",
+            f"x {checks.latency_ratio:.2f}, onnxruntime, {threads}, "
+            f"{checks.latency_after.runs} runs",
         )
     shown = checks.status.value
     if checks.difference is not None:

@@ -82,8 +82,8 @@ def _best_step(
     affordable = int(np.searchsorted(costs, rest, side="right"))
     if not affordable:
         return None
-    gains = (f.error[current] - f.error[current + 1 : current + 1 + affordable]) / costs[:affordable]
+    gains = (f.error[current] - f.error[current + 1 : current + 1 + affordable]) / costs[
+        :affordable
+    ]
     best = int(np.argmax(gains))
     return float(gains[best]), f.name, layer, current + 1 + best
-
-

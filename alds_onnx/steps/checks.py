@@ -1,0 +1,133 @@
+"""The inputs of the checks, and what they cost and show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+from onnx import ModelProto
+
+from alds_onnx.calibrate.reader import Feed, ModelInput, model_inputs, read_feeds
+from alds_onnx.errors import VerificationError
+from alds_onnx.evaluate.samples import Samples, measured_shapes, random_samples
+from alds_onnx.evaluate.sessions import Execution, RunError
+from alds_onnx.evaluate.verify import TOLERANCES, Candidates, verify
+from alds_onnx.graph.accounting import macs_of_layers
+from alds_onnx.graph.hints import input_hints
+from alds_onnx.graph.rewrite import Replacement, with_composed_weights
+from alds_onnx.graph.scopes import ModelIndex, Site
+from alds_onnx.graph.shapes import infer, known_shapes
+from alds_onnx.settings import Settings
+from alds_onnx.steps.survey import Survey
+from alds_onnx.values import Status, Verification
+
+# Fidelity is measured on at most this many runs of calibration data.
+_MOST_RUNS = 16
+
+
+def make_samples(survey: Survey, settings: Settings) -> Samples | str:
+    """The inputs to run the models on, or the reason why there are none."""
+    model, folder = survey.loaded.model, survey.loaded.folder
+    execution = Execution(threads=settings.threads, provider=settings.provider)
+    if settings.calibration is not None:
+        inputs = model_inputs(model)
+        feeds = list(islice(read_feeds(settings.calibration, inputs), _MOST_RUNS))
+        return Samples(feeds=(*_first_alone(feeds[0], inputs), *feeds[1:]), random=False)
+    try:
+        return random_samples(
+            model,
+            folder,
+            execution,
+            shapes=dict(settings.input_shapes),
+            hints=input_hints(survey.index),
+            seed=settings.seed,
+        )
+    except RunError as e:
+        return str(e)
+
+
+def _first_alone(feed: Feed, inputs: Sequence[ModelInput]) -> list[Feed]:
+    """Split the first sample off a batch if the model lets us: latency is that of one sample."""
+    free = all(spec.dims and spec.dims[0] is None for spec in inputs)
+    sizes = {len(array) for array in feed.values() if array.ndim}
+    if not free or len(sizes) != 1 or sizes.pop() < 2:
+        return [feed]
+    parts = (slice(0, 1), slice(1, None))
+    return [{name: array[part] for name, array in feed.items()} for part in parts]
+
+
+def count_macs(
+    survey: Survey, samples: Samples | str, settings: Settings
+) -> dict[Site, int | None]:
+    """Multiply-accumulates: from shape inference, and from a run where that does not suffice."""
+    inputs = samples.shapes if isinstance(samples, Samples) else dict(settings.input_shapes)
+    index = survey.index
+    shapes = known_shapes(index, infer(survey.loaded.model, inputs))
+    macs = macs_of_layers(index, shapes)
+    unknown = [site for site, count in macs.items() if count is None and site.scope == 0]
+    if not unknown or isinstance(samples, str):
+        return macs
+    execution = Execution(threads=settings.threads, provider=settings.provider)
+    try:
+        shapes |= measured_shapes(
+            survey.loaded.model,
+            survey.loaded.folder,
+            execution,
+            samples.feeds[0],
+            _tensors_of(index, unknown),
+        )
+    except RunError:
+        return macs
+    return macs_of_layers(index, shapes)
+
+
+def _tensors_of(index: ModelIndex, sites: Iterable[Site]) -> set[str]:
+    """Inputs and outputs of nodes of the main graph that are tensors of the main graph."""
+    names = {
+        name
+        for site in sites
+        for name in (*index.node(site).input[:2], *index.node(site).output[:1])
+    }
+    return {name for name in names if name and index.resolve(0, name)}
+
+
+def check(
+    survey: Survey,
+    model: ModelProto,
+    replacements: Sequence[Replacement],
+    samples: Samples | str,
+    settings: Settings,
+) -> Verification:
+    """Check the compressed model with onnxruntime.
+
+    Raises
+    ------
+    VerificationError
+        If the rewrite is not exact.
+    """
+    if isinstance(samples, str):
+        return Verification(status=Status.NOT_VALIDATED, reason=samples)
+    types = {r.layers[0].source.tensor.data_type for r in replacements}
+    tolerance = max((TOLERANCES[kind] for kind in types), default=0.0)
+    loaded = survey.loaded
+    models = Candidates(
+        original=loaded.model,
+        compressed=model,
+        composed=with_composed_weights(loaded.model, replacements),
+        layers=_outputs_of_main_graph(survey.index, replacements),
+        folder=loaded.folder,
+    )
+    execution = Execution(threads=settings.threads, provider=settings.provider)
+    result = verify(models, samples, execution, tolerance)
+    if result.status is Status.FAILED:
+        raise VerificationError(
+            f"verification failed, nothing was written: {result.reason}; please report this"
+        )
+    return result
+
+
+def _outputs_of_main_graph(
+    index: ModelIndex, replacements: Sequence[Replacement]
+) -> tuple[str, ...]:
+    sites = [layer.site for replacement in replacements for layer in replacement.layers]
+    return tuple(index.node(site).output[0] for site in sites if site.scope == 0)

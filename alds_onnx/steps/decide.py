@@ -1,0 +1,90 @@
+"""Choosing the cut of every weight: by a search within a budget, or from a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from alds_onnx.errors import BudgetError, PlanError
+from alds_onnx.graph.layers import Layer
+from alds_onnx.plans import match_plan
+from alds_onnx.search.exact import search_exact
+from alds_onnx.search.iterative import search_iterative
+from alds_onnx.search.limits import smallest_parameters
+from alds_onnx.settings import Settings
+from alds_onnx.steps.rows import plan_rows
+from alds_onnx.steps.survey import Survey
+from alds_onnx.values import Budget, Cut, Plan, SearchMethod, Spectra
+
+
+def decide(
+    survey: Survey, curves: dict[str, Spectra], settings: Settings, budget: Budget | None
+) -> dict[str, Cut]:
+    """The cut of each weight that is decomposed, by the weight's name."""
+    if settings.plan is not None:
+        return planned_cuts(survey, settings.plan)
+    if budget is None or not curves:
+        return {}
+    layers_before = sum(s.shape.num_parameters for s in curves.values())
+    allowed = budget.limit - (budget.before - layers_before)
+    smallest = smallest_parameters(curves)
+    if allowed < smallest:
+        raise out_of_reach(budget, smallest - layers_before)
+    if settings.search is SearchMethod.ITERATIVE:
+        generator = np.random.default_rng(settings.seed)
+        chosen = search_iterative(curves, allowed, generator)
+    else:
+        chosen = search_exact(curves, allowed)
+    return {name: cut for name, cut in chosen.items() if cut is not None}
+
+
+def out_of_reach(budget: Budget, change: int) -> BudgetError:
+    """Say how far the model can be compressed at most.
+
+    `change` is what the smallest cuts of all layers add to the parameters (negative).
+    """
+    largest = -change / budget.before
+    digits = max(4, 3 - int(np.floor(np.log10(largest)))) if largest > 0 else 4
+    shown = np.floor(largest * 10**digits) / 10**digits
+    return BudgetError(
+        f"a compression ratio of {budget.removed:g} is out of reach: with every layer at rank 1 at "
+        f"most {shown:.{digits}f} of the {budget.before:,} parameters can be removed; lower --cr"
+    )
+
+
+def planned_cuts(survey: Survey, plan: Plan) -> dict[str, Cut]:
+    """Take the cuts of a plan, by the names of the weights.
+
+    Raises
+    ------
+    PlanError
+        If the plan does not fit the model.
+    """
+    rows = {row.name: row for row in plan_rows(survey, [], {})}
+    cuts = match_plan(plan, rows, survey.loaded.sha256)
+    chosen: dict[str, Cut] = {}
+    for weight in survey.weights():
+        wanted = {cuts.get(layer.name) for layer in weight.layers}
+        if len(wanted) > 1:
+            names = ", ".join(f"'{layer.name}'" for layer in weight.layers)
+            raise PlanError(f"the rows {names} share a weight: their cuts must be the same")
+        cut = wanted.pop()
+        if cut is not None:
+            _check_cut(weight.layers, cut)
+            chosen[weight.name] = cut
+    return chosen
+
+
+def _check_cut(layers: Sequence[Layer], cut: Cut) -> None:
+    for layer in layers:
+        shape, where = layer.shape, f"the plan's row '{layer.name}'"
+        if shape.in_channels % cut.num_slices:
+            raise PlanError(
+                f"{where}: {cut.num_slices} slices do not divide {shape.in_channels} channels"
+            )
+        if cut.num_slices > 1 and layer.slice_counts == (1,):
+            raise PlanError(f"{where}: only 1 slice can be built, the activation has unknown rank")
+        highest = min(shape.out_features, shape.num_columns // cut.num_slices)
+        if cut.rank > highest:
+            raise PlanError(f"{where}: rank {cut.rank} is above the full rank, {highest}")

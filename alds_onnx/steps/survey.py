@@ -1,0 +1,144 @@
+"""What is in a model: its layers, its weights, and which of them may be decomposed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from alds_onnx.decompose.spectra import spectra
+from alds_onnx.graph.layers import Layer, Skipped, find_layers, read_matrix, skipped
+from alds_onnx.graph.load import LoadedModel
+from alds_onnx.graph.scopes import ModelIndex
+from alds_onnx.graph.shapes import infer, known_ranks
+from alds_onnx.settings import Settings
+from alds_onnx.values import Plan, Spectra
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Weight:
+    """One weight and the layers that read it (at least one), known by the first one's name."""
+
+    layers: tuple[Layer, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the first layer."""
+        return self.layers[0].name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Survey:
+    """What is in a model.
+
+    Attributes
+    ----------
+    loaded, index
+        The model.
+    found
+        Every Conv, Gemm and MatMul, in graph order.
+    excluded
+        Names of layers that the user wants whole.
+    """
+
+    loaded: LoadedModel
+    index: ModelIndex
+    found: tuple[Layer | Skipped, ...]
+    excluded: frozenset[str]
+
+    def weights(self) -> tuple[Weight, ...]:
+        """The weights that may be decomposed; one that an excluded layer reads may not."""
+        shared: dict[object, list[Layer]] = {}
+        for layer in self.found:
+            if isinstance(layer, Layer):
+                shared.setdefault(layer.fold, []).append(layer)
+        groups = (tuple(layers) for layers in shared.values())
+        return tuple(
+            Weight(layers=group)
+            for group in groups
+            if not any(layer.name in self.excluded for layer in group)
+        )
+
+
+def make_survey(loaded: LoadedModel, settings: Settings) -> Survey:
+    """Find the layers of a model, and which of them the user wants whole."""
+    index = ModelIndex(loaded.model)
+    ranks = known_ranks(index, infer(loaded.model))
+    found = find_layers(index, loaded.folder, ranks)
+    excluded = settings.excluded([layer.name for layer in found])
+    return Survey(loaded=loaded, index=index, found=found, excluded=excluded)
+
+
+def weight_spectra(
+    survey: Survey, settings: Settings, advance: Advance
+) -> tuple[Survey, dict[str, Spectra]]:
+    """Error curves of all weights; those without finite numbers become skipped rows."""
+    weights = survey.weights()
+    planned = settings.plan
+
+    def compute(weight: Weight) -> Spectra | str:
+        layer = weight.layers[0]
+        counts = layer.slice_counts if planned is None else _planned_counts(layer, planned)
+        if settings.calibration is not None:
+            counts = ()  # ranks will be chosen by errors on the data
+        matrix = read_matrix(survey.index, layer, survey.loaded.folder)
+        if not np.isfinite(matrix).all():
+            return "its weight has NaN or infinite entries"
+        if not matrix.any():
+            return "its weight is all zeros"
+        return spectra(matrix, layer.shape, counts)
+
+    results = side_by_side(compute, weights, settings.threads, advance)
+    reasons = {
+        layer.name: result
+        for weight, result in zip(weights, results, strict=True)
+        for layer in weight.layers
+        if isinstance(result, str)
+    }
+    found = tuple(
+        skipped(layer, reasons[layer.name])
+        if isinstance(layer, Layer) and layer.name in reasons
+        else layer
+        for layer in survey.found
+    )
+    curves = {
+        weight.name: result
+        for weight, result in zip(weights, results, strict=True)
+        if isinstance(result, Spectra)
+    }
+    return replace(survey, found=found), curves
+
+
+def _planned_counts(layer: Layer, plan: Plan) -> tuple[int, ...]:
+    """Only the number of slices that the plan names, if it divides the channels."""
+    c = layer.shape.in_channels
+    cuts = [row.cut for row in plan.layers if row.name == layer.name]
+    return tuple(cut.num_slices for cut in cuts if cut and c % cut.num_slices == 0)
+
+
+def side_by_side(
+    function: Callable[[_T], _R], items: Sequence[_T], threads: int, advance: Advance
+) -> list[_R]:
+    """Map over items on several threads, each with one BLAS thread.
+
+    One BLAS thread makes the sums of every product run in the same order, whatever the number of
+    threads: the same input gives the same bytes.
+    """
+    results: list[_R] = []
+    with threadpool_limits(limits=1), ThreadPoolExecutor(threads) as pool:
+        try:
+            for result in pool.map(function, items):
+                results.append(result)
+                advance(len(results), len(items))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return results
