@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import matplotlib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
-from pydoc_data.topics import topics
 
 HEIGHT, WIDTH = 48, 320
 _FONTS = (
@@ -34,7 +34,7 @@ Images = npt.NDArray[np.float32]
 def lines(count: int, seed: int, avoid: Lines = ()) -> Lines:
     """Draw distinct lines of two to four words, at most 26 letters, none of them in `avoid`."""
     text = " ".join(topics.values())
-    words = sorted({w for w in re.findall(r"\b[A-Za-z]{2,12}\b[.,]?", text)})
+    words = sorted(set(re.findall(r"\b[A-Za-z]{2,12}\b[.,]?", text)))
     generator = np.random.default_rng(seed)
     found: dict[str, None] = {}
     while len(found) < count:

@@ -21,8 +21,6 @@ from onnx import (
     TensorProto,
 )
 
-from alds_onnx.errors import ModelError
-
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
