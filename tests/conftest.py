@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "models" / "digits.onnx"
+TEST = ROOT / "models" / "digits_test.npz"
 CALIBRATION = ROOT / "models" / "digits_calibration.npz"
 
 

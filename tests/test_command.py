@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
-from tests.conftest import CALIBRATION, DIGITS
+from tests.conftest import CALIBRATION, DIGITS, TEST
 
 COMMAND = Path(sys.executable).with_name("alds-onnx")
 
@@ -39,7 +40,7 @@ def count_parameters(path: Path) -> int:
 def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The embedded model with half of its parameters, and what was printed."""
     out = tmp_path_factory.mktemp("half") / "half.onnx"
-    done = alds(DIGITS, out, "--cr", "0.5", "--threads", "1", "--calibration", CALIBRATION)
+    done = alds(DIGITS, out, "--cr", "0.5", "--threads", "1")
     assert (done.returncode, done.stderr) == (0, "")
     return out, done.stdout
 
@@ -65,6 +66,27 @@ def test_same_bytes_on_any_number_of_threads(half: tuple[Path, str], tmp_path: P
     again = tmp_path / "again.onnx"
     assert alds(DIGITS, again, "--cr", "0.5", "--threads", "2", "--quiet").returncode == 0
     assert again.read_bytes() == half[0].read_bytes()
+
+
+def test_calibration_data_keeps_the_accuracy(tmp_path: Path) -> None:
+    """At 80 % removed the weights alone lose nearly everything, data nearly nothing."""
+    samples, test = tmp_path / "samples.npz", np.load(TEST)
+    np.savez(samples, image=np.load(CALIBRATION)["image"][:128])
+    out, blind = tmp_path / "out.onnx", tmp_path / "blind.onnx"
+    done = alds(DIGITS, out, "--cr", "0.8", "--calibration", samples)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "on 128 calibration samples" in done.stdout
+    assert alds(DIGITS, blind, "--cr", "0.8", "--quiet").returncode == 0
+
+    def top1(path: Path) -> float:
+        session = ort.InferenceSession(path)
+        (logits,) = session.run(None, {"image": test["image"]})
+        return float((logits.argmax(1) == test["labels"]).mean())
+
+    most_that_may_be_lost = 0.02  # with all 512 samples it is 0.003; see benchmarks/accuracy.py
+    assert top1(out) >= top1(DIGITS) - most_that_may_be_lost
+    assert top1(blind) < top1(out) - 0.3
+    assert 0.8 <= 1 - count_parameters(out) / count_parameters(DIGITS) <= 0.81
 
 
 def test_the_report_as_json(tmp_path: Path) -> None:

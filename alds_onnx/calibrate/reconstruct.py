@@ -15,7 +15,7 @@ import numpy as np
 
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.statistics import Sampler
-from alds_onnx.calibrate.sums import Sums, sums_of
+from alds_onnx.calibrate.sums import Sums, sums_of, usable
 from alds_onnx.calibrate.walk import Walk
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.regression import Moments, bias_change, regress, squared_error
@@ -107,7 +107,8 @@ def measure_sums(
     def sums(batch: int) -> Sums:
         x = sampler.rows(task.layer, before.tensor(batch, name), batch)
         seen = sampler.rows(task.layer, after.tensor(batch, name), batch)
-        return sums_of(seen, x @ weight)
+        kept = usable(x, seen)
+        return sums_of(seen[kept], x[kept] @ weight)
 
     def total(batches: Sequence[int]) -> Sums:
         first, *rest = list(runner.map(sums, batches))

@@ -9,7 +9,7 @@ import numpy as np
 
 from alds_onnx.calibrate.rows import Rows, sample_rows
 from alds_onnx.calibrate.runner import Runner
-from alds_onnx.calibrate.sums import Sums, sums_of
+from alds_onnx.calibrate.sums import Sums, sums_of, usable
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.values import LayerShape
@@ -74,6 +74,7 @@ def input_sums(
         found = {}
         for layer in layers:
             rows = sampler.rows(layer, activations[sampler.activation(layer)], batch)
+            rows = rows[usable(rows)]
             found[layer.name] = sums_of(rows, rows[:, :0])
         return found
 

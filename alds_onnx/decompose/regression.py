@@ -19,7 +19,9 @@ Sweeps over the blocks and the decoder never raise the error.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import scipy.linalg
@@ -36,11 +38,15 @@ from alds_onnx.values import (
     read_only,
 )
 
+_T = TypeVar("_T")
+
 # Added to a Gram matrix of codes of unit power: they may be linearly dependent.
 _JITTER = 1e-9
 # Data is often rank-deficient (dead channels, few samples): its moments are shrunk towards those of
 # white noise, relative to the mean power of an input. Far above the rounding of float32 sums.
 _SHRINKAGE = 1e-4
+# How often a ridge may grow tenfold: from the smallest in use to more than the moments themselves.
+_MOST_RIDGES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -136,15 +142,31 @@ def joint_spectra(
     slice is encoded by its own leading components and one decoder reads all codes. `norm` is the
     root mean square of the output. Curves end at the last rank that saves parameters.
     """
-    moments = shrunk(moments, _SHRINKAGE)
-    power = float(np.vdot(matrix @ moments, matrix))
-    curves = tuple(
-        ErrorCurve(
-            num_slices=k, relative_error=_joint_curve(matrix, shape, moments, k, max(power, 0.0))
+
+    def solve(shrinkage: float) -> Spectra:
+        C = shrunk(moments, shrinkage)
+        power = max(0.0, float(np.vdot(matrix @ C, matrix)))
+        curves = tuple(
+            ErrorCurve(num_slices=k, relative_error=_joint_curve(matrix, shape, C, k, power))
+            for k in slice_counts
         )
-        for k in slice_counts
-    )
-    return Spectra(shape=shape, norm=max(power, 0.0) ** 0.5, curves=curves)
+        return Spectra(shape=shape, norm=power**0.5, curves=curves)
+
+    return _with_enough_ridge(solve, _SHRINKAGE)
+
+
+def _with_enough_ridge(solve: Callable[[float], _T], ridge: float) -> _T:
+    """Solve with a ridge, or with ten times as much until the moments are positive definite.
+
+    They are but for the rounding of sums in float32, which may be more than a small ridge where a
+    few inputs are much larger than the others.
+    """
+    for _ in range(_MOST_RIDGES):
+        try:
+            return solve(ridge)
+        except np.linalg.LinAlgError:
+            ridge *= 10
+    return solve(ridge)
 
 
 def _joint_curve(
@@ -240,16 +262,20 @@ def regress(
     """
     n = len(moments.inputs)
     scale = float(np.trace(moments.inputs)) / n or 1.0
-    problem = _Blocks(
-        C=shrunk(moments.inputs, ridge),
-        B=moments.cross + ridge * scale * matrix,
-        num_slices=cut.num_slices,
-        rank=cut.rank,
-    )
-    problem.start()
-    for _ in range(sweeps if cut.num_slices > 1 else 0):
-        problem.sweep()
-    return balanced(Factors(shape=shape, U=problem.D, V=problem.E))
+
+    def solve(strength: float) -> Factors:
+        problem = _Blocks(
+            C=shrunk(moments.inputs, strength),
+            B=moments.cross + strength * scale * matrix,
+            num_slices=cut.num_slices,
+            rank=cut.rank,
+        )
+        problem.start(matrix)
+        for _ in range(sweeps if cut.num_slices > 1 else 0):
+            problem.sweep()
+        return balanced(Factors(shape=shape, U=problem.D, V=problem.E))
+
+    return _with_enough_ridge(solve, ridge)
 
 
 def balanced(factors: Factors) -> Factors:
@@ -279,10 +305,17 @@ class _Blocks:
         self.E = np.zeros((num_slices, rank, m))
         self.product = np.zeros_like(B)
 
-    def start(self) -> None:
-        """Begin with each slice's own components, then let one decoder read all codes."""
-        for i, block in enumerate(self.blocks):
-            self.D[i], self.E[i] = self._best(i, self.B[:, block])
+    def start(self, matrix: FloatArray) -> None:
+        """Begin where the joint curve is: components of each slice's own W_i x_i, one decoder.
+
+        The cross moments of y with a slice would show what it shares with the others too, and all
+        slices would begin with the same. A single slice has nobody to share with.
+        """
+        if len(self.blocks) == 1:
+            self.D[0], self.E[0] = self._best(0, self.B)
+        else:
+            rank = self.D.shape[2]
+            self.E[:] = _slice_components(matrix, self.C, len(self.blocks), rank)
         self._decode()
 
     def sweep(self) -> None:

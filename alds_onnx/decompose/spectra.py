@@ -88,7 +88,7 @@ def largest_eigenvalues(grams: FloatArray) -> FloatArray:
     """
     # Divide and conquer can fail to converge; QR iteration is slower and more robust.
     values = with_fallback(
-        lambda: np.linalg.eigvalsh(grams),  # (k, m), ascending
+        lambda: np.asarray(np.linalg.eigvalsh(grams), np.float64),  # (k, m), ascending
         lambda: np.stack([scipy.linalg.eigh(g, eigvals_only=True, driver="ev") for g in grams]),
     )
     return np.asarray(values[:, ::-1].max(axis=0).clip(min=0.0))

@@ -13,13 +13,15 @@ from collections.abc import Callable, MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from alds_onnx.decompose.folding import compose
+from alds_onnx.errors import VerificationError
 from alds_onnx.graph.layers import Layer, Operand
 from alds_onnx.graph.patterns import Names, build, layout
 from alds_onnx.graph.scopes import Key, ModelIndex, Scope, Site, unused
-from alds_onnx.graph.tensors import make_tensor, rounded
+from alds_onnx.graph.tensors import make_tensor, rounded, type_name
 from alds_onnx.graph.weights import constant_of
 from alds_onnx.values import Factors, FloatArray
 
@@ -99,8 +101,21 @@ def with_composed_weights(model: ModelProto, replacements: Sequence[Replacement]
 
 
 def _dense(replacement: Replacement) -> Dense:
-    matrix = compose(rounded_factors(replacement.layers[0], replacement.factors))
+    layer = replacement.layers[0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        matrix = compose(rounded_factors(layer, replacement.factors))
+    _check_range(layer, matrix)
     return Dense(layers=replacement.layers, matrix=matrix, bias=replacement.bias)
+
+
+def _check_range(layer: Layer, *arrays: FloatArray) -> None:
+    """Refuse numbers that the weight's type cannot hold."""
+    element_type = layer.source.tensor.data_type
+    if not all(np.isfinite(rounded(array, element_type)).all() for array in arrays):
+        raise VerificationError(
+            f"layer '{layer.name}': its approximation is out of the range of "
+            f"{type_name(element_type)}, nothing was written: keep it whole with --exclude"
+        )
 
 
 def with_dense_weights(model: ModelProto, weights: Sequence[Dense]) -> ModelProto:
@@ -193,6 +208,7 @@ class _Splice:
 
     def _add_factors(self, layer: Layer, factors: Factors, names: Names) -> None:
         element_type = layer.source.tensor.data_type
+        _check_range(layer, factors.U, factors.V)
         tensors = layout(layer, factors)
         self.new_tensors.setdefault(layer.source.read.scope, []).extend(
             [

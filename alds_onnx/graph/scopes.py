@@ -21,6 +21,8 @@ from onnx import (
     TensorProto,
 )
 
+from alds_onnx.errors import ModelError
+
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
@@ -96,6 +98,11 @@ class ModelIndex:
     """All scopes of a model, their definitions and the uses of every tensor.
 
     The numbers of scopes and nodes are the same for a copy of the model.
+
+    Raises
+    ------
+    ModelError
+        If a name is not UTF-8.
     """
 
     def __init__(self, model: ModelProto) -> None:
@@ -108,6 +115,7 @@ class ModelIndex:
             own = default_opset(function.opset_import)
             self._add_scope(function, parent=None, opset=own, path=f"{function.name}/")
         for scope in self.scopes:
+            _check_names(scope.body)
             self._record_uses(scope)
 
     def node(self, site: Site) -> NodeProto:
@@ -199,6 +207,25 @@ class ModelIndex:
             self.uses.setdefault(definition.key, []).append(use)
 
 
+def _check_names(body: GraphProto | FunctionProto) -> None:
+    """Refuse names that are not UTF-8, for which protobuf gives bytes."""
+    names: list[str | bytes] = []
+    for node in body.node:
+        names += (node.name, node.op_type, node.domain, *node.input, *node.output)
+        names += (attribute.name for attribute in node.attribute)
+    if isinstance(body, GraphProto):
+        names += (v.name for v in (*body.input, *body.output, *body.initializer))
+    else:
+        names += (body.name, *body.input, *body.output)
+    _check_text(names, "the name")
+
+
+def _check_text(texts: Iterable[str | bytes], what: str) -> None:
+    broken = next((text for text in texts if isinstance(text, bytes)), None)
+    if broken is not None:
+        raise ModelError(f"{what} {broken!r} is not UTF-8")
+
+
 def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
     """Give the graphs that a node holds in its attributes, with the attributes' names."""
     for attribute in node.attribute:
@@ -263,7 +290,20 @@ def _first_output(node: NodeProto) -> str:
 
 
 def tensors_of(index: ModelIndex) -> Iterator[TensorProto]:
-    """Every dense TensorProto of a model: initializers, attributes, values of sparse tensors."""
+    """Every dense TensorProto of a model: initializers, attributes, values of sparse tensors.
+
+    Raises
+    ------
+    ModelError
+        If an entry of one's external data is not UTF-8.
+    """
+    for tensor in _tensors(index):
+        texts = (text for entry in tensor.external_data for text in (entry.key, entry.value))
+        _check_text(texts, f"an entry of the external data of tensor {tensor.name!r}")
+        yield tensor
+
+
+def _tensors(index: ModelIndex) -> Iterator[TensorProto]:
     for scope in index.scopes:
         if isinstance(scope.body, GraphProto):
             yield from scope.body.initializer

@@ -16,6 +16,7 @@ import pytest
 from onnx import ModelProto, TensorProto
 
 from alds_onnx.errors import ModelError
+from alds_onnx.evaluate.sessions import Execution, Session
 from alds_onnx.graph import load, save
 from alds_onnx.graph.load import load_model
 from alds_onnx.graph.tensors import (
@@ -268,3 +269,75 @@ def test_tensors_come_back_as_rounded(element_type: int) -> None:
     tensor = make_tensor("W", array.T, element_type)
     back = np.asarray(read_array(tensor, Path()), np.float64)
     np.testing.assert_array_equal(back, rounded(array.T, element_type))
+
+
+def linked(folder: Path, data: str = "../../blobs/h2") -> Path:
+    """The layout of the Hugging Face cache: model and data are links into the folder of blobs."""
+    snapshot, blobs = folder / "hub" / "snapshots" / "r", folder / "hub" / "blobs"
+    for each in (snapshot, blobs):
+        each.mkdir(parents=True)
+    path = external_model(blobs)
+    path.rename(blobs / "h1")
+    (blobs / "w.bin").rename(blobs / "h2")
+    (snapshot / "m.onnx").symlink_to("../../blobs/h1")
+    (snapshot / "w.bin").symlink_to(data)
+    return snapshot / "m.onnx"
+
+
+def test_links_of_the_hugging_face_cache(tmp_path: Path) -> None:
+    loaded = load_model(linked(tmp_path))
+    (tensor,) = loaded.model.graph.initializer
+    np.testing.assert_array_equal(read_array(tensor, loaded.folder), normal(8, 12))
+    session = Session(loaded.model, loaded.folder, Execution(threads=1))
+    x = normal(3, 8)
+    np.testing.assert_allclose(session.run({"x": x})[0], x @ normal(8, 12), rtol=1e-4, atol=1e-5)
+
+
+def test_links_that_lead_elsewhere(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(bytes(1000))
+    assert "symbolic link out of the model's folder" in refusal(linked(tmp_path, str(secret)))
+
+
+def test_a_link_of_a_folder_that_leads_elsewhere(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for each in (inside, outside):
+        each.mkdir()
+    path = external_model(inside, location="sub/w.bin")
+    (inside / "w.bin").rename(outside / "w.bin")
+    (inside / "sub").symlink_to(outside)
+    assert "symbolic link out of" in refusal(path)
+
+
+def test_data_of_a_plain_model_in_a_linked_blob_is_refused(tmp_path: Path) -> None:
+    path = linked(tmp_path)
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    assert "symbolic link out of" in refusal(path)
+
+
+def test_links_within_the_folder_and_hard_links(tmp_path: Path) -> None:
+    path = external_model(tmp_path)
+    (tmp_path / "w.bin").rename(tmp_path / "blob")
+    (tmp_path / "w.bin").symlink_to("blob")
+    load_model(path)
+    (tmp_path / "w.bin").unlink()
+    os.link(tmp_path / "blob", tmp_path / "w.bin")
+    load_model(path)
+
+
+def test_numbers_inside_and_outside(tmp_path: Path) -> None:
+    path = external_model(tmp_path)
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer[0].raw_data = bytes(384)
+    path.write_bytes(model.SerializeToString())
+    assert "in the model file as well" in refusal(path)
+
+
+def test_the_rest_of_a_model_with_external_data_is_checked(tmp_path: Path) -> None:
+    path = external_model(tmp_path)
+    model = onnx.load(path, load_external_data=False)
+    model.graph.node[0].input[0] = "nothing"
+    path.write_bytes(model.SerializeToString())
+    assert "breaks the rules of ONNX" in refusal(path)

@@ -346,3 +346,54 @@ def test_external_data_of_constants_and_sparse_tensors_moves_too(tmp_path: Path)
     for before, after in zip(tensors, moved, strict=True):
         assert read_array(after, target.parent).tobytes() == read_array(before, tmp_path).tobytes()
     assert {p.name: p for p in target.parent.iterdir()}[data] in save._data_files(target)
+
+
+@pytest.mark.parametrize("auto", [False, True], ids=["asked for", "too large"])
+def test_large_initializers_move_out(
+    auto: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W is inside as float_data, V as raw_data; the bias of 48 bytes stays."""
+    model = parse(
+        "g (float[3, 8] x) => (float[3, 40] y) { h = MatMul(x, W) y = Gemm(h, V, B) }",
+        {"W": normal(8, 40), "V": normal(40, 40), "B": normal(40)},
+    )
+    model.graph.initializer[0].float_data.extend(normal(8, 40).ravel())
+    model.graph.initializer[0].ClearField("raw_data")
+    expected = run(model, FEEDS)
+    if auto:
+        monkeypatch.setattr(save, "_LARGEST_INLINE", 1000)
+    target = tmp_path / "out.onnx"
+    write_model(model, target, tmp_path, external=not auto)
+    written = onnx.load(target, load_external_data=False)
+    kinds = {tensor.name: tensor.data_location for tensor in written.graph.initializer}
+    outside, inside = TensorProto.EXTERNAL, TensorProto.DEFAULT
+    assert kinds == {"W": outside, "V": outside, "B": inside}
+    assert not written.graph.initializer[0].float_data
+    assert len(files(tmp_path)) == 2
+    load_model(target)
+    assert_close(run_file(target), expected)
+    write_model(model, target, tmp_path)
+    assert len(files(tmp_path)) == (2 if auto else 1)
+
+
+def test_shared_bytes_are_written_once(tmp_path: Path) -> None:
+    """W, and V in the middle of it: the union of both, and both right."""
+    (tmp_path / "out").mkdir()
+    numbers = normal(300)
+    (tmp_path / "w.bin").write_bytes(numbers.tobytes())
+    model = parse("g (float[3, 8] x) => (float[3, 8] y) { y = Relu(x) }")
+    for name, offset, count in (("W", 0, 200), ("V", 400, 200), ("W2", 0, 200)):
+        tensor = model.graph.initializer.add(name=name, dims=[count], data_type=TensorProto.FLOAT)
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", "w.bin"), ("offset", str(offset)), ("custom", "kept")):
+            tensor.external_data.add(key=key, value=value)
+    target = tmp_path / "out" / "out.onnx"
+    write_model(model, target, tmp_path)
+    _, data = files(target.parent)
+    assert (target.parent / data).stat().st_size == 1200
+    written = onnx.load(target, load_external_data=False)
+    for tensor, start in zip(written.graph.initializer, (0, 100, 0), strict=True):
+        np.testing.assert_array_equal(
+            read_array(tensor, target.parent), numbers[start : start + 200]
+        )
+        assert ("custom", "kept") in [(e.key, e.value) for e in tensor.external_data]
