@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -258,8 +259,9 @@ def run(argv: Sequence[str]) -> int:  # noqa: PLR0911 - one return for each way 
     -------
     The exit code: 0, 1, 2 or 130.
     """
+    interruption = _Interruption()
     try:
-        with _interruptible():
+        with interruption:
             command.main(list(argv), prog_name="alds-onnx", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as e:
         return _fail(f"nothing to do: give IN.onnx OUT.onnx --cr FRACTION, or --help ({e})", 2)
@@ -267,46 +269,64 @@ def run(argv: Sequence[str]) -> int:  # noqa: PLR0911 - one return for each way 
         return _fail(e.format_message(), e.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; nothing was written", _INTERRUPTED)
-    except AldsError as e:
-        return _fail(str(e), e.exit_code, traceback_wanted="--traceback" in argv)
-    except MemoryError as e:
-        return _fail(f"not enough memory ({e})", 2)
     except BrokenPipeError:
         # The reader of the report went away (`| head`); the model was written before it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as e:  # noqa: BLE001 - the last resort: a bug must not print a page
-        message = f"internal error, nothing was written: {type(e).__name__}: {e}"
-        hint = "; please report it with the output of --traceback"
-        return _fail(message + hint, _BUG, traceback_wanted="--traceback" in argv)
+        if interruption.came:
+            return _fail("interrupted; nothing was written", _INTERRUPTED)
+        return _fail_with(e, traceback_wanted="--traceback" in argv)
     return 0
 
 
-def _fail(message: str, code: int, *, traceback_wanted: bool = False) -> int:
+def _fail_with(error: Exception, *, traceback_wanted: bool) -> int:
+    """Say what went wrong; the exit code."""
     if traceback_wanted:
         traceback.print_exc()
+    if isinstance(error, AldsError):
+        return _fail(str(error), error.exit_code)
+    if isinstance(error, MemoryError):
+        return _fail(f"not enough memory ({error})", 2)
+    what = f"{type(error).__name__}: {error}"
+    hint = "please report it with the output of --traceback"
+    return _fail(f"internal error, nothing was written: {what}; {hint}", _BUG)
+
+
+def _fail(message: str, code: int) -> int:
     line = " ".join(message.split())
     printable = "".join(c if c.isprintable() else "?" for c in line)
     print(f"alds-onnx: error: {printable}", file=sys.stderr)
     return code
 
 
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Make SIGTERM end the work like Ctrl-C, so that temporary files are removed."""
+class _Interruption:
+    """Makes SIGTERM end the work like Ctrl-C, so that temporary files are removed.
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    Attributes
+    ----------
+    came
+        Whether one of the two signals came: libraries may turn a KeyboardInterrupt in one of their
+        callbacks into an error of their own.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._before: list[tuple[signal.Signals, Any]] = []
+
+    def __enter__(self) -> _Interruption:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before.append((number, signal.signal(number, self._interrupt)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before:
+            signal.signal(number, handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
         raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _run(request: Request) -> None:

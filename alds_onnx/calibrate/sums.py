@@ -78,7 +78,8 @@ class Sums:
 def usable(*parts: Rows) -> npt.NDArray[np.bool_]:
     """Which rows of arrays (t, ·) hold numbers only, and none too large to be multiplied."""
     # A comparison with NaN is false.
-    return np.logical_and.reduce([(np.abs(part) < _LARGEST).all(axis=1) for part in parts])
+    kept = [(np.abs(part) < _LARGEST).all(axis=1) for part in parts]
+    return np.asarray(np.logical_and.reduce(kept), dtype=np.bool_)
 
 
 def sums_of(rows: Rows, outputs: Rows) -> Sums:

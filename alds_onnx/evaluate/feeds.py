@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ _SIZES = (
 )
 # Upper ends to try for integer inputs: they are often indices, whose limit no one declares.
 _INTEGER_LIMITS = (100, 10, 2, 1)
+
+# A model may declare inputs of any size; more numbers than these are not made up.
+_MOST_NUMBERS = 1 << 27
 
 _NUMPY_TYPES = {
     "float": np.float32,
@@ -128,6 +132,8 @@ def _random(
     value: Input, shape: tuple[int, ...], limit: int, generator: np.random.Generator
 ) -> npt.NDArray[Any]:
     dtype = _dtype(value.type)
+    if prod(shape) > _MOST_NUMBERS:
+        raise RunError(f"input '{value.name}' of shape {list(shape)} is too large for random data")
     if dtype is None:
         raise RunError(f"input '{value.name}' is of type {value.type}: give --calibration data")
     if dtype is np.object_:

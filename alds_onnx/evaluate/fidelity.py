@@ -11,6 +11,8 @@ import numpy.typing as npt
 from alds_onnx.evaluate.sessions import Outputs, flatten
 from alds_onnx.values import OutputFidelity
 
+_LARGEST = 1e140
+
 
 class Comparison:
     """Compares outputs run by run; a copy of neither is kept.
@@ -24,12 +26,13 @@ class Comparison:
     """
 
     def __init__(self, names: Sequence[str], ignore: dict[str, str] | None = None) -> None:
-        self._sums = {name: _Sums() for name in names}
+        # By position: a graph may list an output twice.
+        self._sums = [(name, _Sums()) for name in names]
         self._ignore = ignore or {}
 
     def add(self, expected: Outputs, actual: Outputs) -> None:
         """Add the outputs of one run of both models."""
-        for sums, left, right in zip(self._sums.values(), expected, actual, strict=True):
+        for (_, sums), left, right in zip(self._sums, expected, actual, strict=True):
             arrays, others = flatten(left), flatten(right)
             if len(arrays) != len(others):
                 sums.differ()
@@ -39,7 +42,7 @@ class Comparison:
 
     def outputs(self) -> tuple[OutputFidelity, ...]:
         """Give the measures of each output."""
-        return tuple(sums.fidelity(n, self._ignore.get(n, "")) for n, sums in self._sums.items())
+        return tuple(sums.fidelity(n, self._ignore.get(n, "")) for n, sums in self._sums)
 
     def difference(self, reference: Comparison) -> float:
         """Largest relative L2 difference over the floating-point outputs that can be compared.
@@ -48,8 +51,8 @@ class Comparison:
         where a compressed model's sigmoid falls to 1e-8, only the rounding of the sigmoid is left.
         """
         found = [
-            _ratio(sums.noise, max(sums.signal, reference._sums[name].signal)) ** 0.5
-            for name, sums in self._sums.items()
+            _ratio(sums.noise, max(sums.signal, other.signal)) ** 0.5
+            for (name, sums), (_, other) in zip(self._sums, reference._sums, strict=True)
             if not (sums.note or self._ignore.get(name))
         ]
         return max(found, default=0.0)
@@ -72,6 +75,8 @@ class _Sums:
             return
         self._add_scores(expected, actual)
         y, z, unequal = _finite(expected, actual)
+        # Far below the largest float64, so that no square overflows.
+        y, z = np.clip(y, -_LARGEST, _LARGEST), np.clip(z, -_LARGEST, _LARGEST)
         noise = y - z
         self.signal += float(np.vdot(y, y))
         self.other += float(np.vdot(z, z))
@@ -115,13 +120,16 @@ def _is_floating(array: npt.NDArray[Any]) -> bool:
 def _finite(
     expected: npt.NDArray[Any], actual: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], bool]:
-    """Both as float64 where both are finite; whether NaN or infinity stand at other places."""
+    """Both as float64 where both are finite; whether NaN or infinity came up where there was none.
+
+    Where the expected output overflows, the actual one may overflow otherwise or not at all: the
+    order of sums decides, and nothing can be compared.
+    """
     y, z = np.ravel(expected).astype(np.float64), np.ravel(actual).astype(np.float64)
     finite = np.isfinite(y) & np.isfinite(z)
     if finite.all():
         return y, z, False
-    odd_y, odd_z = y[~finite], z[~finite]
-    return y[finite], z[finite], not np.array_equal(odd_y, odd_z, equal_nan=True)
+    return y[finite], z[finite], bool((np.isfinite(y) & ~np.isfinite(z)).any())
 
 
 def _ratio(noise: float, signal: float) -> float:

@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path, PureWindowsPath
 from typing import TypeVar
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -151,8 +152,8 @@ def external_data(tensor: TensorProto, folder: Path) -> ExternalData:
 
 
 def _location(location: str, folder: Path, what: str) -> Path:
-    if not location:
-        raise ModelError(f"the {what} has no location")
+    if not location or not isinstance(location, str):  # bytes where it is not UTF-8
+        raise ModelError(f"the {what} has no location that can be read")
     relative = Path(location)
     if PureWindowsPath(location).anchor:  # of Windows: it knows `C:` and `\\` as well as `/`
         raise ModelError(f"the {what} has an absolute location '{location}': refused")
@@ -162,7 +163,11 @@ def _location(location: str, folder: Path, what: str) -> Path:
         if depth < 0:
             raise ModelError(f"the {what} lies outside the model's folder: '{location}' is refused")
     path = folder / relative
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError) as e:  # a name that no file system takes
+        raise ModelError(f"the {what} has a location that cannot be a file name") from e
+    if not is_file:
         raise ModelError(f"the {what} is missing: there is no file '{location}' beside the model")
     return path
 
@@ -197,7 +202,7 @@ def read_array(tensor: TensorProto, folder: Path) -> npt.NDArray[np.generic]:
 def make_tensor(name: str, array: FloatArray, element_type: int) -> TensorProto:
     """Make a tensor with inline raw data, rounded to an element type."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(element_type)
-    with np.errstate(under="ignore"):
+    with np.errstate(under="ignore", over="ignore"):
         rounded = np.ascontiguousarray(array.astype(dtype))
     return TensorProto(
         name=name,
@@ -205,6 +210,12 @@ def make_tensor(name: str, array: FloatArray, element_type: int) -> TensorProto:
         dims=array.shape,
         raw_data=rounded.tobytes(),
     )
+
+
+def smallest_normal(element_type: int) -> float:
+    """The smallest number of a type that still has all its digits."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(element_type)
+    return float(ml_dtypes.finfo(dtype).smallest_normal)  # type: ignore[no-untyped-call]
 
 
 def rounded(array: FloatArray, element_type: int) -> FloatArray:

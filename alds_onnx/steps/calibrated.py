@@ -181,7 +181,7 @@ def sensitivities(
 
 def _spread(runner: Runner) -> list[int]:
     """Batches for the probes, evenly spread over the data."""
-    first = next(iter(runner.batches[0].values()))
+    first = next(iter(runner.batches[0].values()), np.zeros(1))
     size = max(1, len(first) if first.ndim else 1)
     numbers = sum(array.size for array in runner.batches[0].values()) / size
     samples = int(np.clip(_PROBE_NUMBERS / max(1, numbers), _FEWEST_PROBES, _MOST_PROBES))

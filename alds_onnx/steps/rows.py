@@ -136,6 +136,8 @@ def make_warnings(
             f"the compressed model takes {ratio:.2f} times as long in onnxruntime on this machine: "
             "fewer multiply-accumulates in grouped convolutions are not always faster"
         )
+    if verification is not None and verification.fidelity and ratio is None:
+        warnings.append("latency was not measured: two such large models do not fit side by side")
     if verification is not None and verification.fidelity:
         warnings += _warnings_of_data(verification)
     return tuple(warnings)

@@ -15,6 +15,7 @@ from alds_onnx.graph.layers import Layer, Skipped, find_layers, read_matrix, ski
 from alds_onnx.graph.load import LoadedModel
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks
+from alds_onnx.graph.tensors import smallest_normal
 from alds_onnx.settings import Settings
 from alds_onnx.values import Plan, Spectra
 
@@ -94,6 +95,8 @@ def weight_spectra(
             return "its weight has NaN or infinite entries"
         if not matrix.any():
             return "its weight is all zeros"
+        if np.abs(matrix).max() < smallest_normal(layer.source.tensor.data_type):
+            return "its weight has subnormal entries only, which have too few digits to factorize"
         return spectra(matrix, layer.shape, counts)
 
     results = side_by_side(compute, weights, settings.threads, advance)
