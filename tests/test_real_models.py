@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 import alds_onnx
-from alds_onnx.values import Status
+from alds_onnx.values import Decision, Status
 from tests.conftest import wheel_member
 from tests.test_command import count_parameters
 
@@ -43,3 +44,26 @@ def test_compressed_exactly(name: str, cr: float, tmp_path: Path) -> None:
     kept = {p.key: p.value for p in onnx.load(target).metadata_props}
     assert kept == {p.key: p.value for p in onnx.load(source).metadata_props}
     assert ("character" in kept) == (name == "recognition")
+
+
+@pytest.mark.network
+def test_a_model_whose_layers_are_all_inside_if(tmp_path: Path) -> None:
+    """silero-vad holds one network for each sampling rate in the branches of an If."""
+    source = wheel_member("silero-vad==6.2.3", "silero_vad/data/silero_vad.onnx")
+    target = tmp_path / "out.onnx"
+    generator = np.random.default_rng(0)
+    feeds = [
+        {
+            "input": generator.standard_normal((1, 576)).astype(np.float32),
+            "state": np.zeros((2, 1, 128), np.float32),
+            "sr": np.array(16000, np.int64),
+        }
+        for _ in range(4)
+    ]
+    result = alds_onnx.compress(source, cr=0.15, calibration=feeds, threads=1)
+    result.save(target)
+    assert {row.decision for row in result.plan.layers} >= {Decision.DECOMPOSE}
+    assert target.stat().st_size < 0.9 * source.stat().st_size
+    verification = result.report.verification
+    assert verification is not None
+    assert verification.status is Status.PASSED, verification.reason

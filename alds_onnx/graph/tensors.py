@@ -152,8 +152,10 @@ def external_data(tensor: TensorProto, folder: Path) -> ExternalData:
 
 
 def _location(location: str, folder: Path, what: str) -> Path:
-    if not location or not isinstance(location, str):  # bytes where it is not UTF-8
-        raise ModelError(f"the {what} has no location that can be read")
+    if not location:
+        raise ModelError(f"the {what} has no location")
+    if not isinstance(location, str):  # protobuf gives bytes for what is not UTF-8
+        raise ModelError(f"the {what} has a location that is not UTF-8")
     relative = Path(location)
     if PureWindowsPath(location).anchor:  # of Windows: it knows `C:` and `\\` as well as `/`
         raise ModelError(f"the {what} has an absolute location '{location}': refused")
