@@ -44,7 +44,7 @@ from alds_onnx.settings import Settings
 from alds_onnx.steps.decide import out_of_reach, planned_cuts
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Advance, Survey, Weight, side_by_side
-from alds_onnx.values import Budget, Cut, Factors, Objective, Spectra
+from alds_onnx.values import Budget, Cut, Factors, FloatArray, Objective, Spectra
 
 # Most slices tried: more of them have not paid on data, and runtimes like them less.
 _MOST_SLICES = 8
@@ -131,9 +131,9 @@ def observe(
 
 def _probe(
     weight: Weight,
-    matrix: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+    matrix: FloatArray,
     moments: Moments,
-    bias: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None,
+    bias: FloatArray | None,
     settings: Settings,
 ) -> Probe:
     layer = weight.layers[0]
@@ -144,9 +144,7 @@ def _probe(
     return Probe(layers=weight.layers, matrix=matrix, moments=moments, bias=bias, spectra=curves)
 
 
-def _own_bias(
-    survey: Survey, weight: Weight
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None:
+def _own_bias(survey: Survey, weight: Weight) -> FloatArray | None:
     """The bias that may change: that of the only reader of a weight of the main graph."""
     (first, *others) = weight.layers
     if others or first.site.scope != 0:
