@@ -329,6 +329,13 @@ class _Interruption:
         raise KeyboardInterrupt
 
 
+def _ignore_interrupts() -> None:
+    """Let the rest run to its end, once OUT is in place: exit 130 says that nothing was written."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _run(request: Request) -> None:
     target = _check_paths(request)
     console = make_console()
@@ -352,6 +359,7 @@ def _run(request: Request) -> None:
         )
         if target is not None:
             result.save(target, external_data=request.save_as_external_data)
+            _ignore_interrupts()
     if request.plan_out:
         write_bytes(dump(plan_to_json(result.plan)), request.plan_out)
     if request.json_out:

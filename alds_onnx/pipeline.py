@@ -140,7 +140,6 @@ class _Clock:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._times: list[tuple[Step, float]] = []
-        self._began = time.perf_counter()
 
     def start(self, step: Step) -> None:
         self._times.append((step, time.perf_counter()))

@@ -109,7 +109,6 @@ class _Store:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._kept: dict[int, dict[str, Any]] = {}
-        self._count = 0
 
     def get(self, batch: int) -> Mapping[str, Any]:
         return self._kept[batch]

@@ -182,7 +182,7 @@ def _joint_curve(
     codes /= np.where(deviation > 0, deviation, 1.0)[:, None]
     gram = codes @ C @ codes.T
     whitened = scipy.linalg.solve_triangular(
-        np.linalg.cholesky(_jittered(gram)), codes @ (C @ W.T), lower=True
+        np.linalg.cholesky(shrunk(gram, _JITTER)), codes @ (C @ W.T), lower=True
     )  # (j·k, f)
     explained = np.cumsum((whitened**2).sum(axis=1))[num_slices - 1 :: num_slices]
     squared = np.clip(1 - explained / power, 0.0, 1.0)
@@ -225,15 +225,12 @@ def _block_rows(V: FloatArray) -> FloatArray:
 
 def shrunk(moments: FloatArray, strength: float) -> FloatArray:
     """Second moments C (n, n) plus `strength` times the mean power of an input on the diagonal."""
-    n = len(moments)
-    mean = float(np.trace(moments)) / n or 1.0
-    return moments + strength * mean * np.eye(n)
+    return moments + strength * _mean_power(moments) * np.eye(len(moments))
 
 
-def _jittered(gram: FloatArray) -> FloatArray:
-    size = len(gram)
-    scale = float(np.trace(gram)) / size or 1.0
-    return gram + _JITTER * scale * np.eye(size)
+def _mean_power(moments: FloatArray) -> float:
+    """Mean of the diagonal of C (n, n); 1 for moments of nothing but zeros."""
+    return float(np.trace(moments)) / len(moments) or 1.0
 
 
 def regress(
@@ -260,8 +257,7 @@ def regress(
     -------
     U (k, f, j) and V (k, j, n/k), balanced: U and V of a slice have the same norm, rank by rank.
     """
-    n = len(moments.inputs)
-    scale = float(np.trace(moments.inputs)) / n or 1.0
+    scale = _mean_power(moments.inputs)
 
     def solve(strength: float) -> Factors:
         problem = _Blocks(
@@ -348,7 +344,7 @@ class _Blocks:
                 [self.B[:, b] @ self.E[i].T for i, b in enumerate(self.blocks)], axis=1
             )  # (f, k·j)
             solved = scipy.linalg.solve(
-                _jittered(gram), cross.T, assume_a="pos", check_finite=False
+                shrunk(gram, _JITTER), cross.T, assume_a="pos", check_finite=False
             ).T
             self.D = np.ascontiguousarray(solved.reshape(f, k, j).transpose(1, 0, 2))
             self.product = solved @ coded

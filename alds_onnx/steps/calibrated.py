@@ -41,7 +41,7 @@ from alds_onnx.search.frontier import Frontier, frontier
 from alds_onnx.search.knapsack import minimize_sum_of_errors
 from alds_onnx.search.minmax import minimize_maximum_error, smallest_cost
 from alds_onnx.settings import Settings
-from alds_onnx.steps.decide import out_of_reach, planned_cuts
+from alds_onnx.steps.decide import allowance, planned_cuts
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Advance, Survey, Weight, side_by_side
 from alds_onnx.values import Budget, Cut, Factors, FloatArray, Objective, Spectra
@@ -204,10 +204,7 @@ def choose(
         for name, probe in calibrated.probes.items()
     ]
     dense = sum(probe.spectra.shape.num_parameters for probe in calibrated.probes.values())
-    allowed = budget.limit - (budget.before - dense)
-    smallest = smallest_cost(frontiers)
-    if allowed < smallest:
-        raise out_of_reach(budget, smallest - dense)
+    allowed = allowance(budget, dense, smallest_cost(frontiers))
     largest = settings.objective is Objective.MAX_OUTPUT_ERROR
     solve_for = minimize_maximum_error if largest else minimize_sum_of_errors
     chosen = solve_for(frontiers, allowed)

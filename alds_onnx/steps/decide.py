@@ -27,10 +27,7 @@ def decide(
     if budget is None or not curves:
         return {}
     layers_before = sum(s.shape.num_parameters for s in curves.values())
-    allowed = budget.limit - (budget.before - layers_before)
-    smallest = smallest_parameters(curves)
-    if allowed < smallest:
-        raise out_of_reach(budget, smallest - layers_before)
+    allowed = allowance(budget, layers_before, smallest_parameters(curves))
     if settings.search is SearchMethod.ITERATIVE:
         generator = np.random.default_rng(settings.seed)
         chosen = search_iterative(curves, allowed, generator)
@@ -39,7 +36,21 @@ def decide(
     return {name: cut for name, cut in chosen.items() if cut is not None}
 
 
-def out_of_reach(budget: Budget, change: int) -> BudgetError:
+def allowance(budget: Budget, layers_before: int, smallest: int) -> int:
+    """How many parameters the layers may have, of `layers_before` now and at least `smallest`.
+
+    Raises
+    ------
+    BudgetError
+        If that is fewer than they can have; names the largest possible ratio.
+    """
+    allowed = budget.limit - (budget.before - layers_before)
+    if allowed < smallest:
+        raise _out_of_reach(budget, smallest - layers_before)
+    return allowed
+
+
+def _out_of_reach(budget: Budget, change: int) -> BudgetError:
     """Say how far the model can be compressed at most.
 
     `change` is what the smallest cuts of all layers add to the parameters (negative).

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alds_onnx.decompose import regression
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.regression import (
     Moments,
@@ -186,6 +187,19 @@ def test_sweeps_never_raise_the_error(seed: int, num_slices: int, rank: int) -> 
         for sweeps in (0, 1, 2, 5, 20)
     ]
     assert (np.diff(errors) <= 1e-8).all(), errors
+
+
+def test_each_block_of_a_sweep_sees_those_before_it() -> None:
+    """Between the blocks, `product` is A C for the blocks as they are by then."""
+    data = samples()
+    n = data.shape.num_columns
+    C = np.cov(np.random.default_rng(0).standard_normal((n, 4 * n))) + 0.3
+    problem = regression._Blocks(C=C, B=data.W @ C, num_slices=2, rank=1)
+    problem.start(data.W)
+    problem._decode = lambda: None  # type: ignore[method-assign] - it would mend the product
+    problem.sweep()
+    A = compose(Factors(shape=data.shape, U=problem.D, V=problem.E))
+    np.testing.assert_allclose(problem.product, A @ C, rtol=0, atol=1e-9 * np.abs(A @ C).max())
 
 
 def test_sweeps_lower_the_error_of_dependent_slices() -> None:

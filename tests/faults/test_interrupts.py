@@ -90,6 +90,20 @@ def test_interrupt_that_comes_too_late(number: signal.Signals, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("number", _SIGNALS)
+def test_interrupt_once_the_model_is_in_place(number: signal.Signals, tmp_path: Path) -> None:
+    """The plan is still written: 130 would say that nothing was."""
+    target, plan = tmp_path / "out.onnx", tmp_path / "plan.json"
+    patch = (
+        "import alds_onnx.cli as m; before = m.write_bytes\ndef write(data, path):\n"
+        f"    os.kill(os.getpid(), {number.value})\n    return before(data, path)\n"
+        "m.write_bytes = write"
+    )
+    found = finish(start(target, "--plan-out", str(plan), patch=patch))
+    assert found.code == 0, found.stderr
+    assert files(tmp_path) == ["out.onnx", "plan.json"]
+
+
+@pytest.mark.parametrize("number", _SIGNALS)
 def test_interrupt_at_odd_times(number: signal.Signals, tmp_path: Path) -> None:
     """Whatever the moment of an undisturbed run, there is the old file or a whole new one."""
     for i in range(4):
