@@ -12,6 +12,7 @@ from onnx import ModelProto
 from alds_onnx.calibrate.reader import Calibration
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.graph.save import check_target, write_model
+from alds_onnx.graph.spill import Spill
 from alds_onnx.pipeline import run
 from alds_onnx.settings import Progress, Settings, default_threads, silent
 from alds_onnx.values import Objective, Plan, Report, SearchMethod
@@ -24,8 +25,9 @@ class Result:
     Attributes
     ----------
     model
-        The compressed model. If the original has external data, its tensors still point there:
-        write it with `save`, which copies them.
+        The compressed model. If the original has external data, its tensors still point there,
+        and the factors of one over 1 GiB into a temporary file: write it with `save`, which copies
+        them.
     plan
         What was decided for each Conv, Gemm and MatMul.
     report
@@ -34,6 +36,8 @@ class Result:
         Where external data lies.
     source
         Path of the original; None if it was given as an object.
+    spill
+        Keeps the temporary file with the factors of a large model alive; None for others.
     """
 
     model: ModelProto
@@ -41,6 +45,7 @@ class Result:
     report: Report
     folder: Path
     source: Path | None
+    spill: Spill | None = None
 
     def save(self, path: str | os.PathLike[str], *, external_data: bool = False) -> None:
         """Write the model, whole or not at all; external tensors go to one file beside it.
@@ -155,6 +160,7 @@ def compress(
         report=done.report,
         folder=done.source.folder,
         source=done.source.path,
+        spill=done.spill,
     )
 
 

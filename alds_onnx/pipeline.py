@@ -10,10 +10,12 @@ from onnx import ModelProto
 from alds_onnx.decompose.factorize import cut_error, factorize
 from alds_onnx.evaluate.sessions import check_provider
 from alds_onnx.graph.accounting import model_bytes, num_parameters
+from alds_onnx.graph.external import external_tensors, is_large
 from alds_onnx.graph.layers import read_matrix
 from alds_onnx.graph.load import LoadedModel, load_model
-from alds_onnx.graph.rewrite import Replacement, rewrite, rounded_factors
+from alds_onnx.graph.rewrite import Replacement, rewrite, stored_factors
 from alds_onnx.graph.scopes import ModelIndex
+from alds_onnx.graph.spill import Spill
 from alds_onnx.settings import Progress, Settings, Source, Step
 from alds_onnx.steps.calibrated import choose, observe, reconstruct_all, sensitivities
 from alds_onnx.steps.checks import check, count_macs, make_samples
@@ -37,12 +39,15 @@ class Compressed:
         Everything that was measured.
     source
         The original.
+    spill
+        What holds the factors of a large model; they go when it does.
     """
 
     model: ModelProto
     plan: Plan
     report: Report
     source: LoadedModel
+    spill: Spill | None
 
 
 def run(source: Source, settings: Settings, progress: Progress) -> Compressed:
@@ -63,7 +68,8 @@ def run(source: Source, settings: Settings, progress: Progress) -> Compressed:
     replacements = [
         Replacement(layers=d.weight.layers, factors=d.factors, bias=d.bias) for d in decompositions
     ]
-    model = rewrite(survey.loaded.model, replacements)
+    spill = Spill() if _is_streamed(survey.loaded.model) else None
+    model = rewrite(survey.loaded.model, replacements, spill)
 
     clock.start(Step.INPUTS)
     samples = make_samples(survey, settings)
@@ -97,7 +103,12 @@ def run(source: Source, settings: Settings, progress: Progress) -> Compressed:
         seconds=clock.seconds(),
         warnings=make_warnings(survey, plan, verification, samples),
     )
-    return Compressed(model=model, plan=plan, report=report, source=survey.loaded)
+    return Compressed(model=model, plan=plan, report=report, source=survey.loaded, spill=spill)
+
+
+def _is_streamed(model: ModelProto) -> bool:
+    """Whether new weights go to a file: those of a large model that has data files itself."""
+    return is_large(model) and bool(external_tensors(model))
 
 
 def _by_weights(
@@ -170,7 +181,7 @@ def _factorize(
         layer = weight.layers[0]
         matrix = read_matrix(survey.index, layer, survey.loaded.folder)
         exact = factorize(matrix, layer.shape, cuts[weight.name])
-        factors = rounded_factors(layer, exact)
+        factors = stored_factors(layer, exact)
         error = cut_error(matrix, factors, curves[weight.name])
         return Decomposition(weight=weight, factors=factors, error=error)
 

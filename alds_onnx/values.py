@@ -6,6 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -169,6 +170,8 @@ class Spectra:
 class Factors:
     """A decomposed weight: slice i of W is about `U[i] @ V[i]`.
 
+    In float64 while they are computed, then in the type in which the model stores them.
+
     Attributes
     ----------
     shape
@@ -180,8 +183,8 @@ class Factors:
     """
 
     shape: LayerShape
-    U: FloatArray
-    V: FloatArray
+    U: npt.NDArray[Any]
+    V: npt.NDArray[Any]
 
     @property
     def cut(self) -> Cut:
@@ -447,7 +450,7 @@ class Report:
     warnings: tuple[str, ...] = field(default=())
 
 
-def read_only(array: npt.NDArray[np.float64]) -> FloatArray:
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Mark an array as read-only, so that a frozen value is frozen all the way down."""
     array.setflags(write=False)
     return array

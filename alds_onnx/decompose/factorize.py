@@ -71,7 +71,11 @@ def _residual(matrix: FloatArray, factors: Factors) -> float:
     if scale == 0.0:
         return spectral_norm(compose(factors))
     root = np.sqrt(scale)
-    scaled = Factors(shape=factors.shape, U=factors.U / root, V=factors.V / root)
+    scaled = Factors(
+        shape=factors.shape,
+        U=np.asarray(factors.U, np.float64) / root,
+        V=np.asarray(factors.V, np.float64) / root,
+    )
     residual = scale * spectral_norm(matrix / scale - compose(scaled))
     return min(residual, float(np.finfo(np.float64).max))
 

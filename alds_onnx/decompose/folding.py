@@ -38,11 +38,12 @@ def slices(matrix: FloatArray, num_slices: int) -> FloatArray:
 
 
 def compose(factors: Factors) -> FloatArray:
-    """Multiply the factors back to Ŵ.
+    """Multiply the factors back to Ŵ, in float64.
 
     Returns
     -------
     Shape (f, c·kh·kw): [U_1 V_1 ... U_k V_k].
     """
-    product = factors.U @ factors.V  # (k, f, n/k)
+    U, V = np.asarray(factors.U, np.float64), np.asarray(factors.V, np.float64)
+    product = U @ V  # (k, f, n/k)
     return product.transpose(1, 0, 2).reshape(factors.shape.out_features, factors.shape.num_columns)

@@ -12,12 +12,20 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 
 from alds_onnx.errors import UsageError
-from alds_onnx.graph.external import external_tensors, inline_bytes, large_initializers, point
+from alds_onnx.graph.external import (
+    LARGE_MODEL,
+    external_tensors,
+    inline_bytes,
+    is_large,
+    large_initializers,
+    point,
+)
 from alds_onnx.graph.save import serialize
-from alds_onnx.graph.tensors import external_data, num_bytes, read_array
+from alds_onnx.graph.spill import Spill
+from alds_onnx.graph.tensors import external_data
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 Outputs = Sequence[Any]
@@ -25,12 +33,6 @@ Outputs = Sequence[Any]
 Dim: TypeAlias = "int | str | None"
 
 _FATAL_ONLY = 4
-# Types of which NumPy has arrays that onnxruntime takes.
-_IN_MEMORY = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
-#: Bytes of weights from which on memory is saved at the cost of speed.
-LARGE_MODEL = 1 << 30
-# A data file that is not there: the numbers are in memory.
-_NOWHERE = "in memory"
 
 
 class Provider(str, Enum):
@@ -124,8 +126,8 @@ class Session:
         options.inter_op_num_threads = 1
         providers = list(dict.fromkeys([_PROVIDERS[execution.provider], _PROVIDERS[Provider.CPU]]))
         try:
-            # The arrays must live as long as the session.
-            content, self._memory = _prepare(model, folder, options)
+            # The numbers apart must live as long as the session.
+            content, self._apart = _prepare(model, folder, options)
             self._session = ort.InferenceSession(content, options, providers=providers)
         except Exception as e:
             raise RunError(f"onnxruntime {ort.__version__} cannot load it: {_short(e)}") from e
@@ -151,72 +153,49 @@ class Session:
             raise RunError(f"onnxruntime {ort.__version__} cannot run it: {_short(e)}") from e
 
 
-def model_bytes(model: ModelProto) -> int:
-    """Bytes of a model's numbers, wherever they lie."""
-    return inline_bytes(model) + sum(num_bytes(tensor) for tensor in external_tensors(model))
-
-
 def _prepare(
     model: ModelProto, folder: Path, options: ort.SessionOptions
-) -> tuple[bytes, dict[str, Any]]:
-    """Set what depends on the model; its bytes, and what it needs in memory beside them."""
-    if model_bytes(model) > LARGE_MODEL:
+) -> tuple[bytes, Spill | None]:
+    """Set what depends on the model; its bytes, and the numbers that were moved out of it."""
+    if is_large(model):
         # Each session would keep a second copy of the weights, in an order that runs faster.
         options.add_session_config_entry("session.disable_prepacking", "1")
-    memory = dict[str, Any]()
+    apart = None
     if inline_bytes(model) > LARGE_MODEL:
-        model, memory = _numbers_apart(model)
-        values = [value for _, value in memory.values()]
-        options.add_external_initializers(list(memory), values)
-    model, folder = _links_resolved(model, folder)
+        model, apart = _numbers_apart(model)
+    model, folder = _within_one_folder(model, folder)
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", os.path.realpath(folder)
     )
-    return serialize(model), memory
+    return serialize(model), apart
 
 
-def _numbers_apart(model: ModelProto) -> tuple[ModelProto, dict[str, Any]]:
-    """Take large initializers out of the main graph: protobuf has no message over 2 GiB.
-
-    Returns
-    -------
-    A copy without their numbers; arrays and OrtValues on them, by name, to be kept while the
-    session lives.
-    """
-    names = {tensor.name for tensor in large_initializers(model)}
-    skeleton, apart = ModelProto(), dict[str, Any]()
+def _numbers_apart(model: ModelProto) -> tuple[ModelProto, Spill]:
+    """Take large initializers out of a copy: protobuf has no message over 2 GiB."""
+    skeleton, spill = ModelProto(), Spill()
     skeleton.CopyFrom(model)
-    for tensor, copy in zip(model.graph.initializer, skeleton.graph.initializer, strict=True):
-        if tensor.name in names and tensor.data_type in _IN_MEMORY:
-            array = np.ascontiguousarray(read_array(tensor, Path()))
-            apart[tensor.name] = (array, ort.OrtValue.ortvalue_from_numpy(array))
-            point(copy, _NOWHERE, 0, num_bytes(tensor))
-    return skeleton, apart
+    for tensor in large_initializers(skeleton):
+        spill.move(tensor)
+    return skeleton, spill
 
 
-def _links_resolved(model: ModelProto, folder: Path) -> tuple[ModelProto, Path]:
-    """Give external data by its real places, where symbolic links lead out of the folder.
+def _within_one_folder(model: ModelProto, folder: Path) -> tuple[ModelProto, Path]:
+    """Give external data by its real places, where some lie outside the folder.
 
-    onnxruntime refuses such links in a model that is given as bytes; `load_model` has refused those
-    that must not be followed.
+    So do the targets of symbolic links, which onnxruntime refuses in a model that is given as
+    bytes, and temporary files; `load_model` has refused what must not be read.
     """
     root = os.path.realpath(folder)
-    tensors = [t for t in external_tensors(model) if not _is_in_memory(t)]
-    places = [external_data(tensor, folder) for tensor in tensors]
+    places = [external_data(tensor, folder) for tensor in external_tensors(model)]
     real = [os.path.realpath(place.path) for place in places]
     if all(Path(path).is_relative_to(root) for path in real):
         return model, folder
     common = os.path.commonpath([os.path.dirname(path) for path in real])
     result = ModelProto()
     result.CopyFrom(model)
-    copies = (t for t in external_tensors(result) if not _is_in_memory(t))
-    for copy, place, path in zip(copies, places, real, strict=True):
+    for copy, place, path in zip(external_tensors(result), places, real, strict=True):
         point(copy, os.path.relpath(path, common), place.offset, place.length)
     return result, Path(common)
-
-
-def _is_in_memory(tensor: TensorProto) -> bool:
-    return any(e.key == "location" and e.value == _NOWHERE for e in tensor.external_data)
 
 
 def flatten(output: Any) -> list[npt.NDArray[Any]]:

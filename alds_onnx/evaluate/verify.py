@@ -21,15 +21,14 @@ from alds_onnx.evaluate.fidelity import Comparison
 from alds_onnx.evaluate.latency import measure
 from alds_onnx.evaluate.samples import Samples
 from alds_onnx.evaluate.sessions import (
-    LARGE_MODEL,
     Execution,
     Feeds,
     Outputs,
     RunError,
     Session,
     flatten,
-    model_bytes,
 )
+from alds_onnx.graph.external import is_large
 from alds_onnx.values import Status, Verification
 
 #: Largest relative L2 difference of an output that counts as float rounding, by the coarsest
@@ -71,7 +70,7 @@ def verify(
 ) -> Verification:
     """Run the three models on the same inputs and compare.
 
-    The outputs are kept, not the sessions: of a model over `LARGE_MODEL` one is loaded at a time,
+    The outputs are kept, not the sessions: of a large model one is loaded at a time,
     and latency, which takes two side by side, is not measured.
 
     Parameters
@@ -123,8 +122,8 @@ def _run_original(
     again = session.run(samples.feeds[0])
     ignore = _unsteady(session.output_names, outputs[0], again, tolerance)
     ignore |= _overflowing(session.output_names, outputs)
-    fits = model_bytes(models.original) <= LARGE_MODEL
-    return _Original(session=session if fits else None, outputs=outputs, ignore=ignore)
+    large = is_large(models.original)
+    return _Original(session=None if large else session, outputs=outputs, ignore=ignore)
 
 
 def _unsteady(

@@ -23,6 +23,8 @@ from alds_onnx.graph.tensors import (
     read_array,
 )
 
+#: Bytes of weights from which on memory is saved at the cost of speed.
+LARGE_MODEL = 1 << 30
 _CHUNK = 1 << 24
 # Of a cache line: a runtime that maps the file into memory can use the numbers where they are.
 _ALIGNMENT = 64
@@ -62,6 +64,16 @@ def inline_bytes(model: ModelProto) -> int:
     return sum(num_bytes(t) for t in inside if t.data_type != TensorProto.STRING)
 
 
+def number_bytes(model: ModelProto) -> int:
+    """Bytes of a model's numbers, wherever they lie."""
+    return inline_bytes(model) + sum(num_bytes(tensor) for tensor in external_tensors(model))
+
+
+def is_large(model: ModelProto) -> bool:
+    """Whether memory is to be saved at the cost of speed."""
+    return number_bytes(model) > LARGE_MODEL
+
+
 def write_data(
     file: IO[bytes], tensors: Sequence[TensorProto], folder: Path
 ) -> tuple[str, list[tuple[int, int]]]:
@@ -90,7 +102,7 @@ def write_data(
     places = []
     for tensor, part in zip(tensors, parts, strict=True):
         if part is None:
-            places.append((writer.add([_packed(tensor)]), num_bytes(tensor)))
+            places.append((writer.add([packed(tensor)]), num_bytes(tensor)))
             continue
         span = spans[part]
         if span not in starts:
@@ -132,7 +144,8 @@ class _Writer:
         self._end += len(data)
 
 
-def _packed(tensor: TensorProto) -> bytes:
+def packed(tensor: TensorProto) -> bytes:
+    """Give the numbers of an inline tensor as they lie in a data file."""
     if tensor.HasField("raw_data"):
         return bytes(tensor.raw_data)
     return read_array(tensor, Path()).tobytes()

@@ -13,7 +13,7 @@ from onnx import ModelProto, SparseTensorProto, TensorProto
 
 from alds_onnx.errors import ModelError
 from alds_onnx.graph.save import serialize
-from alds_onnx.graph.tensors import NUMBERS, every, external_data, is_external
+from alds_onnx.graph.tensors import NUMBERS, check_location, every, external_data, is_external
 
 # A protobuf message cannot be larger.
 _LARGEST_MESSAGE = 2**31 - 1
@@ -152,6 +152,7 @@ def _check_external(tensor: TensorProto, loaded: LoadedModel) -> None:
     what = f"external data of tensor '{tensor.name}'"
     if any(len(getattr(tensor, numbers)) for numbers in NUMBERS):
         raise ModelError(f"the {what} is in the model file as well: which one holds?")
+    check_location(tensor)
     path = external_data(tensor, loaded.folder).path
     real = Path(os.path.realpath(path))
     roots = {Path(os.path.realpath(loaded.folder))}

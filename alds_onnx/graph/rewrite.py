@@ -9,11 +9,12 @@ cannot be (functions).
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, MutableSequence, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from alds_onnx.decompose.folding import compose
@@ -21,9 +22,10 @@ from alds_onnx.errors import VerificationError
 from alds_onnx.graph.layers import Layer, Operand
 from alds_onnx.graph.patterns import Names, build, layout
 from alds_onnx.graph.scopes import Key, ModelIndex, Scope, Site, unused
-from alds_onnx.graph.tensors import make_tensor, rounded, type_name
+from alds_onnx.graph.spill import Spill
+from alds_onnx.graph.tensors import make_tensor, stored, type_name
 from alds_onnx.graph.weights import constant_of
-from alds_onnx.values import Factors, FloatArray
+from alds_onnx.values import Factors, FloatArray, read_only
 
 _Entry = TypeVar("_Entry")
 
@@ -56,7 +58,9 @@ class Dense:
     bias: FloatArray | None = None
 
 
-def rewrite(model: ModelProto, replacements: Sequence[Replacement]) -> ModelProto:
+def rewrite(
+    model: ModelProto, replacements: Sequence[Replacement], spill: Spill | None = None
+) -> ModelProto:
     """Replace weights by their factors.
 
     Parameters
@@ -65,6 +69,8 @@ def rewrite(model: ModelProto, replacements: Sequence[Replacement]) -> ModelProt
         Stays as it is.
     replacements
         What to replace; no weight twice.
+    spill
+        Where the numbers of the factors go; into the model if None.
 
     Returns
     -------
@@ -75,35 +81,37 @@ def rewrite(model: ModelProto, replacements: Sequence[Replacement]) -> ModelProt
     result.CopyFrom(model)
     if not replacements:
         return result
-    splice = _Splice(ModelIndex(result))
+    splice = _Splice(ModelIndex(result), spill)
     for replacement in replacements:
         splice.replace(replacement)
     splice.finish()
     return result
 
 
-def rounded_factors(layer: Layer, factors: Factors) -> Factors:
-    """Give the factors as the model holds them, rounded to the weight's type."""
+def stored_factors(layer: Layer, factors: Factors) -> Factors:
+    """Give the factors as the model holds them, in the weight's type."""
     element_type = layer.source.tensor.data_type
     return Factors(
         shape=factors.shape,
-        U=rounded(factors.U, element_type),
-        V=rounded(factors.V, element_type),
+        U=read_only(stored(factors.U, element_type)),
+        V=read_only(stored(factors.V, element_type)),
     )
 
 
-def with_composed_weights(model: ModelProto, replacements: Sequence[Replacement]) -> ModelProto:
+def with_composed_weights(
+    model: ModelProto, replacements: Sequence[Replacement], spill: Spill | None = None
+) -> ModelProto:
     """Give the original with each replaced W exchanged for the dense Ŵ of its (rounded) factors.
 
     A rewrite is exact if the rewritten model computes what this one does.
     """
-    return with_dense_weights(model, [_dense(replacement) for replacement in replacements])
+    return with_dense_weights(model, map(_dense, replacements), spill)
 
 
 def _dense(replacement: Replacement) -> Dense:
     layer = replacement.layers[0]
     with np.errstate(over="ignore", invalid="ignore"):
-        matrix = compose(rounded_factors(layer, replacement.factors))
+        matrix = compose(stored_factors(layer, replacement.factors))
     _check_range(layer, matrix)
     return Dense(layers=replacement.layers, matrix=matrix, bias=replacement.bias)
 
@@ -111,14 +119,16 @@ def _dense(replacement: Replacement) -> Dense:
 def _check_range(layer: Layer, *arrays: FloatArray) -> None:
     """Refuse numbers that the weight's type cannot hold."""
     element_type = layer.source.tensor.data_type
-    if not all(np.isfinite(rounded(array, element_type)).all() for array in arrays):
+    if not all(np.isfinite(stored(array, element_type)).all() for array in arrays):
         raise VerificationError(
             f"layer '{layer.name}': its approximation is out of the range of "
             f"{type_name(element_type)}, nothing was written: keep it whole with --exclude"
         )
 
 
-def with_dense_weights(model: ModelProto, weights: Sequence[Dense]) -> ModelProto:
+def with_dense_weights(
+    model: ModelProto, weights: Iterable[Dense], spill: Spill | None = None
+) -> ModelProto:
     """Give the model with some weights exchanged; the old ones stay in it, unread.
 
     The numbers of its nodes in the main graph stay the same.
@@ -134,7 +144,7 @@ def with_dense_weights(model: ModelProto, weights: Sequence[Dense]) -> ModelProt
         first = weight.layers[0]
         name = unused(f"{first.weight_name}/composed", names)
         array = _as_read(first, weight.matrix)
-        tensor = make_tensor(name, array, first.source.tensor.data_type)
+        tensor = _new_tensor(name, array, first.source.tensor.data_type, spill)
         added.setdefault(first.source.read.scope, []).append(tensor)
         for layer in weight.layers:
             index.node(layer.site).input[layer.weight_input] = name
@@ -160,16 +170,16 @@ def _set_bias(index: ModelIndex, layer: Layer, bias: FloatArray | None) -> None:
     if tensor is None:
         raise ValueError(f"the bias of '{layer.name}' is not a constant")
     values = make_tensor(tensor.name, bias.reshape(tuple(tensor.dims)), tensor.data_type)
-    for stored in ("float_data", "double_data", "int32_data", "external_data", "data_location"):
-        tensor.ClearField(stored)
+    for numbers in ("float_data", "double_data", "int32_data", "external_data", "data_location"):
+        tensor.ClearField(numbers)
     tensor.raw_data = values.raw_data
 
 
 class _Splice:
     """The changes to one model; they take place in `finish`."""
 
-    def __init__(self, index: ModelIndex) -> None:
-        self.index = index
+    def __init__(self, index: ModelIndex, spill: Spill | None) -> None:
+        self.index, self.spill = index, spill
         self.names = index.names()
         self.new_nodes: dict[Site, list[NodeProto]] = {}
         self.new_tensors: dict[int, list[TensorProto]] = {}
@@ -212,8 +222,8 @@ class _Splice:
         tensors = layout(layer, factors)
         self.new_tensors.setdefault(layer.source.read.scope, []).extend(
             [
-                make_tensor(names.encoder, tensors.encoder, element_type),
-                make_tensor(names.decoder, tensors.decoder, element_type),
+                _new_tensor(names.encoder, tensors.encoder, element_type, self.spill),
+                _new_tensor(names.decoder, tensors.decoder, element_type, self.spill),
             ]
         )
 
@@ -224,6 +234,15 @@ class _Splice:
             self.new_nodes[site] = []
             outputs = self.index.node(site).output
             self.dropped.update(Key(site.scope, name) for name in outputs)
+
+
+def _new_tensor(
+    name: str, array: npt.NDArray[Any], element_type: int, spill: Spill | None
+) -> TensorProto:
+    tensor = make_tensor(name, array, element_type)
+    if spill is not None:
+        spill.move(tensor)
+    return tensor
 
 
 def _store(scope: Scope, ir_version: int, tensors: Sequence[TensorProto]) -> None:

@@ -256,9 +256,16 @@ def _data_written(
 
 
 def _own_data_files(target: Path) -> set[Path]:
-    """Find the data files that an earlier run wrote for the model file that is at `target`."""
+    """Find the data files that an earlier run wrote for the model file that is at `target`.
+
+    They lie beside it: what a model of somebody else names elsewhere is never removed.
+    """
     pattern = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.data")
-    return {path for path in _data_files(target) if pattern.fullmatch(path.name)}
+    return {
+        path
+        for path in _data_files(target)
+        if path.parent == target.parent and pattern.fullmatch(path.name)
+    }
 
 
 def _data_files(path: Path) -> set[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path, PureWindowsPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -16,7 +16,6 @@ from google.protobuf.message import Message
 from onnx import TensorProto
 
 from alds_onnx.errors import ModelError
-from alds_onnx.values import FloatArray
 
 #: Types whose weights can be decomposed.
 DECOMPOSABLE = (
@@ -124,15 +123,16 @@ def external_data(tensor: TensorProto, folder: Path) -> ExternalData:
     Raises
     ------
     ModelError
-        If the location is absolute or leaves the folder, if the file is missing or too short, or
-        if offset or length are not what the tensor's type and dimensions need.
+        If the file is missing or too short, or if offset or length are not what the tensor's type
+        and dimensions need.
 
     Notes
     -----
     https://onnx.ai/onnx/repo-docs/ExternalData.html
 
-    Tensors may share bytes. Links are followed here; `load_model` refuses those that lead to a
-    file outside the folders that belong to the model.
+    Tensors may share bytes. Absolute locations, those outside the folder, and links are followed:
+    `load_model` has refused all that do not belong to the model, and what is made since then lies
+    in temporary folders (`alds_onnx.graph.spill`).
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     what = f"external data of tensor '{tensor.name}'"
@@ -154,17 +154,7 @@ def external_data(tensor: TensorProto, folder: Path) -> ExternalData:
 def _location(location: str, folder: Path, what: str) -> Path:
     if not location:
         raise ModelError(f"the {what} has no location")
-    if not isinstance(location, str):  # protobuf gives bytes for what is not UTF-8
-        raise ModelError(f"the {what} has a location that is not UTF-8")
-    relative = Path(location)
-    if PureWindowsPath(location).anchor:  # of Windows: it knows `C:` and `\\` as well as `/`
-        raise ModelError(f"the {what} has an absolute location '{location}': refused")
-    depth = 0
-    for part in relative.parts:
-        depth += -1 if part == ".." else 1
-        if depth < 0:
-            raise ModelError(f"the {what} lies outside the model's folder: '{location}' is refused")
-    path = folder / relative
+    path = folder / location
     try:
         is_file = path.is_file()
     except (OSError, ValueError) as e:  # a name that no file system takes
@@ -172,6 +162,29 @@ def _location(location: str, folder: Path, what: str) -> Path:
     if not is_file:
         raise ModelError(f"the {what} is missing: there is no file '{location}' beside the model")
     return path
+
+
+def check_location(tensor: TensorProto) -> None:
+    """Refuse the location of an external tensor that is absolute or leaves the model's folder.
+
+    Raises
+    ------
+    ModelError
+        Names the tensor and the location.
+    """
+    what = f"external data of tensor '{tensor.name}'"
+    for location in (entry.value for entry in tensor.external_data if entry.key == "location"):
+        if not isinstance(location, str):  # protobuf gives bytes for what is not UTF-8
+            raise ModelError(f"the {what} has a location that is not UTF-8")
+        if PureWindowsPath(location).anchor:  # of Windows: it knows `C:` and `\\` as well as `/`
+            raise ModelError(f"the {what} has an absolute location '{location}': refused")
+        depth = 0
+        for part in Path(location).parts:
+            depth += -1 if part == ".." else 1
+            if depth < 0:
+                raise ModelError(
+                    f"the {what} lies outside the model's folder: '{location}' is refused"
+                )
 
 
 def _integer(text: str, what: str) -> int:
@@ -201,16 +214,13 @@ def read_array(tensor: TensorProto, folder: Path) -> npt.NDArray[np.generic]:
     return np.memmap(found.path, dtype=dtype, mode="r", offset=found.offset, shape=shape)
 
 
-def make_tensor(name: str, array: FloatArray, element_type: int) -> TensorProto:
+def make_tensor(name: str, array: npt.NDArray[Any], element_type: int) -> TensorProto:
     """Make a tensor with inline raw data, rounded to an element type."""
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(element_type)
-    with np.errstate(under="ignore", over="ignore"):
-        rounded = np.ascontiguousarray(array.astype(dtype))
     return TensorProto(
         name=name,
         data_type=element_type,
         dims=array.shape,
-        raw_data=rounded.tobytes(),
+        raw_data=stored(array, element_type).tobytes(),
     )
 
 
@@ -220,8 +230,8 @@ def smallest_normal(element_type: int) -> float:
     return float(ml_dtypes.finfo(dtype).smallest_normal)  # type: ignore[no-untyped-call]
 
 
-def rounded(array: FloatArray, element_type: int) -> FloatArray:
-    """Give the array as it comes back, in float64, after being stored in an element type."""
+def stored(array: npt.NDArray[Any], element_type: int) -> npt.NDArray[Any]:
+    """Give the array as it is stored in a tensor: rounded to an element type."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(element_type)
     with np.errstate(under="ignore", over="ignore"):
-        return array.astype(dtype).astype(np.float64)
+        return np.ascontiguousarray(array, dtype)

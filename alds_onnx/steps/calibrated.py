@@ -36,7 +36,7 @@ from alds_onnx.errors import DataError
 from alds_onnx.evaluate.sessions import RunError
 from alds_onnx.graph.bias import constant_bias
 from alds_onnx.graph.layers import Layer, read_matrix
-from alds_onnx.graph.rewrite import Dense, rounded_factors, with_dense_weights
+from alds_onnx.graph.rewrite import Dense, stored_factors, with_dense_weights
 from alds_onnx.search.frontier import Frontier, frontier
 from alds_onnx.search.knapsack import minimize_sum_of_errors
 from alds_onnx.search.minmax import minimize_maximum_error, smallest_cost
@@ -292,7 +292,7 @@ def _solve_alone(task: Task) -> Solution:
 
 
 def _rounded(layer: Layer, solution: Solution) -> Solution:
-    return replace(solution, factors=rounded_factors(layer, solution.factors))
+    return replace(solution, factors=stored_factors(layer, solution.factors))
 
 
 def _decomposition(

@@ -13,10 +13,12 @@ from alds_onnx.evaluate.samples import Samples, measured_shapes, random_samples
 from alds_onnx.evaluate.sessions import Execution, RunError
 from alds_onnx.evaluate.verify import TOLERANCES, Candidates, verify
 from alds_onnx.graph.accounting import macs_of_layers
+from alds_onnx.graph.external import is_large
 from alds_onnx.graph.hints import input_hints
 from alds_onnx.graph.rewrite import Replacement, with_composed_weights
 from alds_onnx.graph.scopes import ModelIndex, Site
 from alds_onnx.graph.shapes import infer, known_shapes
+from alds_onnx.graph.spill import Spill
 from alds_onnx.settings import Settings
 from alds_onnx.steps.survey import Survey
 from alds_onnx.values import Status, Verification
@@ -107,13 +109,14 @@ def check(
     """
     if isinstance(samples, str):
         return Verification(status=Status.NOT_VALIDATED, reason=samples)
+    spill = Spill() if is_large(survey.loaded.model) else None
     types = {r.layers[0].source.tensor.data_type for r in replacements}
     tolerance = max((TOLERANCES[kind] for kind in types), default=0.0)
     loaded = survey.loaded
     models = Candidates(
         original=loaded.model,
         compressed=model,
-        composed=with_composed_weights(loaded.model, replacements),
+        composed=with_composed_weights(loaded.model, replacements, spill),
         layers=_outputs_of_main_graph(survey.index, replacements),
         folder=loaded.folder,
     )

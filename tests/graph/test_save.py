@@ -193,6 +193,21 @@ def test_data_of_the_source_stays(names: str, tmp_path: Path) -> None:
     assert_close(run_file(target), run(inline_model(), FEEDS))
 
 
+def test_data_elsewhere_stays(tmp_path: Path) -> None:
+    """A file that an old output names, of the right name but in another folder, is not ours."""
+    target, other = tmp_path / "out.onnx", tmp_path / "elsewhere" / f"out.onnx.{'0' * 16}.data"
+    other.parent.mkdir()
+    other.write_bytes(bytes(4000))
+    old = inline_model()
+    for location in (str(other), f"elsewhere/{other.name}"):
+        tensor = old.graph.initializer[0]
+        tensor.ClearField("external_data")
+        tensor.external_data.add(key="location", value=location)
+        target.write_bytes(old.SerializeToString())
+        write_model(inline_model(), target, tmp_path)
+        assert other.is_file()
+
+
 def broken(*args: object) -> None:
     raise OSError(28, "No space left on device")
 
