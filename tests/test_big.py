@@ -85,7 +85,7 @@ def test_peak_memory(roomy: Path) -> None:
 def assert_complete(folder: Path, size: int, last: np.ndarray) -> None:
     """The table has come along to its last row, and the layer is decomposed."""
     target, data = sorted(folder.iterdir(), key=lambda path: path.suffix != ".onnx")
-    assert data.stat().st_size == size
+    assert size <= data.stat().st_size < size + 65536  # the factors are there too
     written = onnx.load(target, load_external_data=False)
     assert "W" not in [tensor.name for tensor in written.graph.initializer]
     feeds = {"x": np.zeros((6, 48), np.float32), "ids": np.full(6, _ROWS - 1)}

@@ -13,7 +13,17 @@ from onnx import ModelProto, SparseTensorProto, TensorProto
 
 from alds_onnx.errors import ModelError
 from alds_onnx.graph.save import serialize
-from alds_onnx.graph.tensors import NUMBERS, check_location, every, external_data, is_external
+from alds_onnx.graph.tensors import (
+    NUMBERS,
+    check_location,
+    every,
+    external_data,
+    is_external,
+    num_bytes,
+    num_elements,
+    type_name,
+)
+from alds_onnx.graph.validity import contradiction
 
 # A protobuf message cannot be larger.
 _LARGEST_MESSAGE = 2**31 - 1
@@ -133,12 +143,30 @@ def _check(loaded: LoadedModel) -> None:
         if is_external(tensor):
             external = True
             _check_external(tensor, loaded)
+        elif _has_surplus(tensor):  # onnx's checker looks for too few numbers only
+            sizes = list(tensor.dims)
+            raise ModelError(
+                f"{what}: tensor '{tensor.name}' has more numbers than its shape {sizes}"
+            )
     try:
         onnx.checker.check_model(_with_stand_ins(loaded.model) if external else loaded.model)
+        problem = contradiction(loaded.model)
     except onnx.checker.ValidationError as e:
         raise ModelError(f"{what} breaks the rules of ONNX: {_short(e)}") from e
     except (ValueError, RuntimeError, DecodeError, EncodeError, UnicodeError) as e:
         raise ModelError(f"{what} cannot be checked: {_short(e)}") from e
+    if problem:
+        raise ModelError(f"{what} contradicts itself: {_cut(problem)}: mend it, or export it again")
+
+
+def _has_surplus(tensor: TensorProto) -> bool:
+    """Whether there are more numbers than the dimensions say."""
+    if tensor.HasField("raw_data"):
+        return len(tensor.raw_data) > num_bytes(tensor)
+    most = 2 * num_elements(tensor)  # a complex number is two
+    if not type_name(tensor.data_type).startswith("COMPLEX"):
+        most = num_elements(tensor)
+    return any(len(getattr(tensor, numbers)) > most for numbers in NUMBERS)
 
 
 def _check_external(tensor: TensorProto, loaded: LoadedModel) -> None:
@@ -191,5 +219,8 @@ def _empty(tensor: TensorProto) -> None:
 
 def _short(error: Exception) -> str:
     text = " ".join(str(error).split())
-    text = text.split(" ==> Context:")[0]
+    return _cut(text.split(" ==> Context:")[0])
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 300 else text[:297] + "..."

@@ -2,8 +2,8 @@
 
     Conv                grouped Conv (encoder), 1x1 Conv (decoder)
     Y = X W, k = 1      MatMul, MatMul or Gemm
-    Y = X W, k > 1      Reshape (.., m, k, c/k), Transpose (.., k, m, c/k), batched MatMul,
-                        Transpose back, Reshape (.., m, k·j), MatMul or Gemm
+    Y = X W, k > 1      Reshape (1, M, k, c/k), Transpose (1, k, M, c/k), batched MatMul, Transpose
+                        back, Reshape (.., m, k·j), MatMul or Gemm; M stands for all of .., m
     Y = W X, k > 1      Reshape (.., k, c/k, m), batched MatMul, Reshape (.., k·j, m),
                         MatMul or Gemm
 
@@ -27,6 +27,9 @@ from onnx import NodeProto
 
 from alds_onnx.graph.layers import Layer, Operand
 from alds_onnx.values import Factors, FloatArray
+
+# Shape can leave an axis out from opset 15 on; Reshape can make an axis of size 0 from 14 on.
+_FIRST_OPSET_TO_RESTORE_AXES = 15
 
 _NO_ATTRIBUTES: Mapping[str, object] = {}
 
@@ -132,21 +135,34 @@ class _Pattern:
         self._reshape([0] * batch + [num_slices * rank, -1])
 
     def _encode_columns(self, num_slices: int, rank: int) -> None:
-        """(.., m, c) -> (.., k, m, c/k) -> (.., k, m, j) -> (.., m, k·j).
+        """(.., m, c) -> (1, M, k, c/k) -> (1, k, M, c/k) -> (1, k, M, j) -> (.., m, k·j).
 
-        A matrix gets a batch axis of size 1: onnxruntime fuses a Transpose of three axes into the
-        MatMul, and 1.31 then divides by zero, and dies, where there are no rows.
+        The axis of size 1 is there because onnxruntime fuses a Transpose of three axes into the
+        MatMul, and 1.31 then divides by zero, and dies, where there are no rows. The axes of the
+        batch become rows because it does not broadcast the encoder to an axis of size 0: so they
+        stay only where they cannot be restored.
         """
-        batch = self._batch_axes()
-        c = self.layer.shape.in_channels
-        before, after = ([0] * (batch + 1),) * 2 if batch else ([1, -1], [-1])
-        axes = max(batch, 1)
+        activation, batch, c = self.tensor, self._batch_axes(), self.layer.shape.in_channels
+        can_restore = self.layer.opset >= _FIRST_OPSET_TO_RESTORE_AXES
+        kept = 0 if can_restore else batch
+        leading = [0] * (kept + 1) if kept else [1, -1]
+        axes = max(kept, 1)
         swap = [*range(axes), axes + 1, axes, axes + 2]
-        self._reshape([*before, num_slices, c // num_slices])
+        self._reshape([*leading, num_slices, c // num_slices])
         self._step("Transpose", [self.tensor], {"perm": swap})
         self._encode()
         self._step("Transpose", [self.tensor], {"perm": swap})
-        self._reshape([*after, num_slices * rank])
+        if batch and can_restore:
+            self._restore_axes(activation, num_slices * rank)
+        else:
+            self._reshape([*(leading if kept else [-1]), num_slices * rank])
+
+    def _restore_axes(self, like: gs.Variable, last: int) -> None:
+        """Give the current tensor all axes of `like` but the last one, and one of size `last`."""
+        code = self.tensor
+        self._step("Shape", [like], {"start": 0, "end": -1})
+        self._step("Concat", [self.tensor, self._integers([last])], {"axis": 0})
+        self._step("Reshape", [code, self.tensor], {"allowzero": 1})
 
     def _batch_axes(self) -> int:
         rank = self.layer.activation_rank
@@ -155,11 +171,14 @@ class _Pattern:
         return rank - 2
 
     def _reshape(self, shape: list[int]) -> None:
+        self._step("Reshape", [self.tensor, self._integers(shape)])
+
+    def _integers(self, values: list[int]) -> gs.Variable:
         name = self.names.fresh(f"{self._stem()}/shape")
-        target = gs.Variable(name)
-        value = gs.Constant(f"{name}/value", np.array(shape, np.int64))
-        self.nodes.append(gs.Node("Constant", attrs={"value": value}, outputs=[target]))
-        self._step("Reshape", [self.tensor, target])
+        output = gs.Variable(name)
+        value = gs.Constant(f"{name}/value", np.array(values, np.int64))
+        self.nodes.append(gs.Node("Constant", attrs={"value": value}, outputs=[output]))
+        return output
 
     def _step(
         self, op: str, inputs: list[gs.Variable], attrs: Mapping[str, object] = _NO_ATTRIBUTES

@@ -22,23 +22,25 @@ def skeleton(model: ModelProto) -> ModelProto:
         - declared shapes are left out but those of the main graph's inputs: runtimes take a wrong
           one for a note that is out of date, and compute the right one themselves;
         - a size below 1 at an input is left out: exporters wrote 0 and -1 for "free";
-        - every node has a name, its first output's if it has none of its own;
+        - every node has a name, which is its first output's if it has none of its own;
         - the default domain is called "" everywhere.
     """
     copy = ModelProto(ir_version=model.ir_version, functions=model.functions)
+    for node in (node for function in copy.functions for node in function.node):
+        node.name = label(node)
     for entry in model.opset_import:
-        copy.opset_import.add(domain=_domain(entry.domain), version=entry.version)
+        copy.opset_import.add(domain=default_domain_unnamed(entry.domain), version=entry.version)
     copy.graph.CopyFrom(_graph(model.graph, keep_shapes=True))
     return copy
 
 
 def label(node: NodeProto) -> str:
     """Name of a node, or of its first output."""
-    return str(node.name or next(iter(node.output), ""))
+    return node.name or next(iter(node.output), "") or node.op_type
 
 
 def _graph(graph: GraphProto, *, keep_shapes: bool = False) -> GraphProto:
-    copy = GraphProto(name=graph.name)
+    copy = GraphProto(name="graph")  # its own may be no UTF-8, and nobody needs it
     copy.input.extend(_declared(value, keep_shape=keep_shapes) for value in graph.input)
     inputs = {value.name for value in graph.input}
     for tensor in graph.initializer:
@@ -58,10 +60,7 @@ def _graph(graph: GraphProto, *, keep_shapes: bool = False) -> GraphProto:
     made = {name for node in copy.node for name in node.output}
     values = [value for value in graph.value_info if value.name in made]
     copy.value_info.extend(_declared(value, keep_shape=False) for value in values)
-    copy.output.extend(
-        _declared(value, keep_shape=False) if value.name in made else ValueInfoProto(name=value.name)
-        for value in graph.output
-    )
+    copy.output.extend(_declared(value, keep_shape=False) for value in graph.output)
     return copy
 
 
@@ -73,7 +72,7 @@ def _node(node: NodeProto) -> NodeProto:
     copy = NodeProto(
         name=label(node),
         op_type=node.op_type,
-        domain=_domain(node.domain),
+        domain=default_domain_unnamed(node.domain),
         overload=node.overload,
         input=node.input,
         output=node.output,
@@ -90,7 +89,8 @@ def _node(node: NodeProto) -> NodeProto:
     return copy
 
 
-def _domain(domain: str) -> str:
+def default_domain_unnamed(domain: str) -> str:
+    """Give the default domain its shorter name."""
     return "" if domain in DEFAULT_DOMAINS else domain
 
 

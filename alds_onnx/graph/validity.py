@@ -1,19 +1,16 @@
 """What onnx's checker lets pass although it can never run: models that contradict themselves.
 
     1. one domain imported in two versions: no reader can tell which of them holds;
-    2. a call of a function with more arguments than it takes, a function that does not make what
-       it gives back;
+    2. a function called with more inputs or outputs than it has, or that does not make its output;
     3. an initializer of another type or shape than the graph input of its name;
-    4. Conv, ConvTranspose, ConvInteger, QLinearConv and Gemm: a kernel, a group, a bias that does
-       not fit the weight, or a weight that does not fit the input. ONNX's inference takes the
-       word of some attributes;
-    5. all else that ONNX's own definitions of the operators find (strict inference of types and
-       shapes): inner sizes, broadcasts, axes, types.
+    4. a convolution or product whose operands do not fit each other (`operands`);
+    5. all else that ONNX's own definitions of the operators find, by strict inference of types and
+       shapes: inner sizes, broadcasts, axes, element types.
 
-Whatever depends on what is not known here passes: sizes that are free, what stands behind a custom
-operator, operator sets newer than the installed onnx. So do declared shapes of outputs and
-intermediate tensors that are wrong: runtimes warn, and go on with the right ones. A subgraph may
-never run, so its layers are held against its constants only.
+Whatever depends on something unknown passes: free sizes, what stands behind a custom operator,
+operator sets newer than the installed onnx. So do wrong declared shapes of outputs and intermediate
+tensors: runtimes warn, and go on with the right ones. A subgraph may never run, so the operands of
+its nodes are held against constants only, not against what comes in.
 """
 
 from __future__ import annotations
@@ -21,122 +18,239 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import onnx
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto
+from onnx import (
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    OperatorSetIdProto,
+    TensorProto,
+    TypeProto,
+)
+from onnx.shape_inference import InferenceError, infer_shapes
 
-from alds_onnx.graph.operands import Dims, operand_problem
-from alds_onnx.graph.scopes import subgraphs
-from alds_onnx.graph.skeleton import label, skeleton
-from alds_onnx.graph.tensors import type_name
+from alds_onnx.graph.operands import Dims, Shapes, fits, operand_problem, text
+from alds_onnx.graph.scopes import constant_tensor, default_opset, subgraphs
+from alds_onnx.graph.skeleton import default_domain_unnamed, label, skeleton
+from alds_onnx.graph.tensors import FLOATING, every, is_external, type_name
+from alds_onnx.values import Op
 
 _log = logging.getLogger(__name__)
 
 _Body: TypeAlias = GraphProto | FunctionProto
-_Id: TypeAlias = tuple[str, str, str]
 
 # Inference says one of these where it lacks a type or a number, which is no contradiction.
-_IGNORANCE = ("null", "unknown", "Cannot parse", "unsupported. existing", "not enabled")
-_AT_NODE = re.compile(r"\(op_type:([^,()]*)(?:, node name: (.*?))?\):")
+_IGNORANCE = ("null", "unknown", "Cannot parse", "not enabled", "out of bounds")
+# It says these of element types alone, whatever the shapes are.
+_OF_TYPES = ("typestr", "inconsistent type", "unsupported type", "elem type differs")
+_AT_NODE = re.compile(r"\(op_type:([^,()]*), node name: (.*?)\):")
+# All nodes of a skeleton have names: this one stands in ONNX's definition of an operator as other
+# operators, and what is wrong there (attributes left out, in some versions) is not the model's.
+_INSIDE_OPERATOR = re.compile(r"\(op_type:[^,()]*\):")
 _KINDS = re.compile(r"\[\w+InferenceError\] |Inference error\(s\): ")
 
 
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """What is known of a tensor; element type 0 if it is not known, or none."""
+
+    element_type: int
+    dims: Dims | None
+
+    @property
+    def is_sufficient(self) -> bool:
+        """Whether inference can do without the rest: it reads integers and strings."""
+        if self.element_type == TensorProto.UNDEFINED or self.dims is None:
+            return False
+        return self.element_type in FLOATING or None not in self.dims
+
+
 def contradiction(model: ModelProto) -> str:
-    """Say where a model that passed onnx's checker contradicts itself; "" if it does not.
+    """Say how a model that passed onnx's checker contradicts itself; "" if it does not.
 
     Weights are not read, and external data is not opened.
     """
     small = skeleton(model)
-    problems = (
-        *(_imports_problem(part.opset_import) for part in (model, *model.functions)),
-        _function_problem(small),
-        _override_problem(model.graph),
-    )
-    found = next(filter(None, problems), "")
-    return found or _operator_problem(small)
+    problem = _imports_problem(model) or _functions_problem(small) or _inputs_problem(model.graph)
+    return problem or _operators_problem(small)
 
 
-def _imports_problem(imports: Iterable[OperatorSetIdProto]) -> str:
-    versions: dict[str, int] = {}
-    for entry in imports:
-        domain = entry.domain or "ai.onnx"
-        first = versions.setdefault(domain, entry.version)
-        if first != entry.version:
-            return f"it imports domain '{domain}' in versions {first} and {entry.version}"
+def _imports_problem(model: ModelProto) -> str:
+    for part in (model, *model.functions):
+        versions: dict[str, int] = {}
+        for entry in part.opset_import:
+            domain = entry.domain or "ai.onnx"
+            first = versions.setdefault(domain, entry.version)
+            if first != entry.version:
+                return f"it imports domain '{domain}' in versions {first} and {entry.version}"
     return ""
 
 
-def _function_problem(model: ModelProto) -> str:
-    functions = {_identity(f.domain, f.name, f.overload): f for f in model.functions}
-    for function in model.functions:
+def _functions_problem(model: ModelProto) -> str:
+    functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+    for function in functions.values():
         made = {*function.input, *(name for node in function.node for name in node.output)}
-        for name in function.output:
-            if name not in made:
-                return f"nothing makes output '{name}' of function '{function.name}'"
-    bodies: tuple[_Body, ...] = (model.graph, *model.functions)
-    for node in (node for body in bodies for node in _nodes(body)) if functions else ():
-        called = functions.get(_identity(node.domain, node.op_type, node.overload))
+        ghost = next((name for name in function.output if name not in made), None)
+        if ghost is not None:
+            return f"nothing makes output '{ghost}' of function '{function.name}'"
+    for node in _nodes(model.graph, *model.functions) if functions else ():
+        called = functions.get((node.domain, node.op_type, node.overload))
         if called is None:
             continue
-        for kind, given, taken in (
-            ("inputs", len(node.input), len(called.input)),
-            ("outputs", len(node.output), len(called.output)),
-        ):
-            if given > taken:
-                return f"{_at(node)}: it has {given} {kind}, but function '{called.name}' {taken}"
+        if len(node.input) > len(called.input) or len(node.output) > len(called.output):
+            given = f"{len(node.input)} inputs and {len(node.output)} outputs"
+            taken = f"{len(called.input)} and {len(called.output)}"
+            return f"{_at(node)} has {given}, but the function of that name {taken}"
     return ""
 
 
-def _identity(domain: str, name: str, overload: str) -> _Id:
-    return domain, name, overload
+def _nodes(*bodies: _Body) -> Iterator[NodeProto]:
+    """All nodes of graphs and functions, those of subgraphs too."""
+    for body in bodies:
+        for node in body.node:
+            yield node
+            yield from _nodes(*(graph for _, graph in subgraphs(node)))
 
 
-def _nodes(body: _Body) -> Iterator[NodeProto]:
-    """All nodes of a body, those of subgraphs too."""
-    for node in body.node:
-        yield node
-        for _, graph in subgraphs(node):
-            yield from _nodes(graph)
+def _at(node: NodeProto) -> str:
+    return f"node '{label(node)}' ({node.op_type})"
 
 
-def _override_problem(graph: GraphProto) -> str:
+def _inputs_problem(graph: GraphProto) -> str:
+    for value in (*graph.input, *graph.output):
+        element_type = value.type.tensor_type.elem_type
+        if element_type not in TensorProto.DataType.values():
+            return f"'{value.name}' is of type {element_type}, which ONNX does not have"
     inputs = {value.name: value.type.tensor_type for value in graph.input}
     for tensor in graph.initializer:
         declared = inputs.get(tensor.name)
         if declared is None:
             continue
-        what = f"initializer '{tensor.name}'"
+        what, other = f"initializer '{tensor.name}'", "the graph input of that name"
         if declared.elem_type != tensor.data_type:
-            there, here = type_name(declared.elem_type), type_name(tensor.data_type)
-            return f"{what} is of type {here}, the graph input of that name of type {there}"
-        dims = _dims(declared)
-        if dims is not None and not _fits(tensor.dims, dims):
-            sizes = [size if size is not None else "?" for size in dims]
-            return f"{what} has shape {list(tensor.dims)}, the graph input of that name {sizes}"
+            types = type_name(tensor.data_type), type_name(declared.elem_type)
+            return f"{what} is of type {types[0]}, {other} of type {types[1]}"
+        dims, sizes = _dims(declared), tuple(tensor.dims)
+        if dims is not None and not fits(sizes, dims):
+            return f"{what} has shape {text(sizes)}, {other} {text(dims)}"
     return ""
 
 
-def _fits(sizes: Iterable[int], declared: Dims) -> bool:
-    sizes = tuple(sizes)
-    return len(sizes) == len(declared) and all(
-        d is None or d == size for size, d in zip(sizes, declared, strict=True)
-    )
-
-
-def _dims(tensor_type: onnx.TypeProto.Tensor) -> Dims | None:
+def _dims(tensor_type: TypeProto.Tensor) -> Dims | None:
     """Sizes of a declared or inferred shape; one that is not positive is taken for unknown."""
     if not tensor_type.HasField("shape"):
         return None
     return tuple(d.dim_value if d.dim_value > 0 else None for d in tensor_type.shape.dim)
 
 
-def _operator_problem(model: ModelProto) -> str:
+def _operators_problem(model: ModelProto) -> str:
     """Look for operators that do not fit what they read; `model` is a skeleton."""
-    inferred, problem = _infer(model)
-    declared = (*inferred.graph.value_info, *inferred.graph.input)
-    shapes = {v.name: _dims(v.type.tensor_type) for v in declared}
-    shapes |= _constants(model.graph)
-    known = {name: dims for name, dims in shapes.items() if dims is not None}
-    # Before what inference says: these name the tensors and sizes.
-    return _layers_problem(model.graph, known, default_version(model)) or problem
+    values = _infer(model)
+    known = {name: value.dims for name, value in values.items() if value.dims is not None}
+    constants = _constants(model.graph)
+    opset = default_opset(model.opset_import)
+    # First what names tensors and sizes: inference names the node only.
+    problem = _operands_problem(model.graph, known, constants, opset)
+    return problem or (_strict_problem(model, values) if _can_be_strict(model) else "")
+
+
+def _operands_problem(graph: GraphProto, known: Shapes, constants: Shapes, opset: int) -> str:
+    for node in graph.node:
+        problem = operand_problem(node, known, opset)
+        if problem:
+            return f"{_at(node)}: {problem}"
+        for _, subgraph in subgraphs(node):
+            inner = {**constants, **_constants(subgraph)}
+            problem = _operands_problem(subgraph, inner, inner, opset)
+            if problem:
+                return problem
+    return ""
+
+
+def _constants(graph: GraphProto) -> dict[str, Dims]:
+    """Shapes of the constants of a graph of a skeleton."""
+    inputs = {value.name for value in graph.input}
+    found = {
+        value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+        for value in graph.value_info
+        if value.type.tensor_type.HasField("shape")
+    }
+    found |= {t.name: tuple(t.dims) for t in graph.initializer if t.name not in inputs}
+    for node in graph.node:
+        tensor = constant_tensor(node)
+        if tensor is not None:
+            found |= {name: tuple(tensor.dims) for name in node.output}
+    return found
+
+
+def _infer(model: ModelProto) -> dict[str, _Value]:
+    """What is known of the tensors of the main graph."""
+    graph = model.graph
+    try:
+        graph = infer_shapes(model).graph
+    except Exception as e:  # noqa: BLE001 - inference raises all kinds of errors
+        _log.info("shape inference failed: %s", e)
+    found = {t.name: _Value(t.data_type, tuple(t.dims)) for t in graph.initializer}
+    for value in (*graph.value_info, *graph.output, *graph.input):
+        tensor_type = value.type.tensor_type
+        found[value.name] = _Value(tensor_type.elem_type, _dims(tensor_type))
+    return found
+
+
+def _strict_problem(model: ModelProto, values: Mapping[str, _Value]) -> str:
+    try:
+        infer_shapes(model, check_type=True, strict_mode=True)
+    except InferenceError as e:
+        lines = str(e).splitlines()
+        found = next((line for line in lines if _is_contradiction(line, model.graph, values)), "")
+        return _AT_NODE.sub(r"node '\2' (\1):", _KINDS.sub("", found)).strip()
+    except Exception as e:  # noqa: BLE001 - inference raises all kinds of errors
+        _log.info("strict shape inference failed: %s", e)
+    return ""
+
+
+def _is_contradiction(line: str, graph: GraphProto, values: Mapping[str, _Value]) -> bool:
+    """Whether inference says so of what is known: some sizes that are not, it takes for 0."""
+    at = _AT_NODE.findall(line)
+    if not at or _INSIDE_OPERATOR.search(line) or any(word in line for word in _IGNORANCE):
+        return False
+    if any(word in line for word in _OF_TYPES):
+        return True
+    if len(at) > 1:  # in a subgraph or function, of whose tensors nothing is known here
+        return at[-1][0] in [op.value for op in Op]
+    nodes = (node for node in graph.node if node.name == at[0][1])
+    read = {name for node in nodes for name in node.input if name}
+    return all(name in values and values[name].is_sufficient for name in read)
+
+
+def _can_be_strict(model: ModelProto) -> bool:
+    """Whether strict inference knows all that it needs.
+
+    It makes light of an operator that it does not know, but only in the graph of that operator,
+    not in a subgraph that reads what the operator makes. Of functions it reads the constants.
+    """
+    parts = ((model.opset_import, model.graph), *((f.opset_import, f) for f in model.functions))
+    functions = {(f.domain, f.name, f.overload) for f in model.functions}
+    is_flat = not functions and not any(True for n in model.graph.node for _ in subgraphs(n))
+    for imports, body in parts:
+        versions = _versions(imports)
+        if versions.get("", 0) > onnx.defs.onnx_opset_version():
+            return False
+        for node in () if is_flat else _nodes(body):
+            identity = (node.domain, node.op_type, node.overload)
+            if identity not in functions and not _is_standard(node, versions):
+                return False
+    return not any(is_external(t) for f in model.functions for t in every(TensorProto, f))
+
+
+def _versions(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
+    return {default_domain_unnamed(entry.domain): entry.version for entry in imports}
+
+
+def _is_standard(node: NodeProto, versions: Mapping[str, int]) -> bool:
+    domain = default_domain_unnamed(node.domain)
+    return bool(onnx.defs.has(node.op_type, versions.get(domain, 0), domain))

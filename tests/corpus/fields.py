@@ -28,7 +28,7 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _LINKS = ("Constant", "Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
-_PATTERN = ("Conv", "Gemm", "MatMul", "Reshape", "Transpose", "Constant")
+_PATTERN = ("Conv", "Gemm", "MatMul", "Reshape", "Transpose", "Constant", "Shape", "Concat")
 
 # Entries of external_data that say where the bytes lie.
 _WHERE = ("location", "offset", "length", "checksum")

@@ -9,6 +9,7 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -133,6 +134,23 @@ def test_models_that_break_the_rules(damage: Callable[[ModelProto], None], reaso
     message = refusal(model)
     assert reason in message
     assert len(message) < 400
+
+
+@pytest.mark.parametrize(("numbers", "element_type"), [
+    ({"raw_data": bytes(25)}, TensorProto.FLOAT), ({"float_data": [0.0] * 7}, TensorProto.FLOAT),
+    ({"int32_data": [0] * 7}, TensorProto.FLOAT16), ({"raw_data": bytes(4)}, TensorProto.INT4),
+    ({"float_data": [0.0] * 13}, TensorProto.COMPLEX64),
+])  # fmt: skip
+def test_more_numbers_than_the_shape(numbers: dict[str, Any], element_type: int) -> None:
+    model = small_model()
+    tensor = TensorProto(name="b", dims=[2, 3], data_type=element_type, **numbers)
+    model.graph.initializer.append(tensor)
+    assert "tensor 'b' has more numbers than its shape [2, 3]" in refusal(model)
+    for name, values in numbers.items():
+        tensor = model.graph.initializer[1]
+        tensor.ClearField(name)
+        tensor.MergeFrom(TensorProto(**{name: values[:-1]}))
+    load_model(model)
 
 
 def test_long_messages_are_cut() -> None:

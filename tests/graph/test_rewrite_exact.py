@@ -369,3 +369,56 @@ def test_nothing_to_replace_is_a_copy() -> None:
     same = rewrite(model, [])
     assert same == model
     assert same is not model
+
+
+EMPTY = [
+    ("y = MatMul(x, W)", (12, F), "N, 12", [(0, 12)]),
+    ("y = MatMul(x, W)", (12, F), "B, N, 12", [(0, 3, 12), (3, 0, 12), (0, 0, 12)]),
+    ("y = MatMul(x, W)", (12, F), "A, B, N, 12", [(0, 2, 3, 12), (2, 0, 3, 12), (2, 3, 0, 12)]),
+    ("y = MatMul(W, x)", (F, 12), "12, N", [(12, 0)]),
+    ("y = MatMul(W, x)", (F, 12), "B, 12, N", [(3, 12, 0)]),  # it has no product of no matrices
+    ("y = Gemm(x, W)", (12, F), "N, 12", [(0, 12)]),
+    ("y = Gemm<transA = 1>(x, W)", (12, F), "12, N", [(12, 0)]),
+]
+
+
+@pytest.mark.parametrize("is_free", [True, False])
+@pytest.mark.parametrize("num_slices", [1, 3])
+@pytest.mark.parametrize(("body", "weight", "dims", "shapes"), EMPTY)
+def test_activations_without_entries(
+    body: str,
+    weight: tuple[int, int],
+    dims: str,
+    shapes: list[tuple[int, ...]],
+    num_slices: int,
+    is_free: bool,
+) -> None:
+    """Where the original gives an output without entries, so does the rewritten model."""
+    result = ", ".join(f"y{i}" for i in range(dims.count(",") + 1))
+    for shape in shapes:
+        known = dims if is_free else ", ".join(map(str, shape))
+        text = f"g (float[{known}] x) => (float[{result}] y) {{ {body} }}"
+        model = parse(text, {"W": normal(*weight)})
+        actual = rewrite(model, replacements_of(model, num_slices))
+        feeds = {"x": normal(*shape)}
+        (expected,) = run(model, feeds)
+        assert expected.size == 0
+        assert_close(run(actual, feeds), [expected])
+
+
+@pytest.mark.parametrize("opset", [9, 14, 15, 18])
+@pytest.mark.parametrize("leading", [(7,), (3, 7), (2, 3, 7)])
+@pytest.mark.parametrize("is_free", [True, False])
+def test_slices_of_columns(opset: int, leading: tuple[int, ...], is_free: bool) -> None:
+    """From opset 15 on the batch becomes rows, before its axes stay."""
+    names = [f"d{i}" for i in range(len(leading))]
+    dims = ", ".join(names if is_free else map(str, leading))
+    result = ", ".join([*names, "f"])
+    text = f"g (float[{dims}, 12] x) => (float[{result}] y) {{ y = MatMul(x, W) }}"
+    model = parse(text, {"W": normal(12, F)}, opset=opset)
+    check_exact(model, {"x": normal(*leading, 12)}, 3)
+    actual = rewrite(model, replacements_of(model, 3))
+    assert bool(nodes(actual, "Shape")) == (opset >= 15 and len(leading) > 1)
+    (decoder,) = (layer for layer in layers_of(actual) if layer.name == "y")
+    assert isinstance(decoder, Layer)
+    assert decoder.activation_rank == len(leading) + 1
