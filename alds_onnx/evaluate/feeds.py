@@ -142,7 +142,8 @@ def _random(
         return np.ones(shape, dtype=bool)
     if np.issubdtype(dtype, np.integer):
         return generator.integers(0, limit, shape).astype(dtype)
-    return generator.standard_normal(shape).astype(dtype)
+    drawn = np.float64 if dtype is np.float64 else np.float32
+    return generator.standard_normal(shape, drawn).astype(dtype, copy=False)
 
 
 def _dtype(kind: str) -> type[np.generic] | None:
