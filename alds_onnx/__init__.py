@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         InputError,
         ModelError,
         PlanError,
+        TargetError,
         UsageError,
         VerificationError,
     )
@@ -39,6 +40,7 @@ __all__ = [
     "Result",
     "SearchMethod",
     "Step",
+    "TargetError",
     "UsageError",
     "VerificationError",
     "compress",

@@ -10,6 +10,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from alds_onnx.calibrate.reader import Calibration
+from alds_onnx.evaluate.scores import Evaluation
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.graph.save import check_target, write_model
 from alds_onnx.graph.spill import Spill
@@ -75,6 +76,9 @@ def compress(
     calibration: Calibration | None = None,
     objective: Objective | None = None,
     plan: Plan | None = None,
+    max_error: float | None = None,
+    max_drop: float | None = None,
+    evaluate: Evaluation | None = None,
     search: SearchMethod = SearchMethod.EXACT,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -97,7 +101,8 @@ def compress(
     model
         Path of a model file, or a model; neither is changed.
     cr
-        Fraction of the model's parameters to remove, between 0 and 1. Give this or `plan`.
+        Fraction of the model's parameters to remove, between 0 and 1. Give exactly one of this,
+        `plan`, `max_error` and `max_drop`.
     calibration
         Real inputs without labels, a few hundred if possible; see
         `alds_onnx.calibrate.reader.read_feeds`. Ranks are then chosen by measured errors of the
@@ -108,6 +113,17 @@ def compress(
         layers cause is made small.
     plan
         Cuts to apply exactly, from `read_plan` or an earlier result.
+    max_error
+        Remove as much as possible while the relative L2 error of every output is at most this. With
+        `calibration` it is measured on every fifth run of the data, set aside before anything is
+        fitted; without, on random inputs.
+    max_drop
+        Remove as much as possible while top-1 falls by at most so many percentage points on the
+        data of `evaluate`; or what the function there returns, by at most this.
+    evaluate
+        What to score both models by: an .npz with arrays named by input and the integers `labels`,
+        the same as a mapping, or a function. That gets a function which runs a model, from
+        {input name: array} to the list of the outputs, and returns a number, higher is better.
     search
         `exact` finds the global optimum; `iterative` is Algorithm 1 of the paper.
     include, exclude
@@ -121,7 +137,7 @@ def compress(
     provider
         onnxruntime's execution provider for the checks.
     dry_run
-        Whether to skip the checks by onnxruntime.
+        Whether to skip the checks by onnxruntime, and scores that `max_drop` does not need.
     progress
         Called as the work goes on.
 
@@ -129,6 +145,8 @@ def compress(
     ------
     UsageError, ModelError, PlanError, DataError, BudgetError
         If an argument makes no sense or cannot be used.
+    TargetError
+        If no compression stays within `max_error` or `max_drop`.
     VerificationError
         If the rewritten model does not compute what it should.
 
@@ -142,11 +160,14 @@ def compress(
     settings = Settings(
         cr=cr,
         plan=plan,
+        max_error=max_error,
+        max_drop=max_drop,
         search=search,
         seed=seed,
         include=tuple(include),
         exclude=tuple(exclude),
         calibration=calibration,
+        evaluate=evaluate,
         objective=objective or _default_objective(calibration),
         input_shapes=tuple((n, tuple(s)) for n, s in (input_shapes or {}).items()),
         threads=threads if threads is not None else default_threads(),

@@ -8,11 +8,11 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import rich.progress
@@ -23,6 +23,7 @@ from alds_onnx.api import Result, compress
 from alds_onnx.errors import AldsError, UsageError
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.graph.save import check_target, write_bytes
+from alds_onnx.options import GroupedCommand, Shape, option
 from alds_onnx.plans import plan_to_json, read_plan
 from alds_onnx.report.console import make_console, print_report
 from alds_onnx.report.json import dump, report_to_json
@@ -32,19 +33,23 @@ from alds_onnx.values import Objective, SearchMethod
 _INTERRUPTED = 130
 _BUG = 1
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
 _STEPS = {
     Step.LOAD: "Reading the model",
+    Step.SCORES: "Scoring",
     Step.SPECTRA: "Singular values",
     Step.STATISTICS: "Watching the layers on the data",
     Step.SENSITIVITY: "Probing the layers",
+    Step.INPUTS: "Finding inputs",
+    Step.ATTEMPT: "Attempt",
     Step.SEARCH: "Choosing slices and ranks",
     Step.FACTORIZE: "Decomposing",
-    Step.INPUTS: "Finding inputs, counting",
+    Step.MEASURE: "Measuring",
     Step.VERIFY: "Checking with onnxruntime",
     Step.DONE: "Done",
 }
+
+# What is done again for every attempt of --max-error and --max-drop.
+_OF_AN_ATTEMPT = (Step.SEARCH, Step.FACTORIZE, Step.MEASURE)
 
 _OBJECTIVES = {"sum": Objective.SUM_OUTPUT_ERROR, "max": Objective.MAX_OUTPUT_ERROR}
 
@@ -54,6 +59,8 @@ Examples:
       remove half of the parameters
   alds-onnx in.onnx out.onnx --cr 0.5 --calibration samples.npz
       and keep the accuracy, with real inputs (arrays named by input)
+  alds-onnx in.onnx out.onnx --max-drop 0.5 --evaluate labelled.npz --calibration samples.npz
+      as small as half a point of top-1 allows
   alds-onnx in.onnx --cr 0.5 --dry-run --plan-out plan.json
       only decide; edit the plan, then apply it:
   alds-onnx in.onnx out.onnx --plan plan.json
@@ -62,75 +69,49 @@ Examples:
 
 \b
 Exit codes: 0 done and verified (or not verifiable: a warning says so);
-1 verification failed, nothing written; 2 bad usage or input; 130 interrupted.
+1 verification failed, or no compression within --max-error or --max-drop: nothing written;
+2 bad usage or input; 130 interrupted.
 """
-
-
-class _GroupedOption(click.Option):
-    """An option with the heading under which `--help` lists it."""
-
-    def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.group = group
-
-
-class _GroupedCommand(click.Command):
-    """A command whose help lists options under headings."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, one section for each heading."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
-            if record is not None:
-                heading = getattr(parameter, "group", "About")
-                sections.setdefault(heading, []).append(record)
-        for heading, records in sections.items():
-            with formatter.section(heading):
-                formatter.write_dl(records)
-
-
-def _option(group: str, *names: str, **attributes: Any) -> Callable[[_F], _F]:
-    return click.option(*names, cls=_GroupedOption, group=group, **attributes)
-
-
-class _Shape(click.ParamType[tuple[str, tuple[int, ...]]]):
-    """`name:1,3,224,224`; the name may hold colons itself."""
-
-    name = "NAME:D1,D2,..."
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[int, ...]]:
-        """Split at the last colon."""
-        name, colon, dims = str(value).rpartition(":")
-        sizes = dims.split(",") if dims else []
-        if not colon or not all(size.strip().isdigit() for size in sizes):
-            self.fail(f"'{value}' is not like input:1,3,224,224", param, ctx)
-        return name, tuple(int(size) for size in sizes)
 
 
 _PATH = click.Path(path_type=Path)
 
 
-@click.command(cls=_GroupedCommand, epilog=_EPILOG, context_settings={"max_content_width": 100})
+@click.command(cls=GroupedCommand, epilog=_EPILOG, context_settings={"max_content_width": 100})
 @click.argument("source", metavar="IN.onnx", type=_PATH)
 @click.argument("target", metavar="OUT.onnx", type=_PATH, required=False)
-@_option(
+@option(
     "How far",
     "--cr",
     type=float,
     metavar="FRACTION",
     help="Fraction of the model's parameters to remove, such as 0.5.",
 )
-@_option(
+@option(
     "How far",
     "--plan",
     type=_PATH,
     metavar="FILE.json",
-    help="Apply exactly the cuts of this plan instead.",
+    help="Instead of --cr: apply exactly the cuts of this plan.",
 )
-@_option(
+@option(
+    "How far",
+    "--max-error",
+    type=float,
+    metavar="E",
+    help="Instead of --cr: remove as much as possible while the relative L2 error of every output "
+    "is at most E, on data that the fit does not see: every fifth run of --calibration, or random "
+    "inputs.",
+)
+@option(
+    "How far",
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="Instead of --cr: remove as much as possible while top-1 falls by at most so many "
+    "percentage points on the samples of --evaluate.",
+)
+@option(
     "Which layers, which ranks",
     "--search",
     type=click.Choice([s.value for s in SearchMethod]),
@@ -138,21 +119,21 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="exact: the global optimum; iterative: Algorithm 1 of the ALDS paper.",
 )
-@_option(
+@option(
     "Which layers, which ranks",
     "--include",
     multiple=True,
     metavar="PATTERN",
     help="Decompose only layers whose names match (glob; repeatable).",
 )
-@_option(
+@option(
     "Which layers, which ranks",
     "--exclude",
     multiple=True,
     metavar="PATTERN",
     help="Keep layers whose names match (glob; repeatable).",
 )
-@_option(
+@option(
     "Which layers, which ranks",
     "--seed",
     type=int,
@@ -160,7 +141,7 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="Seed of random starts and random inputs.",
 )
-@_option(
+@option(
     "Real data",
     "--calibration",
     type=_PATH,
@@ -169,21 +150,30 @@ _PATH = click.Path(path_type=Path)
     ".npy. Ranks are then chosen by measured output errors and factors fitted to the data, which "
     "keeps far more accuracy.",
 )
-@_option(
+@option(
+    "Real data",
+    "--evaluate",
+    type=_PATH,
+    metavar="LABELLED.npz",
+    help="Print top-1 and top-5 before and after: arrays named by input, and class numbers from 0 "
+    "in the array 'labels'. Use samples that are not in --calibration. A dry run scores nothing, "
+    "unless --max-drop needs it.",
+)
+@option(
     "Real data",
     "--objective",
     type=click.Choice(list(_OBJECTIVES)),
     help="With --calibration: make the sum (default) or the maximum of the output errors small.",
 )
-@_option(
+@option(
     "Checks",
     "--input-shape",
     "input_shapes",
-    type=_Shape(),
+    type=Shape(),
     multiple=True,
     help="Shape of an input with free sizes (repeatable).",
 )
-@_option(
+@option(
     "Checks",
     "--provider",
     type=click.Choice([p.value for p in Provider]),
@@ -191,21 +181,21 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="Where onnxruntime runs the models.",
 )
-@_option(
+@option(
     "Checks",
     "--threads",
     type=int,
     metavar="N",
     help="Threads; default: all processors. The model written does not depend on it.",
 )
-@_option(
+@option(
     "Output",
     "--save-as-external-data",
     is_flag=True,
     help="Write large weights to a data file beside OUT.onnx; over 2 GiB this is done anyway.",
 )
-@_option("Output", "--plan-out", type=_PATH, metavar="FILE.json", help="Write the plan.")
-@_option(
+@option("Output", "--plan-out", type=_PATH, metavar="FILE.json", help="Write the plan.")
+@option(
     "Output",
     "--json",
     "json_out",
@@ -213,9 +203,9 @@ _PATH = click.Path(path_type=Path)
     metavar="FILE.json",
     help="Write plan, measurements and versions.",
 )
-@_option("Output", "--dry-run", is_flag=True, help="Decide and report; check and write no model.")
-@_option("Output", "--quiet", is_flag=True, help="Print nothing but warnings and errors.")
-@_option("Output", "--traceback", is_flag=True, help="Show where an error comes from.")
+@option("Output", "--dry-run", is_flag=True, help="Decide and report; check and write no model.")
+@option("Output", "--quiet", is_flag=True, help="Print nothing but warnings and errors.")
+@option("Output", "--traceback", is_flag=True, help="Show where an error comes from.")
 @click.version_option(package_name="alds-onnx", message="alds-onnx %(version)s")
 def command(**options: Any) -> None:
     """Compress a trained ONNX model by low-rank decomposition (ALDS).
@@ -235,11 +225,14 @@ class Request:
     target: Path | None
     cr: float | None
     plan: Path | None
+    max_error: float | None
+    max_drop: float | None
     search: str
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     seed: int
     calibration: Path | None
+    evaluate: Path | None
     objective: str | None
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...]
     provider: str
@@ -344,6 +337,9 @@ def _run(request: Request) -> None:
         result = compress(
             request.source,
             cr=request.cr,
+            max_error=request.max_error,
+            max_drop=request.max_drop,
+            evaluate=request.evaluate,
             calibration=request.calibration,
             objective=_OBJECTIVES[request.objective] if request.objective else None,
             plan=plan,
@@ -404,7 +400,14 @@ def _progress(console: Console, *, quiet: bool) -> Iterator[Progress]:
     ) as bar:
         task: TaskID = bar.add_task(_STEPS[Step.LOAD], total=None)
 
+        attempt = ""
+
         def show(step: Step, done: int, total: int) -> None:
-            bar.update(task, description=_STEPS[step], completed=done, total=total or None)
+            nonlocal attempt
+            if step is Step.ATTEMPT:
+                attempt = f"Attempt {done} of at most {total}: "
+                return
+            description = (attempt if step in _OF_AN_ATTEMPT else "") + _STEPS[step]
+            bar.update(task, description=description, completed=done, total=total or None)
 
         yield show

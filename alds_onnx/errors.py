@@ -5,8 +5,9 @@
     ├── InputError            2   a file that cannot be used
     │   ├── ModelError        2   not a model, a broken one, or one that breaks the rules of ONNX
     │   ├── PlanError         2   a plan that cannot be read or does not fit the model
-    │   └── DataError         2   calibration data that cannot be read or does not fit the model
+    │   └── DataError         2   data that cannot be read or does not fit the model
     ├── BudgetError           2   a compression ratio out of reach
+    ├── TargetError           1   no compression stays within the limit that was asked for
     └── VerificationError     1   the compressed model is not what was planned
 
 A message says what is wrong, where, and what to do about it, on one line.
@@ -46,13 +47,17 @@ class PlanError(InputError):
 
 
 class DataError(InputError):
-    """Calibration data that cannot be read or does not fit the model."""
+    """Data that cannot be read or does not fit the model."""
 
 
 class BudgetError(AldsError):
     """A compression ratio out of reach."""
 
     exit_code = 2
+
+
+class TargetError(AldsError):
+    """No compression stays within the limit that was asked for; nothing is written."""
 
 
 class VerificationError(AldsError):

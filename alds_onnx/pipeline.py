@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 
 from onnx import ModelProto
 
 from alds_onnx.decompose.factorize import cut_error, factorize
+from alds_onnx.evaluate.samples import Samples
 from alds_onnx.evaluate.sessions import check_provider
 from alds_onnx.graph.accounting import model_bytes, num_parameters
 from alds_onnx.graph.external import external_tensors, is_large
@@ -16,12 +17,27 @@ from alds_onnx.graph.load import LoadedModel, load_model
 from alds_onnx.graph.rewrite import Replacement, rewrite, stored_factors
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.spill import Spill
+from alds_onnx.search.limits import smallest_parameters
+from alds_onnx.search.target import fractions, largest_that_holds, most_trials
 from alds_onnx.settings import Progress, Settings, Source, Step
-from alds_onnx.steps.calibrated import choose, observe, reconstruct_all, sensitivities
+from alds_onnx.steps.advice import Findings, make_warnings
+from alds_onnx.steps.calibrated import Calibrated, observe, probe_all
 from alds_onnx.steps.checks import check, count_macs, make_samples
+from alds_onnx.steps.clock import Clock
+from alds_onnx.steps.data import Data, load_data
 from alds_onnx.steps.decide import decide
-from alds_onnx.steps.rows import Decomposition, make_warnings, plan_rows, total
+from alds_onnx.steps.evaluation import (
+    Evaluator,
+    Measured,
+    check_finite,
+    make_evaluator,
+    make_scores,
+)
+from alds_onnx.steps.fitting import fit
+from alds_onnx.steps.rows import Decomposition, plan_rows, total
 from alds_onnx.steps.survey import Survey, Weight, make_survey, side_by_side, weight_spectra
+from alds_onnx.steps.target import Gauge, Reading, make_gauge, make_target
+from alds_onnx.targets import Score, Target
 from alds_onnx.values import Budget, Cut, Plan, Report, Spectra
 
 
@@ -50,60 +66,165 @@ class Compressed:
     spill: Spill | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Prepared:
+    """What is known before anything is cut; it serves every attempt.
+
+    Attributes
+    ----------
+    survey, before
+        The model, and its number of parameters.
+    settings
+        As given, with the calibration data that ranks and factors rest on.
+    data, samples
+        Calibration data, and the inputs of the checks or the reason why there are none.
+    scoring
+        What models are scored by, and the scores of the original; None if there is no evaluation,
+        or only a dry run.
+    curves
+        Error curves of the weights by name; with calibration data, of the layers on it.
+    calibrated
+        What calibration data says about the layers; None without.
+    """
+
+    survey: Survey
+    before: int
+    settings: Settings
+    data: Data | None
+    samples: Samples | str
+    scoring: tuple[Evaluator, Measured] | None
+    curves: dict[str, Spectra]
+    calibrated: Calibrated | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Attempt:
+    """A compressed model; `reading` is what was measured of it if a limit was asked for."""
+
+    budget: Budget | None
+    decompositions: list[Decomposition]
+    replacements: list[Replacement]
+    model: ModelProto
+    spill: Spill | None
+    reading: Reading | None = None
+
+
 def run(source: Source, settings: Settings, progress: Progress) -> Compressed:
     """Compress a model; see `alds_onnx.compress`."""
-    clock = _Clock(progress)
+    clock = Clock(progress)
     check_provider(settings.provider)
+    prepared = _prepare(source, settings, clock)
+    gauge = make_gauge(prepared.survey, settings, prepared.data, prepared.samples, prepared.scoring)
+    if gauge is None:
+        cr = settings.cr
+        budget = None if cr is None else Budget(before=prepared.before, removed=cr)
+        attempt, target = _attempt(prepared, budget, clock), None
+    else:
+        attempt, target = _search(prepared, gauge, clock)
+    # The float64 weights that the fit rests on should not stay beside the sessions of the checks.
+    prepared = replace(prepared, calibrated=None)
+    return _finish(prepared, attempt, target, clock)
+
+
+def _prepare(source: Source, settings: Settings, clock: Clock) -> _Prepared:
+    """Everything that needs no budget: read, score the original, look at weights and data."""
     clock.start(Step.LOAD)
     survey = make_survey(load_model(source), settings)
-    before = num_parameters(survey.index)
-    budget = Budget(before=before, removed=settings.cr) if settings.cr is not None else None
-
+    data = load_data(survey, settings)
+    evaluator = make_evaluator(survey, settings)
+    scoring = None
+    if evaluator is not None and (settings.max_drop is not None or not settings.dry_run):
+        clock.start(Step.SCORES)
+        scoring = evaluator, evaluator(survey.loaded.model, clock.advance)
+        check_finite(scoring[1])
     clock.start(Step.SPECTRA)
     survey, curves = weight_spectra(survey, settings, clock.advance)
-    if settings.calibration is None:
-        decompositions = _by_weights(survey, curves, settings, budget, clock)
+    calibrated = None
+    if data is not None:
+        settings = replace(settings, calibration=data.fit)
+        calibrated = _calibrate(survey, curves, settings, clock)
+        curves = {name: probe.spectra for name, probe in calibrated.probes.items()}
+    clock.start(Step.INPUTS)
+    return _Prepared(
+        survey=survey,
+        before=num_parameters(survey.index),
+        settings=settings,
+        data=data,
+        samples=make_samples(survey, data, settings),
+        scoring=scoring,
+        curves=curves,
+        calibrated=calibrated,
+    )
+
+
+def _calibrate(
+    survey: Survey, curves: dict[str, Spectra], settings: Settings, clock: Clock
+) -> Calibrated:
+    """What the layers do to calibration data."""
+    clock.start(Step.STATISTICS)
+    calibrated = observe(survey, list(curves), settings, clock.advance)
+    if settings.plan is not None:
+        return calibrated
+    clock.start(Step.SENSITIVITY)
+    return probe_all(survey, calibrated, clock.advance)
+
+
+def _search(prepared: _Prepared, gauge: Gauge, clock: Clock) -> tuple[_Attempt, Target]:
+    """The largest compression that stays within the limit.
+
+    Raises
+    ------
+    TargetError
+        If none does.
+    """
+    candidates = fractions(_reach(prepared))
+    numbers = count(1)
+
+    def attempt(removed: float) -> _Attempt:
+        clock.attempt(next(numbers), most_trials(candidates))
+        made = _attempt(prepared, Budget(before=prepared.before, removed=removed), clock)
+        clock.start(Step.MEASURE)
+        return replace(made, reading=gauge.read(made.model, clock.advance))
+
+    found = largest_that_holds(attempt, _value, gauge.limit, candidates)
+    target = make_target(gauge, found.trials)
+    return found.best or _attempt(prepared, None, clock), target
+
+
+def _value(attempt: _Attempt) -> float:
+    assert attempt.reading is not None
+    return attempt.reading.value
+
+
+def _reach(prepared: _Prepared) -> float:
+    """The largest fraction that can be removed: every layer cut as far as possible."""
+    dense = sum(spectra.shape.num_parameters for spectra in prepared.curves.values())
+    smallest = prepared.before - dense + smallest_parameters(prepared.curves)
+    return 1 - smallest / prepared.before if prepared.before else 0.0
+
+
+def _attempt(prepared: _Prepared, budget: Budget | None, clock: Clock) -> _Attempt:
+    """Choose ranks within a budget, or take those of the plan; compute factors; put them in."""
+    survey, settings = prepared.survey, prepared.settings
+    if prepared.calibrated is None:
+        clock.start(Step.SEARCH)
+        cuts = decide(survey, prepared.curves, settings, budget)
+        clock.start(Step.FACTORIZE)
+        decompositions = _factorize(prepared, cuts, clock)
     else:
-        decompositions = _by_data(survey, curves, settings, budget, clock)
+        clock.start(Step.FACTORIZE)
+        decompositions = fit(survey, prepared.calibrated, settings, budget, clock.advance)
     replacements = [
         Replacement(layers=d.weight.layers, factors=d.factors, bias=d.bias) for d in decompositions
     ]
     spill = Spill() if _is_streamed(survey.loaded.model) else None
-    model = rewrite(survey.loaded.model, replacements, spill)
-
-    clock.start(Step.INPUTS)
-    samples = make_samples(survey, settings)
-    macs = count_macs(survey, samples, settings)
-
-    clock.start(Step.VERIFY)
-    verification = None
-    if not settings.dry_run:
-        verification = check(survey, model, replacements, samples, settings)
-    clock.stop()
-
-    after = ModelIndex(model)
-    plan = Plan(
-        file=survey.loaded.name,
-        sha256=survey.loaded.sha256,
-        parameters=before,
-        objective=settings.objective,
-        search=settings.search,
-        seed=settings.seed,
+    return _Attempt(
         budget=budget,
-        layers=plan_rows(survey, decompositions, macs),
-        parameters_after=num_parameters(after),
+        decompositions=decompositions,
+        replacements=replacements,
+        model=rewrite(survey.loaded.model, replacements, spill),
+        spill=spill,
     )
-    report = Report(
-        plan=plan,
-        verification=verification,
-        macs_before=total(row.macs_before for row in plan.layers),
-        macs_after=total(row.macs_after for row in plan.layers),
-        bytes_before=model_bytes(survey.loaded.model, survey.index),
-        bytes_after=model_bytes(model, after),
-        seconds=clock.seconds(),
-        warnings=make_warnings(survey, plan, verification, samples),
-    )
-    return Compressed(model=model, plan=plan, report=report, source=survey.loaded, spill=spill)
 
 
 def _is_streamed(model: ModelProto) -> bool:
@@ -111,70 +232,9 @@ def _is_streamed(model: ModelProto) -> bool:
     return is_large(model) and bool(external_tensors(model))
 
 
-def _by_weights(
-    survey: Survey,
-    curves: dict[str, Spectra],
-    settings: Settings,
-    budget: Budget | None,
-    clock: _Clock,
-) -> list[Decomposition]:
-    """Ranks and factors from the weights alone."""
-    clock.start(Step.SEARCH)
-    cuts = decide(survey, curves, settings, budget)
-    clock.start(Step.FACTORIZE)
-    return _factorize(survey, curves, cuts, settings, clock)
-
-
-def _by_data(
-    survey: Survey,
-    curves: dict[str, Spectra],
-    settings: Settings,
-    budget: Budget | None,
-    clock: _Clock,
-) -> list[Decomposition]:
-    """Ranks and factors from what the layers do to calibration data."""
-    clock.start(Step.STATISTICS)
-    calibrated = observe(survey, list(curves), settings, clock.advance)
-    clock.start(Step.SENSITIVITY)
-    measured = {}
-    if settings.plan is None:
-        measured = sensitivities(survey, calibrated, clock.advance)
-    clock.start(Step.SEARCH)
-    cuts = choose(survey, calibrated, measured, settings, budget)
-    clock.start(Step.FACTORIZE)
-    return reconstruct_all(survey, calibrated, measured, cuts, clock.advance)
-
-
-class _Clock:
-    """Tells the progress and keeps the time of each step."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._times: list[tuple[Step, float]] = []
-
-    def start(self, step: Step) -> None:
-        self._times.append((step, time.perf_counter()))
-        self._progress(step, 0, 0)
-
-    def advance(self, done: int, total: int) -> None:
-        self._progress(self._times[-1][0], done, total)
-
-    def stop(self) -> None:
-        self._times.append((Step.DONE, time.perf_counter()))
-        self._progress(Step.DONE, 1, 1)
-
-    def seconds(self) -> tuple[tuple[str, float], ...]:
-        pairs = zip(self._times, self._times[1:], strict=False)
-        return tuple((step.value, end - start) for (step, start), (_, end) in pairs)
-
-
-def _factorize(
-    survey: Survey,
-    curves: dict[str, Spectra],
-    cuts: dict[str, Cut],
-    settings: Settings,
-    clock: _Clock,
-) -> list[Decomposition]:
+def _factorize(prepared: _Prepared, cuts: dict[str, Cut], clock: Clock) -> list[Decomposition]:
+    """Factors from the weights alone."""
+    survey = prepared.survey
     weights = [weight for weight in survey.weights() if weight.name in cuts]
 
     def compute(weight: Weight) -> Decomposition:
@@ -182,7 +242,74 @@ def _factorize(
         matrix = read_matrix(survey.index, layer, survey.loaded.folder)
         exact = factorize(matrix, layer.shape, cuts[weight.name])
         factors = stored_factors(layer, exact)
-        error = cut_error(matrix, factors, curves[weight.name])
+        error = cut_error(matrix, factors, prepared.curves[weight.name])
         return Decomposition(weight=weight, factors=factors, error=error)
 
-    return side_by_side(compute, weights, settings.threads, clock.advance)
+    return side_by_side(compute, weights, prepared.settings.threads, clock.advance)
+
+
+def _finish(
+    prepared: _Prepared, attempt: _Attempt, target: Target | None, clock: Clock
+) -> Compressed:
+    """Check the compressed model, score it, and say everything that is known."""
+    survey, settings, samples = prepared.survey, prepared.settings, prepared.samples
+    clock.start(Step.VERIFY)
+    macs = count_macs(survey, samples, settings)
+    verification = None
+    if not settings.dry_run:
+        verification = check(survey, attempt.model, attempt.replacements, samples, settings)
+    scores = _scores(prepared, attempt, clock)
+    clock.stop()
+    after = ModelIndex(attempt.model)
+    plan = Plan(
+        file=survey.loaded.name,
+        sha256=survey.loaded.sha256,
+        parameters=prepared.before,
+        objective=settings.objective,
+        search=settings.search,
+        seed=settings.seed,
+        budget=attempt.budget,
+        layers=plan_rows(survey, attempt.decompositions, macs),
+        parameters_after=num_parameters(after),
+    )
+    findings = Findings(
+        survey=survey,
+        plan=plan,
+        data=prepared.data,
+        verification=verification,
+        scores=scores,
+        target=target,
+        measured=prepared.scoring[1] if prepared.scoring else None,
+    )
+    report = _report(findings, attempt.model, after, clock)
+    return Compressed(
+        model=attempt.model, plan=plan, report=report, source=survey.loaded, spill=attempt.spill
+    )
+
+
+def _scores(prepared: _Prepared, attempt: _Attempt, clock: Clock) -> tuple[Score, ...]:
+    """Scores before and after; those after may be known from the search."""
+    if prepared.scoring is None:
+        return ()
+    evaluator, before = prepared.scoring
+    after = attempt.reading.measured if attempt.reading else None
+    if after is None:
+        clock.start(Step.SCORES)
+        after = evaluator(attempt.model, clock.advance)
+    return make_scores(before, after)
+
+
+def _report(found: Findings, model: ModelProto, after: ModelIndex, clock: Clock) -> Report:
+    rows, original = found.plan.layers, found.survey
+    return Report(
+        plan=found.plan,
+        verification=found.verification,
+        macs_before=total(row.macs_before for row in rows),
+        macs_after=total(row.macs_after for row in rows),
+        bytes_before=model_bytes(original.loaded.model, original.index),
+        bytes_after=model_bytes(model, after),
+        seconds=clock.seconds(),
+        warnings=make_warnings(found),
+        scores=found.scores,
+        target=found.target,
+    )

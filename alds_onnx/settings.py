@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from onnx import ModelProto
 
 from alds_onnx.calibrate.reader import Calibration
 from alds_onnx.errors import UsageError
+from alds_onnx.evaluate.scores import Evaluation
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.values import Objective, Plan, SearchMethod
 
@@ -21,15 +23,18 @@ Source: TypeAlias = "str | os.PathLike[str] | ModelProto"
 
 
 class Step(str, Enum):
-    """The steps of a run, in order."""
+    """The steps of a run, in order; `ATTEMPT` to `MEASURE` come again for every attempt."""
 
     LOAD = "load"
+    SCORES = "scores"
     SPECTRA = "spectra"
     STATISTICS = "statistics"
     SENSITIVITY = "sensitivity"
+    INPUTS = "inputs"
+    ATTEMPT = "attempt"
     SEARCH = "search"
     FACTORIZE = "factorize"
-    INPUTS = "inputs"
+    MEASURE = "measure"
     VERIFY = "verify"
     DONE = "done"
 
@@ -58,10 +63,10 @@ class Settings:
 
     Attributes
     ----------
-    cr
-        Fraction of the parameters to remove, in (0, 1); None if a plan is given.
-    plan
-        Cuts to apply; None if `cr` is given.
+    cr, plan, max_error, max_drop
+        Exactly one is given. `cr`: fraction of the parameters to remove, in (0, 1). `plan`: cuts to
+        apply. The others: as much as possible, while the relative L2 error of every output is at
+        most `max_error`, or the first score falls by at most `max_drop` (`targets.Score.drop`).
     search, seed
         How to choose ranks, and the seed of random starts and inputs.
     include, exclude
@@ -69,6 +74,8 @@ class Settings:
     calibration
         Real inputs to choose ranks and fit factors by; None: by the weights alone, and checks on
         random inputs.
+    evaluate
+        Labelled samples, or a function that scores a model; goes with `max_drop`.
     objective
         What the choice of ranks makes small; one of the two on outputs goes with `calibration`.
     input_shapes
@@ -84,13 +91,16 @@ class Settings:
         If the options make no sense together.
     """
 
-    cr: float | None
+    cr: float | None = None
     plan: Plan | None = None
+    max_error: float | None = None
+    max_drop: float | None = None
     search: SearchMethod = SearchMethod.EXACT
     seed: int = 0
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     calibration: Calibration | None = None
+    evaluate: Evaluation | None = None
     objective: Objective = Objective.MAX_RELATIVE_ERROR
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     threads: int
@@ -98,22 +108,42 @@ class Settings:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        if (self.cr is None) == (self.plan is None):
-            raise UsageError("say how far to compress: give --cr or --plan, one of them")
+        self._check_how_far()
+        on_data = self.objective is not Objective.MAX_RELATIVE_ERROR
+        if on_data and self.calibration is None:
+            raise UsageError("--objective is about outputs on real inputs: give --calibration too")
+        if self.plan is not None and (self.include or self.exclude):
+            raise UsageError("--include and --exclude do not go with --plan: edit the plan instead")
+        if self.threads < 1:
+            raise UsageError(f"--threads is {self.threads}, but must be at least 1")
+        if self.seed < 0:
+            raise UsageError(f"--seed is {self.seed}, but must not be negative")
+
+    def _check_how_far(self) -> None:
+        given = [x for x in (self.cr, self.plan, self.max_error, self.max_drop) if x is not None]
+        if len(given) != 1:
+            raise UsageError(
+                "say how far to compress: give one of --cr, --plan, --max-error and --max-drop"
+            )
         if self.cr is not None and not 0 < self.cr < 1:
             raise UsageError(
                 f"--cr is {self.cr:g}, but must be between 0 and 1: "
                 "the fraction of the parameters that is removed, such as 0.5"
             )
-        on_data = self.objective is not Objective.MAX_RELATIVE_ERROR
-        if on_data and self.calibration is None:
-            raise UsageError("--objective is about outputs on real inputs: give --calibration too")
-        if self.plan is not None and (self.include or self.exclude):
-            raise UsageError("--include and --exclude go with --cr; edit the plan instead")
-        if self.threads < 1:
-            raise UsageError(f"--threads is {self.threads}, but must be at least 1")
-        if self.seed < 0:
-            raise UsageError(f"--seed is {self.seed}, but must not be negative")
+        if self.max_error is not None and not 0 < self.max_error < math.inf:
+            raise UsageError(
+                f"--max-error is {self.max_error:g}, but must be above 0: "
+                "the relative error of the outputs that is allowed, such as 0.05"
+            )
+        if self.max_drop is None:
+            return
+        if not 0 <= self.max_drop < math.inf:
+            raise UsageError(
+                f"--max-drop is {self.max_drop:g}, but must be 0 or more: "
+                "the percentage points of top-1 that may be lost, such as 0.5"
+            )
+        if self.evaluate is None:
+            raise UsageError("--max-drop is about scores: give labelled samples with --evaluate")
 
     def excluded(self, names: Sequence[str]) -> frozenset[str]:
         """The layers that stay whole by `include` and `exclude`.

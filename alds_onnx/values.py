@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from alds_onnx.targets import Score, Target
+
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -438,6 +440,10 @@ class Report:
         Wall time of each step, in order.
     warnings
         What the user should know.
+    scores
+        The task's own measures; empty where no labelled data was given, and for a dry run.
+    target
+        The limit that decided how much is removed; None where a ratio or a plan did.
     """
 
     plan: Plan
@@ -448,6 +454,8 @@ class Report:
     bytes_after: int
     seconds: tuple[tuple[str, float], ...] = ()
     warnings: tuple[str, ...] = field(default=())
+    scores: tuple[Score, ...] = ()
+    target: Target | None = None
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -1,270 +1,271 @@
 """Accuracy against compression, on real models with a true score; no labels, no retraining.
 
-    python benchmarks/accuracy.py                 digits and PP-OCRv4 recognition, all methods
+    python benchmarks/accuracy.py                 all models, all methods
     python benchmarks/accuracy.py digits --cr 0.9 one model, one ratio
+    python benchmarks/accuracy.py --write         writes accuracy.md and accuracy.png too
 
-Methods, from the plainest to the default of alds-onnx:
+Models (tasks.py): the embedded digits (top-1), PP-OCRv4 text recognition (character accuracy), and
+Magika, which tells what a file contains (top-1). The score comes from test samples that no method
+sees; the true answers are those of the data set, of the text that was rendered, and of the files'
+names.
+
+Methods (methods.py), from the plainest to the default of alds-onnx, each with one step more:
 
     uniform      k = 1, the same fraction of full rank in every layer (SVD of the weights)
     energy       k = 1, the same fraction of squared singular values in every layer
     iterative    ALDS as its authors run it (Algorithm 1): slices, max relative error
-    exact        the global optimum of the same objective
+    exact        the global optimum of the same objective: --cr alone
     exact+fit    the ranks of `exact`, factors fitted to calibration data layer by layer
     ranks        ranks by measured output errors, factors by SVD of the weights
     max          as calibrated, but the largest instead of the sum of the output errors
-    calibrated   ranks by measured output errors, factors fitted: --calibration
+    calibrated   ranks by measured output errors, factors fitted: --cr --calibration
 
-Needs the packages of the `bench` extra; the PP-OCR wheel is downloaded once. Scores come from data
-that no method sees: 1,000 digits (top-1), 200 rendered lines of text (character accuracy).
+Noise has two parts, which are measured apart:
+
+    test samples    the number after ± is the standard error of a score, from 2,000 bootstrap draws
+                    of test samples: images, files, whole lines of text. Methods are compared on
+                    the same draws (paired): the second table gives the difference of each to
+                    `calibrated` with its own standard error. Where a method and `calibrated`
+                    are right on the very same samples it is 0; where one is always right it is
+                    0 too, which says that so few samples cannot show how rare its errors are.
+    calibration     --seed, repeated, draws calibration data anew for each seed. Scores are then
+                    means over the draws, and a third table gives their standard deviation.
+
+Seconds are for one compression, the mean over ratios and seeds; those of the calibrated methods
+include all measurements. Finished runs are kept in .cache/accuracy.jsonl, by what they depend on,
+the sources of the package included: run the same command again to go on after an interrupt.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
+import os
+import platform
 import sys
-import time
-import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import ocr
 import onnx
 import onnxruntime as ort
+from curves import Curve, Panel, draw
+from methods import METHODS, WITH_DATA, Methods
+from scores import Counts, Key, Run, Store, fingerprint, mean
+from tasks import TASKS, Feeds, Task
+from wheels import CACHE
 
 import alds_onnx
-from alds_onnx.values import Cut, Decision, LayerPlan, Objective, Plan, SearchMethod
 
 _HERE = Path(__file__).resolve().parent
-_MODELS = _HERE.parent / "models"
-_CACHE = _HERE / ".cache"
-_WHEEL = "rapidocr-onnxruntime==1.4.4"
-_MEMBER = "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx"
+_TABLES = _HERE / "accuracy.md"
+_PLOT = _HERE / "accuracy.png"
+_DATA_MODULES = ("filetypes.py", "methods.py", "ocr.py", "tasks.py")
+_RATIOS = {
+    "digits": (0.5, 0.7, 0.8, 0.85, 0.9, 0.93),
+    "recognition": (0.1, 0.2, 0.3),
+    "filetypes": (0.2, 0.3, 0.4, 0.5, 0.6, 0.8),
+}
+_BASE = "original"
 
-Feeds = list[dict[str, npt.NDArray[np.float32]]]
-Score = Callable[[onnx.ModelProto], float]
+Say = Callable[[str], None]
+Draw = Callable[[int], Feeds]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Task:
-    """A model, calibration data without labels, a score in percent, and ratios to try."""
+class Results:
+    """All runs of one task: by method, then by ratio, then by seed."""
 
-    name: str
-    unit: str
-    model: Path
-    calibration: Feeds
-    score: Score
-    ratios: tuple[float, ...]
+    base: Counts
+    runs: dict[str, list[list[Run]]]
 
-
-def digits() -> Task:
-    """The embedded model, scored by top-1 on its test digits."""
-    test = np.load(_MODELS / "digits_test.npz")
-    images = np.load(_MODELS / "digits_calibration.npz")["image"]
-
-    def score(model: onnx.ModelProto) -> float:
-        (logits,) = session(model).run(None, {"image": test["image"]})
-        return 100 * float((logits.argmax(1) == test["labels"]).mean())
-
-    return Task(
-        name="digits",
-        unit="top-1",
-        model=_MODELS / "digits.onnx",
-        calibration=batches("image", images, 16),
-        score=score,
-        ratios=(0.5, 0.7, 0.8, 0.85, 0.9, 0.93),
-    )
+    def counts(self, method: str) -> list[Counts]:
+        """Counts by ratio, averaged over the seeds."""
+        return [mean([run.counts for run in runs]) for runs in self.runs[method]]
 
 
-def recognition() -> Task:
-    """PP-OCRv4 recognition, scored by character accuracy on lines that were not calibrated on."""
-    path = wheel_member()
-    seen = ocr.lines(64, seed=1)
-    truth = ocr.lines(200, seed=2, avoid=seen)
-    images = ocr.render(truth, seed=4)
-    alphabet = ocr.characters(onnx.load(path).metadata_props[0].value)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Bench:
+    """What the runs of all tasks have in common."""
 
-    def score(model: onnx.ModelProto) -> float:
-        reader = session(model)
-        read: list[str] = []
-        for start in range(0, len(images), 20):
-            read += ocr.decode(reader.run(None, {"x": images[start : start + 20]})[0], alphabet)
-        return ocr.character_accuracy(truth, tuple(read))
+    store: Store
+    methods: Methods
+    seeds: tuple[int, ...]
+    threads: int
+    say: Say
 
-    return Task(
-        name="recognition",
-        unit="character accuracy",
-        model=path,
-        calibration=batches("x", ocr.render(seen, seed=3), 8),
-        score=score,
-        ratios=(0.1, 0.2, 0.3),
-    )
+    def evaluate(self, task: Task, ratios: Sequence[float], methods: Sequence[str]) -> Results:
+        """Run what was not run before, and print the tables as they fill."""
+        feeds = cache(task.draw)
+        base = self._run(task, _BASE, 0.0, 0, feeds).counts
+        samples = f"{len(base.total)} {task.sample}s"
+        before = f"{_cell(base.score, base.error).strip()} before compression"
+        self.say(f"\n{task.name}: {task.unit} in %, {before}; {samples}, {self.threads} thread(s)")
+        self.say("removed     " + "".join(f"{cr:>14.0%}" for cr in ratios) + "   seconds")
+        results = Results(base=base, runs={})
+        for method in methods:
+            seeds = self.seeds if method in WITH_DATA else (0,)
+            runs = [[self._run(task, method, cr, seed, feeds) for seed in seeds] for cr in ratios]
+            results.runs[method] = runs
+            cells = "".join(_cell(c.score, c.error) for c in results.counts(method))
+            seconds = np.mean([run.seconds for row in runs for run in row])
+            self.say(f"{method:12s}{cells}{seconds:10.1f}")
+        self._compare(results)
+        self._spread(results)
+        return results
+
+    def _run(self, task: Task, method: str, cr: float, seed: int, feeds: Draw) -> Run:
+        """A run out of the store, or a new one."""
+        key = Key(task=task.name, method=method, cr=cr, seed=seed, threads=self.threads)
+        run = self.store.get(key)
+        if run is None:
+            data = feeds(seed) if method in WITH_DATA else None  # not counted in the seconds
+            model, removed, seconds = onnx.load(task.model), 0.0, 0.0
+            if method != _BASE:
+                result, seconds = self.methods.compress(task.model, cr, method, data, self.threads)
+                model, removed = result.model, result.plan.removed
+            counts = task.test(_session(model, self.threads))
+            run = Run(counts=counts, removed=removed, seconds=seconds)
+            self.store.add(key, run)
+        return run
+
+    def _compare(self, results: Results) -> None:
+        """The differences to the default, on the same test samples."""
+        others = [method for method in results.runs if method != METHODS[-1]]
+        if METHODS[-1] not in results.runs or not others:
+            return
+        reference = results.counts(METHODS[-1])
+        self.say("\nless calibrated, ± standard error of the difference")
+        for method in others:
+            pairs = zip(results.counts(method), reference, strict=True)
+            cells = "".join(_cell(*counts.minus(other)) for counts, other in pairs)
+            self.say(f"{method:12s}{cells}")
+
+    def _spread(self, results: Results) -> None:
+        """How much the scores move with the draw of the calibration data."""
+        if len(self.seeds) < 2:
+            return
+        self.say(f"\nstandard deviation over {len(self.seeds)} draws of calibration data")
+        for method in (method for method in results.runs if method in WITH_DATA):
+            scores = [[run.counts.score for run in row] for row in results.runs[method]]
+            cells = "".join(f"{np.std(row, ddof=1):14.2f}" for row in scores)
+            self.say(f"{method:12s}{cells}")
 
 
-TASKS = {"digits": digits, "recognition": recognition}
+def _cell(value: float, error: float) -> str:
+    return f"{f'{value:.2f} ±{error:.2f}':>14s}"
 
 
-def session(model: onnx.ModelProto) -> ort.InferenceSession:
-    """Load a model quietly."""
+def _session(model: onnx.ModelProto, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = threads
     return ort.InferenceSession(model.SerializeToString(), options)
 
 
-def batches(name: str, images: npt.NDArray[np.float32], size: int) -> Feeds:
-    """Cut images into feeds."""
-    return [{name: images[i : i + size]} for i in range(0, len(images), size)]
+def _panel(task: Task, results: Results) -> Panel:
+    """What the plot shows of a task; every curve starts at the original."""
+    curves = []
+    for method, runs in results.runs.items():
+        counts = [results.base, *results.counts(method)]
+        removed = [0.0, *(float(np.mean([run.removed for run in row])) for row in runs)]
+        curve = Curve(
+            method=method,
+            removed=tuple(100 * fraction for fraction in removed),
+            scores=tuple(c.score for c in counts),
+            errors=(0.0, *(c.error for c in counts[1:])),
+        )
+        curves.append(curve)
+    base = results.base.score
+    return Panel(title=task.name, unit=task.unit, base=base, curves=tuple(curves))
 
 
-def wheel_member() -> Path:
-    """The recognition model, out of its wheel."""
-    target = _CACHE / Path(_MEMBER).name
-    if not target.is_file():
-        _CACHE.mkdir(exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(_CACHE)]
-        subprocess.run([*pip, _WHEEL], check=True)
-        with zipfile.ZipFile(next(_CACHE.glob("rapidocr*.whl"))) as wheel:
-            target.write_bytes(wheel.read(_MEMBER))
-    return target
+def _versions() -> dict[str, str]:
+    """What the scores depend on: the code of the package and of the tasks, and what they run on."""
+    package = Path(alds_onnx.__file__).parent
+    return {
+        "alds-onnx": alds_onnx.__version__,
+        "onnxruntime": ort.__version__,
+        "onnx": onnx.__version__,
+        "NumPy": np.__version__,
+        "Python": platform.python_version(),
+        "sources": fingerprint(package.rglob("*.py")),
+        "tasks": fingerprint(_HERE / name for name in _DATA_MODULES),
+    }
 
 
-def compress(task: Task, cr: float, method: str) -> onnx.ModelProto:
-    """The model compressed by one of the methods."""
-    if method in ("uniform", "energy"):
-        plan = plain_plan(task, cr, energy=method == "energy")
-        return alds_onnx.compress(task.model, plan=plan, dry_run=True).model
-    if method in ("iterative", "exact"):
-        search = SearchMethod(method)
-        return alds_onnx.compress(task.model, cr=cr, search=search, dry_run=True).model
-    if method == "exact+fit":
-        plan = alds_onnx.compress(task.model, cr=cr, dry_run=True).plan
-        return calibrated(task, plan=plan).model
-    if method == "ranks":
-        plan = calibrated(task, cr=cr).plan
-        return alds_onnx.compress(task.model, plan=plan, dry_run=True).model
-    objective = Objective.MAX_OUTPUT_ERROR if method == "max" else None
-    return calibrated(task, cr=cr, objective=objective).model
+def _markdown(printed: Sequence[str], versions: dict[str, str]) -> str:
+    """The page: plot, tables as printed, versions, and this file's docstring."""
+    command = " ".join(["python benchmarks/accuracy.py", *sys.argv[1:]])
+    tables = "\n".join(printed).strip()
+    listed = ", ".join(f"{name} {value}" for name, value in versions.items())
+    return f"""# Accuracy against compression
+
+    {command}
+
+![Score of each method against the fraction of the parameters that it removes](accuracy.png)
+
+Error bars are one standard error. The scale is logarithmic in the errors that are left.
+
+```
+{tables}
+```
+
+Versions: {listed} (the last two are hashes).
+
+## Definitions
+
+{(__doc__ or "").strip()}
+"""
 
 
-def calibrated(
-    task: Task,
-    *,
-    cr: float | None = None,
-    plan: Plan | None = None,
-    objective: Objective | None = None,
-) -> alds_onnx.Result:
-    """Compress with the task's calibration data."""
-    return alds_onnx.compress(
-        task.model,
-        cr=cr,
-        plan=plan,
-        objective=objective,
-        calibration=task.calibration,
-        dry_run=True,
-    )
-
-
-METHODS = ("uniform", "energy", "iterative", "exact", "exact+fit", "ranks", "max", "calibrated")
-
-
-def plain_plan(task: Task, cr: float, *, energy: bool) -> Plan:
-    """Ranks of k = 1 by one fraction for all layers, the largest that fits the budget."""
-    plan = alds_onnx.compress(task.model, cr=0.01, dry_run=True).plan
-    spectra = singular_values(task.model, plan)
-    limit = (1 - cr) * plan.parameters
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        rows = [_cut_row(row, spectra.get(row.name), middle, energy) for row in plan.layers]
-        removed = sum(row.parameters_before - row.parameters_after for row in rows if row.cut)
-        low, high = (middle, high) if plan.parameters - removed <= limit else (low, middle)
-    rows = [_cut_row(row, spectra.get(row.name), low, energy) for row in plan.layers]
-    return replace(plan, layers=tuple(rows))
-
-
-def singular_values(path: Path, plan: Plan) -> dict[str, npt.NDArray[np.float64]]:
-    """Singular values of the folded weights, by layer."""
-    graph = onnx.load(path).graph
-    tensors = {t.name: t for t in graph.initializer}
-    tensors |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"}
-    values = {}
-    for row in plan.layers:
-        if row.decision is not Decision.SKIP and row.weight in tensors:
-            array = onnx.numpy_helper.to_array(tensors[row.weight]).astype(np.float64)
-            matrix = array.reshape(array.shape[0], -1)
-            values[row.name] = np.linalg.svd(matrix, compute_uv=False)
-    return values
-
-
-def _cut_row(
-    row: LayerPlan, values: npt.NDArray[np.float64] | None, fraction: float, energy: bool
-) -> LayerPlan:
-    """A row cut to a fraction of its rank or energy, or kept if that does not make it smaller."""
-    if values is None:
-        return row
-    rank = max(1, round(fraction * len(values)))
-    if energy:
-        kept = np.cumsum(values**2) / np.sum(values**2)
-        rank = min(len(values), int(np.searchsorted(kept, fraction)) + 1)
-    rows, columns = row.shape[0], int(np.prod(row.shape[1:]))
-    after = rank * (rows + columns)
-    if after >= row.parameters_before:
-        return replace(row, decision=Decision.KEEP, cut=None)
-    cut = Cut(num_slices=1, rank=rank)
-    return replace(row, decision=Decision.DECOMPOSE, cut=cut, parameters_after=after)
-
-
-def table(task: Task, ratios: Sequence[float], methods: Sequence[str]) -> dict[str, list[float]]:
-    """Print and return the scores of all methods at all ratios."""
-    base = task.score(onnx.load(task.model))
-    print(f"\n{task.name}: {task.unit} in %, {base:.2f} before compression")
-    print("removed     " + "".join(f"{cr:>9.0%}" for cr in ratios) + "   seconds", flush=True)
-    scores: dict[str, list[float]] = {}
-    for method in methods:
-        start = time.perf_counter()
-        scores[method] = [task.score(compress(task, cr, method)) for cr in ratios]
-        seconds = (time.perf_counter() - start) / len(ratios)
-        row = "".join(f"{value:9.2f}" for value in scores[method])
-        print(f"{method:12s}{row}{seconds:10.1f}", flush=True)
-    return {"original": [base] * len(ratios), **scores}
-
-
-def plot(results: dict[str, tuple[Sequence[float], dict[str, list[float]]]], path: Path) -> None:
-    """Draw the curves of all tasks."""
-    import matplotlib.pyplot as plt  # noqa: PLC0415 - only where a plot is wanted
-
-    figure, axes = plt.subplots(1, len(results), figsize=(6 * len(results), 4.5), squeeze=False)
-    for axis, (name, (ratios, scores)) in zip(axes[0], results.items(), strict=True):
-        for method, values in scores.items():
-            style = "k:" if method == "original" else "o-"
-            axis.plot([100 * r for r in ratios], values, style, label=method, markersize=4)
-        axis.set(title=name, xlabel="parameters removed, %", ylabel="score, %")
-        axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-
-
-def main() -> None:
-    """Run the benchmark."""
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], help="default: all")
     parser.add_argument("--cr", type=float, action="append", help="ratio to try (repeatable)")
     parser.add_argument("--method", choices=METHODS, action="append", help="default: all")
+    parser.add_argument(
+        "--seed", type=int, action="append", help="draw of the calibration data (repeatable)"
+    )
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all")
+    parser.add_argument("--fresh", action="store_true", help="do not use runs made before")
     parser.add_argument("--plot", type=Path, help="draw the curves to this PNG")
-    options = parser.parse_args()
-    results = {}
+    parser.add_argument(
+        "--write", action="store_true", help=f"write {_TABLES.name} and {_PLOT.name}"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the benchmark."""
+    options = _options()
+    versions = _versions()
+    printed: list[str] = []
+
+    def say(text: str) -> None:
+        printed.append(text)
+        print(text, flush=True)
+
+    bench = Bench(
+        store=Store(CACHE / "accuracy.jsonl", versions, fresh=options.fresh),
+        methods=Methods(),
+        seeds=tuple(dict.fromkeys(options.seed or [0])),
+        threads=options.threads,
+        say=say,
+    )
+    methods = [method for method in METHODS if method in (options.method or METHODS)]
+    panels = []
     for name in options.tasks or TASKS:
         task = TASKS[name]()
-        ratios = tuple(options.cr or task.ratios)
-        results[name] = (ratios, table(task, ratios, options.method or METHODS))
-    if options.plot:
-        plot(results, options.plot)
+        ratios = sorted(set(options.cr or _RATIOS[name]))
+        panels.append(_panel(task, bench.evaluate(task, ratios, methods)))
+    for path in filter(None, (options.plot, _PLOT if options.write else None)):
+        draw(panels, path)
+    if options.write:
+        _TABLES.write_text(_markdown(printed, versions), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ _FONTS = (
 
 Lines = tuple[str, ...]
 Images = npt.NDArray[np.float32]
+Counts = npt.NDArray[np.float64]
 
 
 def lines(count: int, seed: int, avoid: Lines = ()) -> Lines:
@@ -85,10 +86,11 @@ def decode(scores: npt.NDArray[Any], alphabet: list[str]) -> Lines:
     return tuple(texts)
 
 
-def character_accuracy(truth: Lines, read: Lines) -> float:
-    """One minus edit distance over length, over all lines together, in percent."""
-    errors = sum(_distance(a, b) for a, b in zip(truth, read, strict=True))
-    return 100 * (1 - errors / sum(map(len, truth)))
+def correct_characters(truth: Lines, read: Lines) -> tuple[Counts, Counts]:
+    """Letters less edit distance, and letters, of every line."""
+    letters = np.array([len(line) for line in truth], np.float64)
+    wrong = [_distance(a, b) for a, b in zip(truth, read, strict=True)]
+    return letters - wrong, letters
 
 
 def _distance(a: str, b: str) -> int:

@@ -89,6 +89,68 @@ def test_calibration_data_keeps_the_accuracy(tmp_path: Path) -> None:
     assert 0.8 <= 1 - count_parameters(out) / count_parameters(DIGITS) <= 0.81
 
 
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """Some of the labelled images; 40 of them, one to two runs."""
+    path, test = tmp_path / "labelled.npz", np.load(TEST)
+    np.savez(path, image=test["image"][:40], labels=test["labels"][:40])
+    return path
+
+
+def right(model: Path, data: Path, k: int) -> int:
+    """Images with their label among the k highest scores, counted without the package."""
+    arrays = np.load(data)
+    (logits,) = ort.InferenceSession(model).run(None, {"image": arrays["image"]})
+    highest = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return int((highest == arrays["labels"][:, None]).any(axis=1).sum())
+
+
+def test_scores_before_and_after(tmp_path: Path) -> None:
+    out, report = tmp_path / "out.onnx", tmp_path / "report.json"
+    done = alds(DIGITS, out, "--cr", "0.7", "--evaluate", TEST, "--json", report)
+    assert (done.returncode, done.stderr) == (0, "")
+    scores = {score["name"]: score for score in json.loads(report.read_text())["scores"]}
+    for k in (1, 5):
+        before, after = right(DIGITS, TEST, k), right(out, TEST, k)
+        found = scores[f"top-{k}"]
+        assert (found["before"], found["after"]) == (before / 1000, after / 1000)
+        assert f"{before / 10:.2f} %" in done.stdout
+        assert f"{(after - before) / 10:+.2f} points, 1,000 samples" in done.stdout
+
+
+def test_as_small_as_a_drop_allows(labelled: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "out.onnx", tmp_path / "report.json"
+    done = alds(DIGITS, out, "--max-drop", "5", "--evaluate", labelled, "--json", report)
+    assert (done.returncode, done.stderr) == (0, "")
+    values = json.loads(report.read_text())
+    lost = right(DIGITS, labelled, 1) - right(out, labelled, 1)
+    assert values["target"]["reached"] == lost / 40 * 100 <= 5
+    removed = 1 - count_parameters(out) / count_parameters(DIGITS)
+    asked = values["plan"]["budget"]["removed"]
+    assert 0.3 < asked <= removed <= asked + 0.01
+    assert f"the best of {len(values['target']['trials'])} attempts" in done.stdout
+
+
+def test_as_small_as_an_error_allows(tmp_path: Path) -> None:
+    out, report = tmp_path / "out.onnx", tmp_path / "report.json"
+    assert alds(DIGITS, out, "--max-error", "0.1", "--json", report, "--quiet").returncode == 0
+    values = json.loads(report.read_text())
+    assert 0.05 < values["target"]["reached"] <= 0.1
+    assert values["target"]["data"] == "random inputs"
+    rounding = 1e-5
+    fidelity = values["verification"]["fidelity"][0]["relative_l2"]
+    assert abs(values["target"]["reached"] / fidelity - 1) < rounding
+
+
+def test_a_limit_out_of_reach(tmp_path: Path) -> None:
+    before = snapshot(tmp_path)
+    done = alds(DIGITS, tmp_path / "out.onnx", "--max-error", "1e-6")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "nothing was written: the smallest output error was" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert snapshot(tmp_path) == before
+
+
 def test_the_report_as_json(tmp_path: Path) -> None:
     out, report = tmp_path / "out.onnx", tmp_path / "report.json"
     assert alds(DIGITS, out, "--cr", "0.4", "--json", report).returncode == 0
@@ -187,7 +249,12 @@ def test_bad_input(kind: str, tmp_path: Path) -> None:
         (["--cr", "nan"], "between 0 and 1"),
         (["--cr", "abc"], "not a valid float"),
         (["--cr", "0.999"], "is out of reach"),
-        ([], "--cr or --plan"),
+        ([], "--cr, --plan, --max-error and --max-drop"),
+        (["--cr", "0.5", "--max-error", "0.1"], "give one of --cr"),
+        (["--max-error", "nan"], "must be above 0"),
+        (["--max-drop", "0.5"], "give labelled samples with --evaluate"),
+        (["--max-drop", "-1", "--evaluate", "none.npz"], "must be 0 or more"),
+        (["--cr", "0.5", "--evaluate", "none.npz"], "does not exist: give an .npz file with"),
         (["--cr", "0.5", "--colour"], "No such option"),
         (["--cr", "0.5", "--exclude", "nothing*"], "matches no layer"),
         (["--cr", "0.5", "--input-shape", "image"], "is not like"),

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
-from tests.conftest import DIGITS, ROOT
+from tests.conftest import CALIBRATION, DIGITS, ROOT, TEST
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -29,10 +30,11 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
     (tmp_path / "in.onnx").write_bytes(DIGITS.read_bytes())
-    calibration = (ROOT / "models" / "digits_calibration.npz").read_bytes()
-    (tmp_path / "samples.npz").write_bytes(calibration)
+    np.savez(tmp_path / "samples.npz", image=np.load(CALIBRATION)["image"][:64])
+    test = np.load(TEST)
+    np.savez(tmp_path / "labelled.npz", image=test["image"][:40], labels=test["labels"][:40])
     found = commands(README)
-    assert len(found) >= 4
+    assert len(found) >= 6
     for line in found:
         arguments = [Path(sys.executable).with_name("alds-onnx"), *line.split()[1:]]
         done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, check=False)

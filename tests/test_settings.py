@@ -34,8 +34,18 @@ def options(**changed: Any) -> Settings:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"cr": None}, "--cr or --plan"),
-        ({"plan": PLAN}, "--cr or --plan"),
+        ({"cr": None}, "give one of --cr, --plan, --max-error and --max-drop"),
+        ({"plan": PLAN}, "give one of --cr, --plan"),
+        ({"max_error": 0.1}, "give one of --cr, --plan"),
+        ({"cr": None, "max_error": 0.1, "max_drop": 1.0}, "give one of --cr, --plan"),
+        ({"cr": None, "max_error": 0.0}, "--max-error is 0,"),
+        ({"cr": None, "max_error": -1.0}, "--max-error is -1,"),
+        ({"cr": None, "max_error": float("inf")}, "--max-error is inf,"),
+        ({"cr": None, "max_error": float("nan")}, "--max-error is nan,"),
+        ({"cr": None, "max_drop": -0.1, "evaluate": {}}, "--max-drop is -0.1,"),
+        ({"cr": None, "max_drop": float("inf"), "evaluate": {}}, "--max-drop is inf,"),
+        ({"cr": None, "max_drop": float("nan"), "evaluate": {}}, "--max-drop is nan,"),
+        ({"cr": None, "max_drop": 0.5}, "--max-drop .* --evaluate"),
         ({"cr": 0.0}, "--cr is 0,"),
         ({"cr": 1.0}, "--cr is 1,"),
         ({"cr": -0.5}, "--cr is -0.5,"),
@@ -56,6 +66,8 @@ def test_what_makes_no_sense_is_refused(changed: dict[str, Any], message: str) -
 def test_what_makes_sense_is_accepted() -> None:
     assert options(cr=1e-9).cr == 1e-9
     assert options(cr=None, plan=PLAN).plan is PLAN
+    assert options(cr=None, max_error=2.0).max_error == 2.0
+    assert options(cr=None, max_drop=0.0, evaluate={}).max_drop == 0.0
 
 
 @pytest.mark.parametrize(

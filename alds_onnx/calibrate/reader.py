@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias, runtime_checkable
@@ -92,7 +92,7 @@ def read_feeds(data: Calibration, inputs: tuple[ModelInput, ...]) -> Iterator[Fe
     count = 0
     for where, feed in _raw_feeds(data, inputs):
         count += 1
-        yield {spec.name: _fitted(spec, feed, where) for spec in inputs}
+        yield {spec.name: fitted(spec, feed, where) for spec in inputs}
     if not count:
         raise DataError("the calibration data has no samples")
 
@@ -131,14 +131,25 @@ def _files(path: Path) -> list[Path]:
 
 def _load(path: Path, inputs: tuple[ModelInput, ...]) -> dict[str, _Array]:
     """Read the arrays of one file by input name."""
-    try:
-        loaded = _arrays(path, [spec.name for spec in inputs])
-    except Exception as e:  # zipfile, zlib, tokenize: all let their own errors through
-        raise DataError(f"'{path}' is not an .npz or .npy file of plain arrays: {e}") from e
+    loaded = read_arrays(path, [spec.name for spec in inputs])
     return loaded if isinstance(loaded, dict) else {_only(inputs, path).name: loaded}
 
 
-def _arrays(path: Path, names: list[str]) -> _Array | dict[str, _Array]:
+def read_arrays(path: Path, names: Sequence[str]) -> _Array | dict[str, _Array]:
+    """Read the array of an .npy, or those of these names that an .npz has.
+
+    Raises
+    ------
+    DataError
+        If it is neither, or would run code or fill the memory.
+    """
+    try:
+        return _arrays(path, names)
+    except Exception as e:  # zipfile, zlib, tokenize: all let their own errors through
+        raise DataError(f"'{path}' is not an .npz or .npy file of plain arrays: {e}") from e
+
+
+def _arrays(path: Path, names: Sequence[str]) -> _Array | dict[str, _Array]:
     with path.open("rb") as file:
         _check_sizes(file, names)
         loaded = np.load(file, allow_pickle=False)
@@ -152,7 +163,7 @@ def _arrays(path: Path, names: list[str]) -> _Array | dict[str, _Array]:
     return found
 
 
-def _check_sizes(file: IO[bytes], names: list[str]) -> None:
+def _check_sizes(file: IO[bytes], names: Sequence[str]) -> None:
     """Refuse headers that declare more than there is, before np.load asks for the memory."""
     size = os.fstat(file.fileno()).st_size
     if not zipfile.is_zipfile(file):
@@ -201,15 +212,26 @@ def _batches(
         raise DataError(f"the arrays of '{path}' differ in their number of samples: {lengths}")
     # Without a number in them, arrays of no bytes may claim any number of samples.
     total = min(lengths.values(), default=0) if any(a.nbytes for a in arrays.values()) else 0
-    fixed = {spec.dims[0] for spec in inputs if spec.dims and spec.dims[0] is not None}
-    step = max(fixed) if fixed else _BATCH
+    step, fixed = batch_size(inputs)
     last = total - step + 1 if fixed else total
     for start in range(0, last, step or 1):
         yield {name: a[start : start + step] for name, a in arrays.items()}
 
 
-def _fitted(spec: ModelInput, feed: Feed, where: str) -> _Array:
-    """Take the array of one input, cast where nothing is lost in kind."""
+def batch_size(inputs: Sequence[ModelInput]) -> tuple[int, bool]:
+    """How many samples to give in one run, and whether the model takes no other number."""
+    fixed = {spec.dims[0] for spec in inputs if spec.dims and spec.dims[0] is not None}
+    return (max(fixed), True) if fixed else (_BATCH, False)
+
+
+def fitted(spec: ModelInput, feed: Feed, where: str) -> _Array:
+    """Take the array of one input, cast where nothing is lost in kind.
+
+    Raises
+    ------
+    DataError
+        If it is missing, or its shape or type does not fit.
+    """
     if spec.name not in feed:
         raise DataError(f"{where} has no array for input '{spec.name}'")
     array = np.asarray(feed[spec.name])

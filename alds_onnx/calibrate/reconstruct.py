@@ -8,13 +8,14 @@ the ridge is chosen, and the correction itself is kept only if it helps there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from alds_onnx.calibrate.rows import Rows
 from alds_onnx.calibrate.runner import Runner
-from alds_onnx.calibrate.statistics import Sampler
+from alds_onnx.calibrate.statistics import Sampler, rows_wanted
 from alds_onnx.calibrate.sums import Sums, sums_of, usable
 from alds_onnx.calibrate.walk import Walk
 from alds_onnx.decompose.folding import compose
@@ -23,8 +24,9 @@ from alds_onnx.graph.layers import Layer
 from alds_onnx.values import Cut, Factors, FloatArray
 
 #: Ridges to choose from, relative to the mean power of an input.
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _SEARCH_SWEEPS, _SWEEPS = 2, 40
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,6 +37,8 @@ class Task:
     ----------
     layer, matrix, cut
         The layer, its weight W (f, n), and what to cut it to.
+    others
+        Other cuts to fit besides, roughly: what they would do.
     bias
         The bias that may change, shape (f,); None if there is none.
     moments
@@ -44,6 +48,7 @@ class Task:
     layer: Layer
     matrix: FloatArray
     cut: Cut
+    others: tuple[Cut, ...]
     bias: FloatArray | None
     moments: Moments
 
@@ -66,6 +71,14 @@ class Solution:
     bias: FloatArray | None
     squared_error: float | None
     uncorrected: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fit:
+    """The solution of a task, and those of its other cuts."""
+
+    solution: Solution
+    others: Mapping[Cut, Solution]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,21 +117,32 @@ def measure_sums(
     name = sampler.activation(task.layer)
     weight = task.matrix.T.astype(np.float32)
 
-    def sums(batch: int) -> Sums:
+    def rows(batch: int) -> tuple[Rows, Rows]:
         x = sampler.rows(task.layer, before.tensor(batch, name), batch)
         seen = sampler.rows(task.layer, after.tensor(batch, name), batch)
         kept = usable(x, seen)
-        return sums_of(seen[kept], x[kept] @ weight)
+        return seen[kept], x[kept] @ weight
+
+    def sums(batches: Sequence[int]) -> Sums:
+        inputs, outputs = zip(*map(rows, batches), strict=True)
+        return sums_of(np.concatenate(inputs), np.concatenate(outputs))
 
     def total(batches: Sequence[int]) -> Sums:
-        first, *rest = list(runner.map(sums, batches))
+        groups = _groups(batches, -(-rows_wanted(task.layer.shape) // len(runner.batches)))
+        first, *rest = runner.map(lambda i: sums(groups[i]), range(len(groups)))
         return sum(rest, first)
 
     parts = split(len(runner.batches))
     return total(parts.fit), total(parts.held_out)
 
 
-def solve(task: Task, fit: Sums, held_out: Sums) -> Solution:
+def _groups(batches: Sequence[int], rows: int) -> list[Sequence[int]]:
+    """Cut batches of `rows` rows each into groups, so that fewer sums are to be added up."""
+    size = max(1, _ROWS_AT_ONCE // rows)
+    return [batches[i : i + size] for i in range(0, len(batches), size)]
+
+
+def solve(task: Task, fit: Sums, held_out: Sums, runner: Runner) -> Fit:
     """Choose the ridge on held-out data, then fit on all.
 
     Parameters
@@ -127,28 +151,42 @@ def solve(task: Task, fit: Sums, held_out: Sums) -> Solution:
         The layer.
     fit, held_out
         Sums over the inputs in the compressed model and the outputs in the original one.
+    runner
+        Solves for several ridges and cuts side by side.
     """
     centred = task.bias is not None
     fitted, judge = fit.moments(centred=centred), held_out.moments(centred=centred)
-    errors = {ridge: _error(task, fitted, judge, ridge) for ridge in RIDGES}
-    best = min(RIDGES, key=lambda ridge: errors[ridge])
-    uncorrected = _error(task, task.moments, judge, RIDGES[0])
-    helps = errors[best] <= uncorrected
+    own = max(RIDGES[0], task.moments.uncertainty)
+    candidates = [*((fitted, ridge) for ridge in RIDGES), (task.moments, own)]
+    *corrected, uncorrected = runner.map(
+        lambda i: _error(task, *candidates[i], judge), range(len(candidates))
+    )
+    error = min(corrected)
+    helps = error <= uncorrected
     moments = (fit + held_out).moments(centred=centred) if helps else task.moments
-    factors = _solve(task, moments, best if helps else RIDGES[0], _SWEEPS)
-    bias = None if task.bias is None else task.bias + bias_change(factors, moments)
-    return Solution(
-        factors=factors,
-        bias=bias,
-        squared_error=min(errors[best], uncorrected),
-        uncorrected=uncorrected,
+    ridge = RIDGES[corrected.index(error)] if helps else own
+    cuts = [(task.cut, _SWEEPS), *((cut, _SEARCH_SWEEPS) for cut in task.others)]
+    solution, *others = runner.map(
+        lambda i: _solution(task, moments, ridge, *cuts[i]), range(len(cuts))
+    )
+    squared = min(error, uncorrected)
+    return Fit(
+        solution=replace(solution, squared_error=squared, uncorrected=uncorrected),
+        others=dict(zip(task.others, others, strict=True)),
     )
 
 
-def _error(task: Task, fitted: Moments, judge: Moments, ridge: float) -> float:
-    return squared_error(compose(_solve(task, fitted, ridge, _SEARCH_SWEEPS)), judge)
+def _solution(task: Task, moments: Moments, ridge: float, cut: Cut, sweeps: int) -> Solution:
+    factors = _solve(task, moments, cut, ridge, sweeps)
+    bias = None if task.bias is None else task.bias + bias_change(factors, moments)
+    return Solution(factors=factors, bias=bias, squared_error=None, uncorrected=None)
 
 
-def _solve(task: Task, moments: Moments, ridge: float, sweeps: int) -> Factors:
+def _error(task: Task, fitted: Moments, ridge: float, judge: Moments) -> float:
+    factors = _solve(task, fitted, task.cut, ridge, _SEARCH_SWEEPS)
+    return squared_error(compose(factors), judge)
+
+
+def _solve(task: Task, moments: Moments, cut: Cut, ridge: float, sweeps: int) -> Factors:
     shape = task.layer.shape
-    return regress(task.matrix, shape, moments, task.cut, ridge=ridge, sweeps=sweeps)
+    return regress(task.matrix, shape, moments, cut, ridge=ridge, sweeps=sweeps)

@@ -7,20 +7,15 @@ measured points gives the output error for every other local error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
-from onnx import ModelProto
 
-from alds_onnx.calibrate.runner import Runner
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.regression import Moments, bias_change, regress
-from alds_onnx.evaluate.sessions import RunError, flatten
 from alds_onnx.graph.layers import Layer
-from alds_onnx.graph.rewrite import Dense, with_dense_weights
 from alds_onnx.values import Cut, FloatArray, Spectra
 
 #: Squared local errors at which a layer is probed, as near as its ranks allow.
@@ -71,24 +66,16 @@ class Probe:
 
 
 def measure(
-    model: ModelProto,
-    runner: Runner,
-    batches: Sequence[int],
-    probe: Probe,
-    expected: Mapping[int, list[npt.NDArray[np.floating]]],
+    probe: Probe, distance: Callable[[FloatArray, FloatArray | None], float]
 ) -> Sensitivity:
     """Probe one layer.
 
     Parameters
     ----------
-    model
-        The original.
-    runner, batches
-        What to run it on.
     probe
         The layer.
-    expected
-        Floating-point outputs of the original by batch.
+    distance
+        Squared relative error of the model's outputs with another weight (f, n) and bias (f,).
 
     Raises
     ------
@@ -98,53 +85,16 @@ def measure(
     curve = probe.spectra.curves[0]
     squared = np.square(curve.relative_error[1:])
     ranks = sorted({int(np.abs(squared - t).argmin()) + 1 for t in _TARGETS}, reverse=True)
+    ridge = max(_RIDGE, probe.moments.uncertainty)
     points = []
     for rank in ranks:
         cut = Cut(num_slices=curve.num_slices, rank=rank)
         factors = regress(
-            probe.matrix, probe.spectra.shape, probe.moments, cut, ridge=_RIDGE, sweeps=2
+            probe.matrix, probe.spectra.shape, probe.moments, cut, ridge=ridge, sweeps=2
         )
         bias = None if probe.bias is None else probe.bias + bias_change(factors, probe.moments)
-        dense = Dense(layers=probe.layers, matrix=compose(factors), bias=bias)
-        moved = output_error(with_dense_weights(model, [dense]), runner, batches, expected)
-        points.append((float(squared[rank - 1]), moved))
+        points.append((float(squared[rank - 1]), distance(compose(factors), bias)))
     return _monotone(points)
-
-
-def output_error(
-    model: ModelProto,
-    runner: Runner,
-    batches: Sequence[int],
-    expected: Mapping[int, list[npt.NDArray[np.floating]]],
-) -> float:
-    """Squared relative error of a model's floating-point outputs, mean over the outputs."""
-    session = runner.session(model)
-
-    def compare(batch: int) -> list[tuple[float, float]]:
-        outputs = floating(session.run(runner.batches[batch]))
-        return [_energies(a, b) for a, b in zip(expected[batch], outputs, strict=True)]
-
-    sums = np.sum(list(runner.map(compare, batches)), axis=0)  # (outputs, 2)
-    if not len(sums):
-        return 0.0
-    return float(np.mean(sums[:, 1] / np.maximum(sums[:, 0], _SMALLEST)))
-
-
-def _energies(
-    expected: npt.NDArray[np.floating], actual: npt.NDArray[np.floating]
-) -> tuple[float, float]:
-    if expected.shape != actual.shape:
-        raise RunError("the shapes of its outputs depend on the weights")
-    y, z = expected.astype(np.float64), actual.astype(np.float64)
-    finite = np.isfinite(y) & np.isfinite(z)
-    y, z = y[finite], z[finite]
-    return float(np.vdot(y, y)), float(np.vdot(y - z, y - z))
-
-
-def floating(outputs: Sequence[object]) -> list[npt.NDArray[np.floating]]:
-    """The floating-point arrays among outputs."""
-    arrays = [array for output in outputs for array in flatten(output)]
-    return [array for array in arrays if np.issubdtype(array.dtype, np.floating)]
 
 
 def _monotone(points: Sequence[tuple[float, float]]) -> Sensitivity:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alds_onnx.calibrate.rows import Rows
-from alds_onnx.decompose.regression import Moments
+from alds_onnx.decompose.regression import Moments, uncertainty
 from alds_onnx.values import FloatArray
 
 # Sums of millions of squares of smaller numbers fit into float32.
@@ -62,16 +62,18 @@ class Sums:
         """Mean moments; centred where a bias takes up the means."""
         count = max(1, self.count)
         inputs, cross, power = self.xx / count, self.yx / count, self.yy / count
-        if centred:
-            return Moments(
-                inputs=inputs, cross=cross, power=power, input_mean=self.x, output_mean=self.y
-            )
+        x, y = self.x, self.y
+        if not centred:
+            inputs, cross = inputs + np.outer(x, x), cross + np.outer(y, x)
+            power += float(y @ y)
+            x, y = np.zeros_like(x), np.zeros_like(y)
         return Moments(
-            inputs=inputs + np.outer(self.x, self.x),
-            cross=cross + np.outer(self.y, self.x),
-            power=power + float(self.y @ self.y),
-            input_mean=np.zeros_like(self.x),
-            output_mean=np.zeros_like(self.y),
+            inputs=inputs,
+            cross=cross,
+            power=power,
+            input_mean=x,
+            output_mean=y,
+            uncertainty=uncertainty(inputs, count),
         )
 
 

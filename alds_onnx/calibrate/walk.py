@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +25,9 @@ from alds_onnx.graph.segment import live_tensors, segment
 
 _Array = npt.NDArray[Any]
 
+# Bytes of one tensor over all batches; few tensors are alive at a time.
+_LARGEST_IN_MEMORY = 1 << 25
+
 
 class Walk:
     """The tensors of one model that are alive at the current node, for every batch.
@@ -38,11 +41,11 @@ class Walk:
     """
 
     def __init__(self, runner: Runner, model: ModelProto) -> None:
-        self._runner = runner
+        self.runner = runner
         self._alive = live_tensors(model)
         self._node = 0
         self._folder = tempfile.TemporaryDirectory(prefix="alds-onnx-")
-        self._store = _Store(Path(self._folder.name))
+        self._store = _Store(Path(self._folder.name), len(runner.batches))
         given = {value.name for value in model.graph.input}
         for batch, feed in enumerate(runner.batches):
             self._store.put(batch, {name: a for name, a in feed.items() if name in given})
@@ -79,11 +82,9 @@ class Walk:
         if node <= self._node:
             return
         wanted = self._alive(node)
-        first = self._store.get(0)
-        inputs = {name: first[name] for name in first}
-        part = segment(model, self._node, node, _types(inputs), wanted)
+        part = self._segment(model, node, wanted)
         names = [output.name for output in part.graph.output]
-        session = self._runner.session(part) if names else None
+        session = self.runner.session(part) if names else None
         taken = {value.name for value in session.inputs} if session else set()
 
         def run(batch: int) -> None:
@@ -94,9 +95,18 @@ class Walk:
                 after |= dict(zip(names, session.run(feeds, names), strict=True))
             self._store.put(batch, after)
 
-        for _ in self._runner.map(run, range(len(self._runner.batches))):
+        for _ in self.runner.map(run, range(len(self.runner.batches))):
             pass
         self._node = node
+
+    def rest(self, model: ModelProto) -> ModelProto:
+        """Give what is left behind the current node, with all outputs that it makes."""
+        names = [output.name for output in model.graph.output]
+        return self._segment(model, len(model.graph.node), names)
+
+    def _segment(self, model: ModelProto, stop: int, wanted: Sequence[str]) -> ModelProto:
+        given = _types(self._store.get(0))
+        return segment(model, self._node, stop, given, wanted)
 
     def tensor(self, batch: int, name: str) -> _Array:
         """A live tensor of one batch."""
@@ -104,10 +114,11 @@ class Walk:
 
 
 class _Store:
-    """Live tensors by batch: arrays in files, mapped on demand; anything else in memory."""
+    """Live tensors by batch: large ones in files, mapped on demand; the others in memory."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, num_batches: int) -> None:
         self._folder = folder
+        self._largest = _LARGEST_IN_MEMORY // num_batches
         self._kept: dict[int, dict[str, Any]] = {}
 
     def get(self, batch: int) -> Mapping[str, Any]:
@@ -127,7 +138,9 @@ class _Store:
                     Path(str(value.filename)).unlink()
 
     def _filed(self, value: Any) -> Any:
-        if not isinstance(value, np.ndarray) or value.dtype.hasobject or not value.nbytes:
+        if not isinstance(value, np.ndarray) or value.dtype.hasobject:
+            return value
+        if value.nbytes <= self._largest:
             return value
         handle, name = tempfile.mkstemp(suffix=".npy", dir=self._folder)
         with open(handle, "wb") as file:

@@ -16,6 +16,8 @@ _log = logging.getLogger(__name__)
 
 # Below this size a dense eigensolver is faster than Lanczos iterations.
 _DENSE_NORM = 384
+# Up to this size all eigenvectors are as cheap as a few.
+_SMALL = 96
 
 
 def factorize(matrix: FloatArray, shape: LayerShape, cut: Cut) -> Factors:
@@ -124,7 +126,7 @@ def _transposed(pair: tuple[FloatArray, FloatArray]) -> tuple[FloatArray, FloatA
 
 def _projection(A: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
     """Project A (m, n), m <= n, on its first left singular vectors: (m, j) and (j, n)."""
-    U = _leading_eigenvectors(A @ A.T, rank)  # (m, j)
+    U = leading_eigenvectors(A @ A.T, rank)  # (m, j)
     Vh = U.T @ A  # (j, n), rows of length s
     s = np.linalg.norm(Vh, axis=1)
     root = np.sqrt(s)
@@ -132,12 +134,17 @@ def _projection(A: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
     return U * root, Vh * inverse[:, None]
 
 
-def _leading_eigenvectors(gram: FloatArray, rank: int) -> FloatArray:
+def leading_eigenvectors(gram: FloatArray, rank: int) -> FloatArray:
     """Eigenvectors (m, j) of the largest eigenvalues of a symmetric matrix (m, m), descending."""
     m = gram.shape[0]
-    # The relatively robust representations can fail; QR iteration is slower and more robust.
+    # Small ones: all of them by divide and conquer, whose wrapper is lighter. Both drivers can
+    # fail; QR iteration is slower and more robust.
     vectors = with_fallback(
-        lambda: scipy.linalg.eigh(gram, subset_by_index=(m - rank, m - 1))[1],
+        lambda: (
+            np.linalg.eigh(gram)[1][:, m - rank :]
+            if m <= _SMALL
+            else scipy.linalg.eigh(gram, subset_by_index=(m - rank, m - 1))[1]
+        ),
         lambda: scipy.linalg.eigh(gram, driver="ev")[1][:, m - rank :],
     )
     return np.asarray(vectors[:, ::-1])

@@ -26,7 +26,7 @@ from typing import TypeVar
 import numpy as np
 import scipy.linalg
 
-from alds_onnx.decompose.factorize import truncated
+from alds_onnx.decompose.factorize import leading_eigenvectors, truncated
 from alds_onnx.decompose.folding import compose, slices
 from alds_onnx.values import (
     Cut,
@@ -45,6 +45,8 @@ _JITTER = 1e-9
 # Data is often rank-deficient (dead channels, few samples): its moments are shrunk towards those of
 # white noise, relative to the mean power of an input. Far above the rounding of float32 sums.
 _SHRINKAGE = 1e-4
+# A sweep that lowers the squared error by less than this fraction is the last.
+_SLOW = 1e-4
 # How often a ridge may grow tenfold: from the smallest in use to more than the moments themselves.
 _MOST_RIDGES = 8
 
@@ -63,6 +65,9 @@ class Moments:
         E[yᵀ y], centred likewise.
     input_mean, output_mean
         Shapes (n,), (f,); zero where the moments are not centred.
+    uncertainty
+        The ridge, relative to the mean power of an input, that makes up for having seen few
+        samples; see `uncertainty`.
     """
 
     inputs: FloatArray
@@ -70,6 +75,32 @@ class Moments:
     power: float
     input_mean: FloatArray
     output_mean: FloatArray
+    uncertainty: float = 0.0
+
+
+def uncertainty(inputs: FloatArray, count: int) -> float:
+    """The ridge that brings sample moments nearest to the true ones, relative to their mean.
+
+    Parameters
+    ----------
+    inputs
+        C, shape (n, n), a mean over samples.
+    count
+        Number of samples.
+
+    Returns
+    -------
+    ρ / (1 - ρ), where (1 - ρ) C + ρ (tr C / n) I is the oracle approximating shrinkage estimate of
+    Chen, Wiesel, Eldar and Hero ("Shrinkage algorithms for MMSE covariance estimation", 2010,
+    equation 23): about (1 + p) / count, where p is the number of directions that matter. At most 1.
+    """
+    n = len(inputs)
+    squares, square = float(np.vdot(inputs, inputs)), float(np.trace(inputs)) ** 2
+    spread = (count + 1 - 2 / n) * (squares - square / n)
+    if spread <= 0.0:
+        return 1.0 if square > 0.0 else 0.0
+    rho = ((1 - 2 / n) * squares + square) / spread
+    return float(np.clip(rho / (1 - rho), 0.0, 1.0)) if rho < 1 else 1.0
 
 
 def predicted_moments(matrix: FloatArray, inputs: Moments) -> Moments:
@@ -89,6 +120,7 @@ def predicted_moments(matrix: FloatArray, inputs: Moments) -> Moments:
         power=float(np.vdot(cross, matrix)),
         input_mean=inputs.input_mean,
         output_mean=matrix @ inputs.input_mean,
+        uncertainty=inputs.uncertainty,
     )
 
 
@@ -121,7 +153,7 @@ def squared_error(matrix: FloatArray, moments: Moments) -> float:
 
 
 def joint_spectra(
-    matrix: FloatArray, shape: LayerShape, moments: FloatArray, slice_counts: tuple[int, ...]
+    matrix: FloatArray, shape: LayerShape, moments: Moments, slice_counts: tuple[int, ...]
 ) -> Spectra:
     """Error curves of a layer on data, for each number of slices.
 
@@ -132,7 +164,7 @@ def joint_spectra(
     shape
         Its sizes.
     moments
-        C, shape (n, n).
+        Of its inputs.
     slice_counts
         The k to try, ascending.
 
@@ -144,7 +176,7 @@ def joint_spectra(
     """
 
     def solve(shrinkage: float) -> Spectra:
-        C = shrunk(moments, shrinkage)
+        C = shrunk(moments.inputs, shrinkage)
         power = max(0.0, float(np.vdot(matrix @ C, matrix)))
         curves = tuple(
             ErrorCurve(num_slices=k, relative_error=_joint_curve(matrix, shape, C, k, power))
@@ -152,7 +184,7 @@ def joint_spectra(
         )
         return Spectra(shape=shape, norm=power**0.5, curves=curves)
 
-    return _with_enough_ridge(solve, _SHRINKAGE)
+    return _with_enough_ridge(solve, max(_SHRINKAGE, moments.uncertainty))
 
 
 def _with_enough_ridge(solve: Callable[[float], _T], ridge: float) -> _T:
@@ -251,7 +283,7 @@ def regress(
     ridge
         Weight of ||A - W||_F² against the data, relative to the mean power of an input; > 0.
     sweeps
-        How often to go through the blocks (k > 1).
+        How often to go through the blocks (k > 1) at most; less if the error hardly falls.
 
     Returns
     -------
@@ -267,8 +299,12 @@ def regress(
             rank=cut.rank,
         )
         problem.start(matrix)
+        power = moments.power + strength * scale * float(np.vdot(matrix, matrix))
         for _ in range(sweeps if cut.num_slices > 1 else 0):
+            before = problem.explained
             problem.sweep()
+            if problem.explained - before <= _SLOW * (power - problem.explained):
+                break
         return balanced(Factors(shape=shape, U=problem.D, V=problem.E))
 
     return _with_enough_ridge(solve, ridge)
@@ -289,7 +325,11 @@ def balanced(factors: Factors) -> Factors:
 
 
 class _Blocks:
-    """Block coordinate descent over (D_i, E_i); `product` is A C, kept up to date."""
+    """Block coordinate descent over (D_i, E_i).
+
+    `product` is A C, kept up to date; `explained` is by how much the squared error is below the
+    power of y after the last solution for the decoders.
+    """
 
     def __init__(self, *, C: FloatArray, B: FloatArray, num_slices: int, rank: int) -> None:
         self.C, self.B = C, B
@@ -297,9 +337,12 @@ class _Blocks:
         m = n // num_slices
         self.blocks = [slice(i * m, (i + 1) * m) for i in range(num_slices)]
         self.roots = [_root(C[b, b]) for b in self.blocks]
+        # L⁻¹: the ridge keeps it harmless, and a product is faster than a triangular solve.
+        self.inverses = [_unwhitened(np.eye(len(L)), L) for L in self.roots]
         self.D = np.zeros((num_slices, f, rank))
         self.E = np.zeros((num_slices, rank, m))
         self.product = np.zeros_like(B)
+        self.explained = 0.0
 
     def start(self, matrix: FloatArray) -> None:
         """Begin where the joint curve is: components of each slice's own W_i x_i, one decoder.
@@ -325,12 +368,13 @@ class _Blocks:
 
     def _best(self, i: int, rest: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Reduced-rank regression of what is left over, `rest` (f, m), on slice i."""
-        L = self.roots[i]
-        whitened = scipy.linalg.solve_triangular(
-            L, rest.T, lower=True, check_finite=False
-        ).T  # R L⁻ᵀ, (f, m)
-        D, V = truncated(whitened, self.D.shape[2])
-        return D, _unwhitened(V, L)
+        whitened = rest @ self.inverses[i].T  # R L⁻ᵀ, (f, m)
+        rank = self.D.shape[2]
+        if whitened.shape[0] < whitened.shape[1]:
+            U = leading_eigenvectors(whitened @ whitened.T, rank)  # (f, j)
+            return U, (U.T @ whitened) @ self.inverses[i]
+        V = leading_eigenvectors(whitened.T @ whitened, rank)  # (m, j)
+        return whitened @ V, V.T @ self.inverses[i]
 
     def _decode(self) -> None:
         k, j, _ = self.E.shape
@@ -346,6 +390,7 @@ class _Blocks:
             solved = scipy.linalg.solve(
                 shrunk(gram, _JITTER), cross.T, assume_a="pos", check_finite=False
             ).T
+            self.explained = float(np.vdot(solved, cross))
             self.D = np.ascontiguousarray(solved.reshape(f, k, j).transpose(1, 0, 2))
             self.product = solved @ coded
         else:

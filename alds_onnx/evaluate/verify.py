@@ -120,13 +120,13 @@ def _run_original(
     session = Session(models.original, models.folder, execution)
     outputs = [session.run(feeds) for feeds in samples.feeds]
     again = session.run(samples.feeds[0])
-    ignore = _unsteady(session.output_names, outputs[0], again, tolerance)
-    ignore |= _overflowing(session.output_names, outputs)
+    ignore = unsteady(session.output_names, outputs[0], again, tolerance)
+    ignore |= overflowing(session.output_names, outputs)
     large = is_large(models.original)
     return _Original(session=None if large else session, outputs=outputs, ignore=ignore)
 
 
-def _unsteady(
+def unsteady(
     names: Sequence[str], first: Outputs, again: Outputs, tolerance: float
 ) -> dict[str, str]:
     """Find outputs that differ between two runs of the same model (random operators).
@@ -142,7 +142,7 @@ def _unsteady(
     }
 
 
-def _overflowing(names: Sequence[str], outputs: Sequence[Outputs]) -> dict[str, str]:
+def overflowing(names: Sequence[str], outputs: Sequence[Outputs]) -> dict[str, str]:
     """Find outputs that overflow: whether a sum does depends on its order, which may change."""
     return {
         name: "not finite in the original"
@@ -218,8 +218,8 @@ def _difference_at_layers(
 
     original, again = probe(models.original, runs=2)
     (expected,), (actual,) = probe(models.composed), probe(models.compressed)
-    ignore = _unsteady(models.layers, original, again, tolerance)
-    ignore |= _overflowing(models.layers, [original, expected])
+    ignore = unsteady(models.layers, original, again, tolerance)
+    ignore |= overflowing(models.layers, [original, expected])
     exact, reference = Comparison(models.layers, ignore), Comparison(models.layers)
     exact.add(expected, actual)
     reference.add(original, expected)

@@ -143,7 +143,7 @@ def with_dense_weights(
     for weight in weights:
         first = weight.layers[0]
         name = unused(f"{first.weight_name}/composed", names)
-        array = _as_read(first, weight.matrix)
+        array = as_read(first, weight.matrix)
         tensor = _new_tensor(name, array, first.source.tensor.data_type, spill)
         added.setdefault(first.source.read.scope, []).append(tensor)
         for layer in weight.layers:
@@ -154,8 +154,8 @@ def with_dense_weights(
     return result
 
 
-def _as_read(layer: Layer, matrix: FloatArray) -> FloatArray:
-    """A folded matrix in the shape in which the node reads its weight."""
+def as_read(layer: Layer, matrix: FloatArray) -> FloatArray:
+    """Give a folded matrix in the shape in which the node reads its weight."""
     if layer.operand is Operand.KERNEL:
         return matrix.reshape(layer.source.shape)
     return matrix.T if layer.transposed else matrix

@@ -47,7 +47,7 @@ def segment(
     made = {name for node in between if node.op_type != "Constant" for name in node.output}
     constants = [node for node in nodes if node.op_type == "Constant"]
     moving = [node for node in between if node.op_type != "Constant"]
-    inputs = [_value(name, *kind) for name, kind in given.items()]
+    inputs = [make_value(name, *kind) for name, kind in given.items()]
     return _part(model, [*constants, *moving], inputs, [n for n in wanted if n in made])
 
 
@@ -116,7 +116,8 @@ def _part(
     return result
 
 
-def _value(name: str, element_type: int, rank: int) -> ValueInfoProto:
+def make_value(name: str, element_type: int, rank: int) -> ValueInfoProto:
+    """Declare a tensor of which only type and number of axes are known."""
     value = ValueInfoProto(name=name)
     tensor = value.type.tensor_type
     tensor.elem_type = element_type

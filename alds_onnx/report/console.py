@@ -8,9 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from alds_onnx.report import numbers
+from alds_onnx.targets import Score, Target, TargetData
 from alds_onnx.values import Decision, Latency, LayerPlan, OutputFidelity, Report, Verification
 
 _PIPED_WIDTH = 160
+# Layers that are marked as the most sensitive ones.
+_MARKED = 3
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -24,9 +27,8 @@ def make_console(*, stderr: bool = False) -> Console:
 def print_report(console: Console, report: Report) -> None:
     """Print the layers, the outputs, the summary and the warnings."""
     console.print(_layers(report.plan.layers))
-    verification = report.verification
-    if verification is not None and verification.fidelity:
-        console.print(_outputs(verification))
+    if report.verification is not None and report.verification.fidelity:
+        console.print(_outputs(report.verification, report.target))
     console.print(_summary(report))
     for warning in report.warnings:
         console.print(Text.assemble(("warning: ", "yellow"), warning))
@@ -40,6 +42,7 @@ def _table(title: str, *columns: tuple[str, bool]) -> Table:
 
 
 def _layers(rows: tuple[LayerPlan, ...]) -> Table:
+    on_data = any(row.local_error is not None for row in rows)
     table = _table(
         "Layers",
         ("layer", False),
@@ -49,15 +52,28 @@ def _layers(rows: tuple[LayerPlan, ...]) -> Table:
         ("slices k", True),
         ("rank j", True),
         ("error", True),
+        *((("local error", True), ("output error", True)) if on_data else ()),
         ("parameters", True),
         ("after", True),
     )
+    sensitive = _most_sensitive(rows)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in _cells(row)), style=_style(row))
+        cells = _cells(row, sensitive, on_data=on_data)
+        table.add_row(*(Text(cell) for cell in cells), style=_style(row))
+    if sensitive:
+        table.caption = "* cuts that move the outputs most; --exclude keeps a layer whole"
+        table.caption_justify = "left"
     return table
 
 
-def _cells(row: LayerPlan) -> tuple[str, ...]:
+def _most_sensitive(rows: tuple[LayerPlan, ...]) -> frozenset[str]:
+    """Names of the few layers whose cuts move the model's outputs most."""
+    measured = [row for row in rows if row.output_error]
+    measured.sort(key=lambda row: row.output_error or 0.0, reverse=True)
+    return frozenset(row.name for row in measured[:_MARKED])
+
+
+def _cells(row: LayerPlan, sensitive: frozenset[str], *, on_data: bool) -> tuple[str, ...]:
     decision = row.decision.value + (f": {row.reason}" if row.reason else "")
     return (
         numbers.printable(row.name, 40),
@@ -67,17 +83,27 @@ def _cells(row: LayerPlan) -> tuple[str, ...]:
         str(row.cut.num_slices) if row.cut else "",
         str(row.cut.rank) if row.cut else "",
         numbers.error(row.error.relative) if row.error else "",
+        *(_errors_on_data(row, row.name in sensitive) if on_data else ()),
         numbers.count(row.parameters_before),
         numbers.count(row.parameters_after) if row.cut else "",
     )
+
+
+def _errors_on_data(row: LayerPlan, marked: bool) -> tuple[str, str]:
+    if row.cut is None:
+        return "", ""
+    local, output = numbers.error(row.local_error), numbers.error(row.output_error)
+    return local, output + (" *" if marked else "  ")
 
 
 def _style(row: LayerPlan) -> str:
     return "" if row.decision is Decision.DECOMPOSE else "dim"
 
 
-def _outputs(verification: Verification) -> Table:
+def _outputs(verification: Verification, target: Target | None) -> Table:
     on = "random" if verification.random_inputs else "calibration"
+    if target is not None and target.data is TargetData.HELD_OUT:
+        on = "held-out calibration"
     title = f"Outputs against the original's, on {verification.samples} {on} samples"
     table = _table(
         title,
@@ -132,9 +158,35 @@ def _summary(report: Report) -> Table:
     table.add_row(
         "largest layer error", "0", numbers.error(plan.max_relative_error), _errors(report)
     )
+    if report.target is not None:
+        _add_target(table, report.target)
+    for score in report.scores:
+        table.add_row(*_score(score))
     if checks is not None:
         _add_checks(table, checks)
     return table
+
+
+def _add_target(table: Table, target: Target) -> None:
+    on = target.data.value
+    if target.samples is not None:
+        on = f"{target.samples:,} {on}"
+    unit = " points" if target.data is TargetData.LABELLED else ""
+    trials = f"{len(target.trials)} attempt" + ("" if len(target.trials) == 1 else "s")
+    table.add_row(
+        f"--{target.kind.value} {target.limit:g}",
+        "",
+        numbers.error(target.reached) + unit,
+        f"on {on}; the best of {trials}",
+    )
+
+
+def _score(score: Score) -> tuple[str, ...]:
+    if score.samples is None:
+        name, change = numbers.printable(score.name, 40), f"{0 - score.drop:+.4g}"
+        return name, f"{score.before:.6g}", f"{score.after:.6g}", change
+    before, after = numbers.percent(score.before), numbers.percent(score.after)
+    return score.name, before, after, f"{0 - score.drop:+.2f} points, {score.samples:,} samples"
 
 
 def _errors(report: Report) -> str:

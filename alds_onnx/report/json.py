@@ -21,6 +21,8 @@ def report_to_json(report: Report) -> dict[str, Any]:
         "schema": 1,
         "plan": plan_to_json(report.plan),
         "verification": _plain(report.verification),
+        "target": _plain(report.target),
+        "scores": [{**_plain(score), "drop": _plain(score.drop)} for score in report.scores],
         "macs": {"before": report.macs_before, "after": report.macs_after},
         "bytes": {"before": report.bytes_before, "after": report.bytes_after},
         "seconds": dict(report.seconds),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
 
 from onnx import ModelProto
 
-from alds_onnx.calibrate.reader import Feed, ModelInput, model_inputs, read_feeds
+from alds_onnx.calibrate.reader import Feed, ModelInput, model_inputs
 from alds_onnx.errors import VerificationError
 from alds_onnx.evaluate.samples import Samples, measured_shapes, random_samples
 from alds_onnx.evaluate.sessions import Execution, RunError
@@ -20,6 +19,7 @@ from alds_onnx.graph.scopes import ModelIndex, Site
 from alds_onnx.graph.shapes import infer, known_shapes
 from alds_onnx.graph.spill import Spill
 from alds_onnx.settings import Settings
+from alds_onnx.steps.data import Data
 from alds_onnx.steps.survey import Survey
 from alds_onnx.values import Status, Verification
 
@@ -27,14 +27,16 @@ from alds_onnx.values import Status, Verification
 _MOST_RUNS = 16
 
 
-def make_samples(survey: Survey, settings: Settings) -> Samples | str:
-    """The inputs to run the models on, or the reason why there are none."""
+def make_samples(survey: Survey, data: Data | None, settings: Settings) -> Samples | str:
+    """The inputs to run the models on, or the reason why there are none.
+
+    Of the calibration data, what was held out if something was.
+    """
     model, folder = survey.loaded.model, survey.loaded.folder
     execution = Execution(threads=settings.threads, provider=settings.provider)
-    if settings.calibration is not None:
-        inputs = model_inputs(model)
-        feeds = list(islice(read_feeds(settings.calibration, inputs), _MOST_RUNS))
-        return Samples(feeds=(*_first_alone(feeds[0], inputs), *feeds[1:]), random=False)
+    if data is not None:
+        first, *others = (data.held_out or data.fit)[:_MOST_RUNS]
+        return Samples(feeds=(*_first_alone(first, model_inputs(model)), *others), random=False)
     try:
         return random_samples(
             model,

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alds_onnx.calibrate.runner import Runner
-from alds_onnx.calibrate.sensitivity import Sensitivity, _monotone, floating, output_error
-from alds_onnx.evaluate.sessions import Provider
-from alds_onnx.graph.rewrite import Dense, with_dense_weights
-from tests.graph.builders import normal, only_layer, parse
+from alds_onnx.calibrate.sensitivity import Sensitivity, _monotone
 
 # Logarithms and their exponentials in float64.
 ROUNDING = 1e-9
@@ -44,19 +38,3 @@ def test_beyond_the_probes_it_grows_in_proportion() -> None:
     low, high = found.damage(np.array([0.01, 0.4]))
     assert low == pytest.approx(0.1 * 1e-4 / 0.01)
     assert high == pytest.approx(0.2 * 0.16 / 0.04)
-
-
-def test_the_error_of_the_outputs_is_measured() -> None:
-    model = parse("m (float[N,8] x) => (float[N,16] y) { y = MatMul(x, w) }", {"w": normal(8, 16)})
-    runner = Runner(
-        batches=tuple({"x": normal(4, 8, seed=s)} for s in range(3)),
-        folder=Path("/nowhere"),
-        threads=2,
-        provider=Provider.CPU,
-    )
-    session = runner.session(model)
-    expected = {b: floating(session.run(runner.batches[b])) for b in range(3)}
-    assert output_error(model, runner, range(3), expected) == 0.0
-    weight = normal(8, 16).T.astype(np.float64)
-    other = with_dense_weights(model, [Dense(layers=(only_layer(model),), matrix=0.7 * weight)])
-    assert output_error(other, runner, range(3), expected) == pytest.approx(0.09, rel=1e-4)

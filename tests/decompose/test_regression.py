@@ -20,6 +20,7 @@ from alds_onnx.decompose.regression import (
     regress,
     shrunk,
     squared_error,
+    uncertainty,
     white_moments,
 )
 from alds_onnx.values import Cut, Factors, FloatArray, LayerShape
@@ -223,7 +224,7 @@ def test_the_error_falls_as_the_rank_grows(num_slices: int) -> None:
 @pytest.mark.parametrize("num_slices", [1, 2, 4])
 def test_the_joint_curve_is_the_error_of_a_common_decoder(num_slices: int) -> None:
     data = linear(samples(f=8))
-    spectra = joint_spectra(data.W, data.shape, data.moments().inputs, (num_slices,))
+    spectra = joint_spectra(data.W, data.shape, data.moments(), (num_slices,))
     penalised = data.with_ridge(SHRINKAGE)
     curve = spectra.curve(num_slices).relative_error
     assert spectra.norm**2 == pytest.approx((penalised.y**2).sum() / len(data.y))
@@ -238,7 +239,7 @@ def test_the_joint_curve_is_the_error_of_a_common_decoder(num_slices: int) -> No
 @given(seed=st.integers(0, 50), num_slices=st.sampled_from([1, 2, 4]))
 def test_the_regression_is_as_good_as_its_curve(seed: int, num_slices: int) -> None:
     data = linear(samples(seed=seed, f=8))
-    spectra = joint_spectra(data.W, data.shape, data.moments().inputs, (num_slices,))
+    spectra = joint_spectra(data.W, data.shape, data.moments(), (num_slices,))
     penalised = data.with_ridge(SHRINKAGE)
     for rank, error in enumerate(spectra.curve(num_slices).relative_error[1:], start=1):
         start = solve(data, num_slices, rank, ridge=SHRINKAGE, sweeps=0)
@@ -251,7 +252,7 @@ def test_on_white_noise_the_curve_is_the_tail_of_the_singular_values() -> None:
     shape = LayerShape(out_features=7, in_channels=5, kernel=(2,))
     W = np.random.default_rng(0).standard_normal((7, 10))
     squares = np.linalg.svd(W, compute_uv=False) ** 2
-    curve = joint_spectra(W, shape, white_moments(W).inputs, (1,)).curve(1).relative_error
+    curve = joint_spectra(W, shape, white_moments(W), (1,)).curve(1).relative_error
     tails = np.array([squares[rank:].sum() for rank in range(len(curve))]) / squares.sum()
     np.testing.assert_allclose(curve**2, tails, rtol=0, atol=1e-8)  # the jitter
     A = compose(
@@ -293,7 +294,7 @@ def deficient(kind: str) -> Data:
 def test_deficient_data_gives_finite_factors(kind: str, num_slices: int) -> None:
     data = deficient(kind)
     moments = data.moments()
-    for curve in joint_spectra(data.W, data.shape, moments.inputs, (num_slices,)).curves:
+    for curve in joint_spectra(data.W, data.shape, moments, (num_slices,)).curves:
         assert np.isfinite(curve.relative_error).all()
         assert (np.diff(curve.relative_error) <= 0).all()
     for rank in (1, 3):
@@ -323,7 +324,7 @@ def test_moments_summed_in_float32_need_not_be_positive(sweeps: int) -> None:
     )
     assert np.linalg.eigvalsh(shrunk(C, SHRINKAGE))[0] < 0
     for k in (1, 4):
-        curve = joint_spectra(W, shape, C, (k,)).curve(k).relative_error
+        curve = joint_spectra(W, shape, moments, (k,)).curve(k).relative_error
         assert np.isfinite(curve).all()
         factors = regress(
             W, shape, moments, Cut(num_slices=k, rank=2), ridge=SHRINKAGE, sweeps=sweeps
@@ -372,3 +373,29 @@ def test_the_bias_makes_the_means_equal() -> None:
     # Centred moments measure what is left with that bias.
     left = ((data.y - outputs) ** 2).sum() / ((data.y - data.y.mean(axis=0)) ** 2).sum()
     assert squared_error(compose(factors), moments) == pytest.approx(left)
+
+
+@pytest.mark.parametrize("count", [20, 60, 200, 2000])
+def test_the_ridge_for_few_samples_brings_moments_nearer_to_the_truth(count: int) -> None:
+    generator = np.random.default_rng(count)
+    n = 40
+    root = generator.standard_normal((n, n)) * np.geomspace(1, 0.05, n)
+    truth = root @ root.T
+    ridges, errors = [], []
+    for _ in range(20):
+        x = generator.standard_normal((count, n)) @ root.T
+        sample = x.T @ x / count
+        ridge = uncertainty(sample, count)
+        rho = ridge / (1 + ridge)
+        better = (1 - rho) * sample + rho * np.trace(sample) / n * np.eye(n)
+        ridges.append(ridge)
+        errors.append(np.linalg.norm(better - truth) / np.linalg.norm(sample - truth))
+    assert 0 < min(ridges) <= max(ridges) <= 1
+    assert np.mean(errors) < 1.0
+    assert np.mean(ridges) < 20 / count
+
+
+def test_moments_without_a_direction_or_a_number_need_no_division_by_zero() -> None:
+    assert uncertainty(np.eye(5), 100) == 1.0, "already a multiple of the identity"
+    assert uncertainty(np.zeros((5, 5)), 100) == 0.0
+    assert uncertainty(np.ones((1, 1)), 3) == 1.0

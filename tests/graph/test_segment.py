@@ -92,6 +92,7 @@ def test_the_folder_of_a_walk_goes(
     fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("alds_onnx.calibrate.walk._LARGEST_IN_MEMORY", 0)
     model = branching()
     broken = ModelProto()
     broken.CopyFrom(model)

@@ -1,0 +1,105 @@
+"""The rest of a model behind a layer, run again and again with other weights in the layer's place.
+
+The tensors that the rest needs are those that are alive in a walk; the weight and the bias are fed
+like inputs. So a probe costs what lies behind the layer, and no model is built or loaded for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto
+
+from alds_onnx.calibrate.walk import Walk
+from alds_onnx.graph.layers import Layer
+from alds_onnx.graph.rewrite import as_read
+from alds_onnx.graph.scopes import unused
+from alds_onnx.graph.segment import make_value
+from alds_onnx.graph.tensors import stored
+from alds_onnx.values import FloatArray
+
+# Types of which onnxruntime takes NumPy arrays.
+_FED = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+_BIAS = 2
+
+
+def can_be_fed(layers: Sequence[Layer]) -> bool:
+    """Whether the weight of these layers can be fed: all in the main graph, of a NumPy type."""
+    return layers[0].source.tensor.data_type in _FED and all(x.site.scope == 0 for x in layers)
+
+
+class Behind:
+    """What lies behind a walk's place, with one weight left open.
+
+    Parameters
+    ----------
+    walk
+        Goes to the first of the layers.
+    model
+        What it walks through.
+    layers
+        All that read the weight; see `can_be_fed`.
+    biased
+        Whether their bias is fed too.
+
+    Raises
+    ------
+    RunError
+        If onnxruntime does not run a part of the model.
+    """
+
+    def __init__(
+        self, walk: Walk, model: ModelProto, layers: Sequence[Layer], *, biased: bool
+    ) -> None:
+        self._walk, self._layer, self._biased = walk, layers[0], biased
+        start = min(layer.site.node for layer in layers)
+        walk.go(model, start)
+        part = walk.rest(model)
+        self._made = [output.name for output in part.graph.output]
+        self._names = [output.name for output in model.graph.output]
+        self._weight, self._bias = self._open(part, model, layers)
+        self._session = walk.runner.session(part) if self._made else None
+
+    def _open(
+        self, part: ModelProto, model: ModelProto, layers: Sequence[Layer]
+    ) -> tuple[str, str]:
+        """Make inputs of the weight and the bias; their names."""
+        taken = {name for node in part.graph.node for name in (*node.input, *node.output)}
+        weight, bias = unused("weight", taken), unused("bias", taken)
+        kind = self._layer.source.tensor.data_type
+        nodes = {tuple(node.output): node for node in part.graph.node}
+        for layer in layers:
+            node = nodes.get(tuple(model.graph.node[layer.site.node].output), NodeProto())
+            for place, name in ((layer.weight_input, weight), (_BIAS, bias)):
+                if place < len(node.input) and (name == weight or self._biased):
+                    node.input[place] = name
+        rank = len(self._layer.source.shape)
+        part.graph.input.append(make_value(weight, kind, rank))
+        if self._biased:
+            part.graph.input.append(make_value(bias, kind, 1))
+        return weight, bias
+
+    def outputs(self, batch: int, matrix: FloatArray, bias: FloatArray | None) -> list[Any]:
+        """Outputs of the model with another folded weight (f, c·kh·kw) and bias (f,).
+
+        Returns
+        -------
+        In the order of the graph's outputs; None for those that do not depend on the layer.
+
+        Raises
+        ------
+        RunError
+            If the run fails.
+        """
+        if self._session is None:
+            return [None] * len(self._names)
+        kind = self._layer.source.tensor.data_type
+        feeds = {self._weight: stored(as_read(self._layer, matrix), kind)}
+        if bias is not None and self._biased:
+            feeds[self._bias] = stored(bias, kind)
+        given = [value.name for value in self._session.inputs if value.name not in feeds]
+        feeds |= {name: np.asarray(self._walk.tensor(batch, name)) for name in given}
+        found = dict(zip(self._made, self._session.run(feeds, self._made), strict=True))
+        return [found.get(name) for name in self._names]

@@ -1,0 +1,110 @@
+"""What the original makes of the data, and how far another model is from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
+
+from alds_onnx.calibrate.runner import Runner
+from alds_onnx.evaluate.sessions import RunError, flatten
+
+_SMALLEST = 1e-12
+
+#: The outputs of a model for a batch, by its number; None for one that is the original's.
+Outputs = Callable[[int], Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reference:
+    """Outputs of the original.
+
+    Attributes
+    ----------
+    runner
+        The batches.
+    outputs
+        For each batch, in the order of the graph's outputs.
+    """
+
+    runner: Runner
+    outputs: tuple[Sequence[Any], ...]
+
+    def distance(self, outputs: Outputs) -> float:
+        """Squared relative error of a model's floating-point outputs, mean over the outputs.
+
+        Raises
+        ------
+        RunError
+            If the model does not run, or its outputs have other shapes.
+        """
+
+        def compare(batch: int) -> list[tuple[float, float]]:
+            pairs = zip(self.outputs[batch], outputs(batch), strict=True)
+            return [
+                energies for expected, actual in pairs for energies in _energies(expected, actual)
+            ]
+
+        sums = np.sum(list(self.runner.map(compare, range(len(self.outputs)))), axis=0)
+        if not np.size(sums):
+            return 0.0
+        return float(np.mean(sums[:, 1] / np.maximum(sums[:, 0], _SMALLEST)))
+
+    def distance_of(self, model: ModelProto) -> float:
+        """Give the distance of a whole model.
+
+        Raises
+        ------
+        RunError
+            As `distance`.
+        """
+        session = self.runner.session(model)
+        return self.distance(lambda batch: session.run(self.runner.batches[batch]))
+
+
+def reference(runner: Runner, model: ModelProto) -> Reference:
+    """Run the original on all batches.
+
+    Raises
+    ------
+    RunError
+        If it does not run.
+    """
+    session = runner.session(model)
+    batches = range(len(runner.batches))
+    return Reference(
+        runner=runner,
+        outputs=tuple(runner.map(lambda batch: session.run(runner.batches[batch]), batches)),
+    )
+
+
+def _energies(expected: object, actual: object) -> list[tuple[float, float]]:
+    """||y||² and ||y - z||² of each floating-point array of an output."""
+    wanted = _floating(expected)
+    if actual is None:
+        return [(_energy(y), 0.0) for y in wanted]
+    return [_energies_of(y, z) for y, z in zip(wanted, _floating(actual), strict=True)]
+
+
+def _floating(output: object) -> list[npt.NDArray[np.floating[Any]]]:
+    return [array for array in flatten(output) if np.issubdtype(array.dtype, np.floating)]
+
+
+def _energy(array: npt.NDArray[np.floating[Any]]) -> float:
+    values = array[np.isfinite(array)].astype(np.float64)
+    return float(np.vdot(values, values))
+
+
+def _energies_of(
+    expected: npt.NDArray[np.floating[Any]], actual: npt.NDArray[np.floating[Any]]
+) -> tuple[float, float]:
+    if expected.shape != actual.shape:
+        raise RunError("the shapes of its outputs depend on the weights")
+    y, z = expected.astype(np.float64), actual.astype(np.float64)
+    finite = np.isfinite(y) & np.isfinite(z)
+    y, z = y[finite], z[finite]
+    return float(np.vdot(y, y)), float(np.vdot(y - z, y - z))

@@ -1,0 +1,110 @@
+"""Scores of the task: how many labelled samples a model gets right."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+_Array = npt.NDArray[Any]
+
+#: Runs a model: {input name: array} to the list of its outputs.
+Run: TypeAlias = Callable[[Mapping[str, _Array]], list[_Array]]
+#: A file of labelled samples, its arrays, or a function that scores a model (higher is better).
+Evaluation: TypeAlias = (
+    "str | os.PathLike[str] | Mapping[str, npt.ArrayLike] | Callable[[Run], float]"
+)
+
+_TOP = (1, 5)
+
+
+class NoScoresError(Exception):
+    """No output of a model can be compared with labels; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which output holds the scores.
+
+    Attributes
+    ----------
+    output
+        Its position among the outputs.
+    num_classes
+        At least 2.
+    others
+        Positions of outputs that would have fitted too.
+    """
+
+    output: int
+    num_classes: int
+    others: tuple[int, ...]
+
+    @property
+    def tops(self) -> tuple[int, ...]:
+        """The k for which top-k tells something."""
+        return tuple(k for k in _TOP if k < self.num_classes)
+
+
+def choose_output(names: Sequence[str], outputs: Sequence[object], samples: int) -> Choice:
+    """Take the first floating-point output of shape (samples, classes), more than one class.
+
+    Further axes of size 1, as (samples, classes, 1, 1), do no harm.
+
+    Raises
+    ------
+    NoScoresError
+        If there is none; names the outputs and their shapes.
+    """
+    fitting = [(i, n) for i, output in enumerate(outputs) if (n := num_classes(output, samples))]
+    if not fitting:
+        shown = ", ".join(
+            f"'{name}' {_described(output)}" for name, output in zip(names, outputs, strict=True)
+        )
+        raise NoScoresError(
+            f"no output has floating-point scores of shape ({samples}, classes) for {samples} "
+            f"samples: {shown}"
+        )
+    (first, classes), *others = fitting
+    return Choice(output=first, num_classes=classes, others=tuple(i for i, _ in others))
+
+
+def num_classes(output: object, samples: int) -> int:
+    """Classes of an output as `choose_output` wants it; 0 if it is none."""
+    if not isinstance(output, np.ndarray) or not np.issubdtype(output.dtype, np.floating):
+        return 0
+    shape: tuple[int, ...] = output.shape
+    fits = len(shape) > 1 and shape[0] == samples and shape[1] > 1 and set(shape[2:]) <= {1}
+    return shape[1] if fits else 0
+
+
+def _described(output: object) -> str:
+    if isinstance(output, np.ndarray):
+        return f"{output.dtype} {list(output.shape)}"
+    return type(output).__name__
+
+
+def ranks(scores: _Array, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Place of each label's class among all classes, 0 for the highest score.
+
+    Of equal scores the first is the higher, as `numpy.argmax` has it. A row with NaN is in the last
+    place: it says nothing.
+
+    Parameters
+    ----------
+    scores
+        Shape (samples, classes) and perhaps axes of size 1.
+    labels
+        Shape (samples,), each below the number of classes.
+    """
+    classes = scores.size // max(1, len(labels))
+    rows = scores.reshape(len(labels), classes)
+    own = np.take_along_axis(rows, labels[:, None], axis=1)
+    before = np.arange(classes) < labels[:, None]
+    place = ((rows > own) | ((rows == own) & before)).sum(axis=1, dtype=np.int64)
+    place[np.isnan(rows).any(axis=1)] = classes
+    return np.asarray(place)

@@ -1,0 +1,55 @@
+"""Options of the command: under headings in `--help`, and types of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class _GroupedOption(click.Option):
+    """An option with the heading under which `--help` lists it."""
+
+    def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = group
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, one section for each heading."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                heading = getattr(parameter, "group", "About")
+                sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def option(group: str, *names: str, **attributes: Any) -> Callable[[_F], _F]:
+    """`click.option` under a heading."""
+    return click.option(*names, cls=_GroupedOption, group=group, **attributes)
+
+
+class Shape(click.ParamType[tuple[str, tuple[int, ...]]]):
+    """`name:1,3,224,224`; the name may hold colons itself."""
+
+    name = "NAME:D1,D2,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        """Split at the last colon."""
+        name, colon, dims = str(value).rpartition(":")
+        sizes = dims.split(",") if dims else []
+        if not colon or not all(size.strip().isdigit() for size in sizes):
+            self.fail(f"'{value}' is not like input:1,3,224,224", param, ctx)
+        return name, tuple(int(size) for size in sizes)

@@ -1,0 +1,148 @@
+"""What the user should know about a run: the warnings of the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alds_onnx.graph.layers import Layer
+from alds_onnx.steps.data import HOLD_OUT, Data
+from alds_onnx.steps.evaluation import Measured
+from alds_onnx.steps.survey import Survey
+from alds_onnx.targets import Score, Target, TargetData
+from alds_onnx.values import Plan, Status, Verification
+
+# A compressed model that takes this much longer is slower beyond the noise of the measurement.
+_SLOWER = 1.05
+# Relative error of an output above which accuracy is likely to suffer.
+_LARGE_ERROR = 0.1
+# Part of a score that is a large loss.
+_LARGE_LOSS = 0.01
+# Fewer calibration samples than this say too little about the directions that matter.
+_FEW_SAMPLES = 32
+
+_WHAT_DATA_DOES = (
+    "a few hundred real inputs, without labels, change that: with --calibration, ranks are chosen "
+    "by measured output errors and the factors fitted to the data, which often keeps the accuracy "
+    "at the same size"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Findings:
+    """What a run found out.
+
+    Attributes
+    ----------
+    survey, plan, data
+        The model, what was decided, and the calibration data.
+    verification, scores, target
+        As in `values.Report`.
+    measured
+        The original's scores, if there are any.
+    """
+
+    survey: Survey
+    plan: Plan
+    data: Data | None
+    verification: Verification | None
+    scores: tuple[Score, ...]
+    target: Target | None
+    measured: Measured | None
+
+
+def make_warnings(found: Findings) -> tuple[str, ...]:
+    """Say what the user should know."""
+    return (
+        *_about_the_model(found),
+        *_about_the_checks(found.verification),
+        *_about_the_data(found),
+        *_about_accuracy(found),
+    )
+
+
+def _about_the_model(found: Findings) -> list[str]:
+    rows, warnings = found.plan.layers, []
+    if not any(row.cut for row in rows):
+        warnings.append("no layer was decomposed: the model is unchanged")
+    overridable = [
+        layer.source.base.name
+        for layer in found.survey.found
+        if isinstance(layer, Layer)
+        and layer.source.overridable
+        and any(row.cut for row in rows if row.name == layer.name)
+    ]
+    if overridable:
+        names = ", ".join(f"'{name}'" for name in dict.fromkeys(overridable))
+        warnings.append(f"no longer graph inputs, because their weights were decomposed: {names}")
+    if found.measured is not None and found.measured.others:
+        others = ", ".join(f"'{name}'" for name in found.measured.others)
+        warnings.append(
+            f"scored by the output '{found.measured.output}'; {others} would have fitted too"
+        )
+    return warnings
+
+
+def _about_the_checks(verification: Verification | None) -> list[str]:
+    if verification is None:
+        return []
+    warnings = []
+    if verification.status is Status.NOT_VALIDATED:
+        warnings.append(f"not validated: {verification.reason}")
+    ratio = verification.latency_ratio
+    if ratio is not None and ratio > _SLOWER:
+        warnings.append(
+            f"the compressed model takes {ratio:.2f} times as long in onnxruntime on this machine: "
+            "fewer multiply-accumulates in grouped convolutions are not always faster"
+        )
+    if verification.fidelity and ratio is None:
+        warnings.append("latency was not measured: two such large models do not fit side by side")
+    return warnings
+
+
+def _about_the_data(found: Findings) -> list[str]:
+    data, warnings = found.data, []
+    if data is None:
+        return []
+    count = data.num_samples
+    if count < _FEW_SAMPLES:
+        warnings.append(
+            f"only {count} calibration samples: the factors may fit them and little else; give at "
+            f"least {_FEW_SAMPLES}, better a few hundred"
+        )
+    if data.num_spoilt:
+        verb = "holds" if data.num_spoilt == 1 else "hold"
+        warnings.append(
+            f"{data.num_spoilt} of {count} calibration samples {verb} NaN or infinity: what these "
+            "spoil in the layers is left out there; check how the data was made"
+        )
+    if found.target is not None and found.target.data is TargetData.FITTED:
+        warnings.append(
+            f"--max-error was measured on the {count} samples that the factors were fitted to: "
+            f"{len(data.fit)} runs are too few to set some aside, give {HOLD_OUT} or more"
+        )
+    return warnings
+
+
+def _about_accuracy(found: Findings) -> list[str]:
+    """What the errors without calibration data mean."""
+    verification = found.verification
+    if found.data is not None:
+        return []
+    warnings = []
+    if verification is not None and verification.fidelity and verification.random_inputs:
+        warnings.append(
+            "measured on random inputs, which say little about accuracy: "
+            "give real ones with --calibration"
+        )
+    if found.scores:
+        score = found.scores[0]
+        if score.before - score.after > _LARGE_LOSS * abs(score.before):
+            warnings.append(f"much of '{score.name}' is lost; {_WHAT_DATA_DOES}")
+    elif verification is not None:
+        worst = max((output.relative_l2 for output in verification.fidelity), default=0.0)
+        if worst > _LARGE_ERROR:
+            warnings.append(
+                f"the outputs are off by {worst:.0%}: expect a large loss of accuracy; "
+                f"{_WHAT_DATA_DOES}"
+            )
+    return warnings

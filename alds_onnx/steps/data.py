@@ -1,0 +1,83 @@
+"""The calibration data of a run: read once, checked, and split if a target is measured on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alds_onnx.calibrate.reader import Feed, model_inputs, read_feeds
+from alds_onnx.settings import Settings
+from alds_onnx.steps.survey import Survey
+
+#: Every so many runs one is set aside, where there are as many.
+HOLD_OUT = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Data:
+    """Calibration data, one feed a run.
+
+    Attributes
+    ----------
+    fit
+        What ranks and factors rest on.
+    held_out
+        What they do not see; empty if nothing was set aside.
+    num_spoilt
+        Samples with NaN or infinity, in both parts.
+    """
+
+    fit: tuple[Feed, ...]
+    held_out: tuple[Feed, ...]
+    num_spoilt: int
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in both parts."""
+        return count_samples((*self.fit, *self.held_out))
+
+
+def load_data(survey: Survey, settings: Settings) -> Data | None:
+    """Read the calibration data, if there is any; for `--max-error` every fifth run is set aside.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read or does not fit the model.
+    """
+    if settings.calibration is None:
+        return None
+    feeds = tuple(read_feeds(settings.calibration, model_inputs(survey.loaded.model)))
+    apart = settings.max_error is not None and len(feeds) >= HOLD_OUT
+    last = HOLD_OUT - 1
+    return Data(
+        fit=tuple(f for i, f in enumerate(feeds) if not (apart and i % HOLD_OUT == last)),
+        held_out=feeds[last::HOLD_OUT] if apart else (),
+        num_spoilt=sum(_num_spoilt(feed) for feed in feeds),
+    )
+
+
+def count_samples(feeds: Sequence[Feed]) -> int:
+    """Samples in all feeds together, along the first axis."""
+    return sum(_batch_size(feed) for feed in feeds)
+
+
+def _batch_size(feed: Feed) -> int:
+    first = next(iter(feed.values()), None)
+    return len(first) if first is not None and first.ndim else 1
+
+
+def _num_spoilt(feed: Feed) -> int:
+    """Samples in which an input is not finite; all of a feed if its inputs are no batch."""
+    size = _batch_size(feed)
+    spoilt = np.zeros(size, dtype=bool)
+    for array in feed.values():
+        if array.dtype.kind not in "fc" or np.isfinite(array).all():
+            continue
+        if array.ndim and len(array) == size:
+            spoilt |= ~np.isfinite(array).reshape(size, -1).all(axis=1)
+        else:
+            spoilt[:] = True
+    return int(spoilt.sum())

@@ -1,0 +1,291 @@
+"""Scoring models on labelled samples, or by a function of the user's."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
+
+from alds_onnx.calibrate.reader import (
+    Feed,
+    ModelInput,
+    batch_size,
+    fitted,
+    model_inputs,
+    read_arrays,
+)
+from alds_onnx.calibrate.runner import Runner
+from alds_onnx.errors import DataError, UsageError
+from alds_onnx.evaluate.scores import (
+    Choice,
+    NoScoresError,
+    Run,
+    choose_output,
+    num_classes,
+    ranks,
+)
+from alds_onnx.evaluate.sessions import Execution, Outputs, RunError, Session
+from alds_onnx.settings import Settings
+from alds_onnx.steps.survey import Advance, Survey
+from alds_onnx.targets import Score
+
+_Array = npt.NDArray[Any]
+_Labels = npt.NDArray[np.int64]
+
+_LABELS = "labels"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """The scores of one model.
+
+    Attributes
+    ----------
+    values
+        By name: top-1 first, or that of a function.
+    samples, output
+        As in `Score`.
+    others
+        Graph outputs that look like scores too.
+    """
+
+    values: tuple[tuple[str, float], ...]
+    samples: int | None = None
+    output: str = ""
+    others: tuple[str, ...] = ()
+
+
+#: Scores a model.
+Evaluator: TypeAlias = Callable[[ModelProto, Advance], Measured]
+
+
+def make_evaluator(survey: Survey, settings: Settings) -> Evaluator | None:
+    """Read what models are to be scored by; None if nothing was given.
+
+    Raises
+    ------
+    DataError
+        If labelled samples cannot be read, or do not fit the model.
+    """
+    evaluation, loaded = settings.evaluate, survey.loaded
+    if evaluation is None:
+        return None
+    if callable(evaluation):
+        # A target decides what is written: that must not depend on how many threads add up.
+        threads = settings.threads if settings.max_drop is None else 1
+        execution = Execution(threads=threads, provider=settings.provider)
+        return _Function(evaluation, loaded.folder, execution)
+    labelled = _read_labelled(evaluation, model_inputs(loaded.model))
+    runner = Runner(
+        batches=labelled.feeds,
+        folder=loaded.folder,
+        threads=settings.threads,
+        provider=settings.provider,
+    )
+    return _TopK(labelled, runner)
+
+
+def make_scores(before: Measured, after: Measured) -> tuple[Score, ...]:
+    """Put the scores of both models side by side."""
+    return tuple(
+        Score(name=name, before=old, after=new, samples=before.samples, output=before.output)
+        for (name, old), (_, new) in zip(before.values, after.values, strict=True)
+    )
+
+
+class _Function:
+    """Scores by a function of the user's."""
+
+    def __init__(
+        self, function: Callable[[Run], float], folder: Path, execution: Execution
+    ) -> None:
+        self._function, self._folder, self._execution = function, folder, execution
+        self._name = getattr(function, "__name__", type(function).__name__)
+
+    def __call__(self, model: ModelProto, advance: Advance) -> Measured:
+        try:
+            session = Session(model, self._folder, self._execution)
+        except RunError as e:
+            raise DataError(f"evaluate: the model cannot be scored: {e}") from e
+
+        def run(feeds: Mapping[str, _Array]) -> list[_Array]:
+            try:
+                return list(session.run(feeds))
+            except RunError as e:
+                raise DataError(f"evaluate: the model cannot be scored: {e}") from e
+
+        returned = self._function(run)
+        try:
+            value = float(returned)
+        except (TypeError, ValueError) as e:
+            raise UsageError(f"'{self._name}' must return a number, not {returned!r}") from e
+        return Measured(values=((self._name, value),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Labelled:
+    """Labelled samples, as runs.
+
+    Attributes
+    ----------
+    where
+        What they came from, for messages.
+    feeds
+        One for each run. The last may end with repetitions, where a model takes no fewer.
+    labels
+        For each feed, the labels of its samples without repetitions.
+    """
+
+    where: str
+    feeds: tuple[Feed, ...]
+    labels: tuple[_Labels, ...]
+
+
+class _TopK:
+    """Scores by labelled samples: the share of which the label is among the k highest scores."""
+
+    def __init__(self, labelled: _Labelled, runner: Runner) -> None:
+        self._labelled, self._runner = labelled, runner
+
+    def __call__(self, model: ModelProto, advance: Advance) -> Measured:
+        where, all_labels = self._labelled.where, self._labelled.labels
+        try:
+            session = self._runner.session(model)
+            batches = range(len(all_labels))
+            choice, places = None, []
+            for batch, outputs in enumerate(self._runner.map(self._run_with(session), batches)):
+                labels, size = all_labels[batch], _num_samples(self._runner.batches[batch])
+                if choice is None:
+                    choice = choose_output(session.output_names, outputs, size)
+                    _check_range(all_labels, choice, where)
+                places.append(ranks(_scores(outputs, choice, size)[: len(labels)], labels))
+                advance(batch + 1, len(all_labels))
+        except (RunError, NoScoresError) as e:
+            raise DataError(f"the model cannot be scored on {where}: {e}") from e
+        assert choice is not None
+        place = np.concatenate(places)
+        names = session.output_names
+        return Measured(
+            values=tuple((f"top-{k}", int((place < k).sum()) / len(place)) for k in choice.tops),
+            samples=len(place),
+            output=names[choice.output],
+            others=tuple(names[i] for i in choice.others),
+        )
+
+    def _run_with(self, session: Session) -> Callable[[int], Outputs]:
+        return lambda batch: session.run(self._runner.batches[batch])
+
+
+def _scores(outputs: Outputs, choice: Choice, size: int) -> _Array:
+    output = outputs[choice.output]
+    if num_classes(output, size) != choice.num_classes:
+        raise NoScoresError("the shape of its scores differs from run to run")
+    return np.asarray(output)
+
+
+def _check_range(labels: tuple[_Labels, ...], choice: Choice, where: str) -> None:
+    highest = max(int(part.max()) for part in labels)
+    if highest >= choice.num_classes:
+        raise DataError(
+            f"{where}: a label is {highest}, but the model has {choice.num_classes} classes: "
+            f"labels are 0 to {choice.num_classes - 1}"
+        )
+
+
+def _read_labelled(
+    evaluation: str | os.PathLike[str] | Mapping[str, npt.ArrayLike],
+    inputs: tuple[ModelInput, ...],
+) -> _Labelled:
+    if isinstance(evaluation, Mapping):
+        where = "the labelled data"
+        arrays = {name: np.asarray(array) for name, array in evaluation.items()}
+    else:
+        where, arrays = f"'{evaluation}'", _read_file(Path(evaluation), inputs)
+    labels = _check_labels(arrays, where)
+    if not inputs:
+        raise DataError(f"the model has no input: {where} cannot be scored")
+    for spec in inputs:
+        array = arrays.get(spec.name)
+        if array is None:
+            raise DataError(f"{where} has no array for input '{spec.name}'")
+        count = len(array) if array.ndim else 0
+        if count != len(labels):
+            raise DataError(
+                f"{where} has {len(labels)} labels, but {count} samples of input '{spec.name}'"
+            )
+    return _in_batches(arrays, labels, inputs, where)
+
+
+def _read_file(path: Path, inputs: tuple[ModelInput, ...]) -> dict[str, _Array]:
+    if not path.is_file():
+        raise DataError(
+            f"'{path}' does not exist: give an .npz file with an array for each input, and "
+            f"'{_LABELS}'"
+        )
+    found = read_arrays(path, [*(spec.name for spec in inputs), _LABELS])
+    if isinstance(found, np.ndarray):
+        raise DataError(f"'{path}' is one array: give an .npz with arrays and '{_LABELS}'")
+    return found
+
+
+def _check_labels(arrays: Mapping[str, _Array], where: str) -> _Labels:
+    """Labels as int64, none of them negative."""
+    labels = arrays.get(_LABELS)
+    if labels is None:
+        raise DataError(f"{where} has no array '{_LABELS}': one class number for each sample")
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise DataError(
+            f"{where}: '{_LABELS}' must be integers of shape (samples,), not {labels.dtype} "
+            f"{list(labels.shape)}"
+        )
+    if not len(labels):
+        raise DataError(f"{where} has no samples")
+    if labels.min() < 0 or labels.max() > np.iinfo(np.int64).max:
+        bad = labels.min() if labels.min() < 0 else labels.max()
+        raise DataError(f"{where}: a label is {bad}, but labels are class numbers from 0")
+    return labels.astype(np.int64)
+
+
+def _in_batches(
+    arrays: Mapping[str, _Array], labels: _Labels, inputs: tuple[ModelInput, ...], where: str
+) -> _Labelled:
+    """Cut everything into runs; every sample counts, also where the model's batch is fixed."""
+    step, fixed = batch_size(inputs)
+    feeds: list[Feed] = []
+    for start in range(0, len(labels), step):
+        stop = start + step if fixed else min(start + step, len(labels))
+        feed = {spec.name: _part(arrays[spec.name], start, stop) for spec in inputs}
+        feeds.append({spec.name: fitted(spec, feed, where) for spec in inputs})
+    parts = tuple(labels[start : start + step] for start in range(0, len(labels), step))
+    return _Labelled(where=where, feeds=tuple(feeds), labels=parts)
+
+
+def _part(array: _Array, start: int, stop: int) -> _Array:
+    """A slice; the last sample is repeated where it reaches beyond the end."""
+    if stop <= len(array):
+        return array[start:stop]
+    return array[np.minimum(np.arange(start, stop), len(array) - 1)]
+
+
+def _num_samples(feed: Feed) -> int:
+    return len(next(iter(feed.values())))
+
+
+def check_finite(measured: Measured) -> None:
+    """Refuse a score of the original from which nothing can be lost.
+
+    Raises
+    ------
+    UsageError
+        If it is NaN or infinite.
+    """
+    for name, value in measured.values:
+        if not math.isfinite(value):
+            raise UsageError(f"'{name}' gives {value} for the original: it must be a finite number")

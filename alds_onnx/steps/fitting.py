@@ -1,0 +1,316 @@
+"""The data-aware way from a budget to factors.
+
+search        ranks by the measured output errors, within the budget
+reconstruct   layer by layer, in graph order: factors and bias by regression
+refine        what a rank more or less does to the outputs now, measured; ranks again with that
+
+Probes tell what a layer's cut costs in the original model. In the compressed one it may cost more
+or less: other layers have lost the same directions, or those behind make up for it. So the ranks
+are chosen again by the slopes found there, and the better of the two models is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from alds_onnx.calibrate.reconstruct import Fit, Solution, Task, measure_sums, solve
+from alds_onnx.calibrate.reference import Reference, reference
+from alds_onnx.calibrate.sensitivity import Probe, Sensitivity
+from alds_onnx.calibrate.walk import Walk
+from alds_onnx.decompose.factorize import cut_error
+from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.regression import regress
+from alds_onnx.decompose.spectra import spectra
+from alds_onnx.errors import DataError
+from alds_onnx.evaluate.sessions import RunError
+from alds_onnx.graph.layers import Layer
+from alds_onnx.graph.rewrite import Dense, stored_factors, with_dense_weights
+from alds_onnx.search.frontier import Frontier, frontier
+from alds_onnx.search.knapsack import minimize_sum_of_errors
+from alds_onnx.search.minmax import minimize_maximum_error, smallest_cost
+from alds_onnx.settings import Settings
+from alds_onnx.steps.calibrated import Calibrated, distance_of_weights, place, some
+from alds_onnx.steps.decide import allowance, planned_cuts
+from alds_onnx.steps.rows import Decomposition
+from alds_onnx.steps.survey import Advance, Survey, Weight
+from alds_onnx.values import Budget, Cut, FloatArray, Objective, Spectra
+
+_SWEEPS = 20
+_RIDGE = 1e-4
+# Slopes are measured between cuts with about this much more and less than the chosen one.
+_STEP = 1.2
+# They rest on this many input numbers, at most so many samples: differences between neighbouring
+# ranks are small, and the samples must stand for all data.
+_SLOPE_NUMBERS, _MOST_SLOPE_SAMPLES = 2_000_000, 128
+# A slope corrects a curve by its root, at most so far: it holds for small steps, and is noisy.
+_LARGEST_CORRECTION = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Attempt:
+    """A choice of ranks, what it gives, and what its neighbours would.
+
+    Attributes
+    ----------
+    chosen
+        The index on each frontier, by weight.
+    fits
+        Solutions by weight.
+    error
+        Squared relative error of the outputs on all calibration data.
+    """
+
+    chosen: Mapping[str, int]
+    fits: Mapping[str, Fit]
+    error: float
+
+    def dense(self, weights: Sequence[Weight]) -> list[Dense]:
+        """The composed weights."""
+        return [
+            Dense(
+                layers=weight.layers,
+                matrix=compose(self.fits[weight.name].solution.factors),
+                bias=self.fits[weight.name].solution.bias,
+            )
+            for weight in weights
+        ]
+
+
+def fit(
+    survey: Survey,
+    calibrated: Calibrated,
+    settings: Settings,
+    budget: Budget | None,
+    advance: Advance,
+) -> list[Decomposition]:
+    """Choose ranks within the budget, or take those of the plan, and fit the factors.
+
+    Raises
+    ------
+    BudgetError
+        If the budget is out of reach.
+    DataError
+        If onnxruntime cannot run a part of the model.
+    """
+    try:
+        with threadpool_limits(limits=1):
+            return _Fitting(survey, calibrated, settings, advance).best(budget)
+    except RunError as e:
+        raise DataError(f"the model does not run on the calibration data: {e}") from e
+
+
+class _Fitting:
+    """The steps, and what they share."""
+
+    def __init__(
+        self,
+        survey: Survey,
+        calibrated: Calibrated,
+        settings: Settings,
+        advance: Advance,
+    ) -> None:
+        self.survey, self.calibrated = survey, calibrated
+        self.settings, self.advance = settings, advance
+        self.model = survey.loaded.model
+
+    def best(self, budget: Budget | None) -> list[Decomposition]:
+        """Decompositions of the best attempt."""
+        if self.settings.plan is not None:
+            cuts = planned_cuts(self.survey, self.settings.plan)
+            return self._finish(self._reconstruct(cuts, {}))
+        if budget is None or not self.calibrated.probes:
+            return []
+        curves = {
+            name: _by_output(frontier(name, probe.spectra), self.calibrated.sensitivities[name])
+            for name, probe in self.calibrated.probes.items()
+        }
+        dense = sum(probe.spectra.shape.num_parameters for probe in self.calibrated.probes.values())
+        allowed = allowance(budget, dense, smallest_cost(list(curves.values())))
+        return self._finish(self._refined(curves, allowed).fits)
+
+    def _refined(self, curves: Mapping[str, Frontier], allowed: int) -> _Attempt:
+        """Attempts by probes, then by slopes; the best one."""
+        whole = reference(self.calibrated.runner, self.model)
+        best = self._attempt(curves, allowed, whole)
+        if self.settings.objective is Objective.MAX_OUTPUT_ERROR or not best.fits:
+            return best
+        slopes = self._slopes(curves, best)
+        corrected = {
+            name: _corrected(curve, slopes[name]) if name in slopes else curve
+            for name, curve in curves.items()
+        }
+        again = self._attempt(corrected, allowed, whole)
+        return min(best, again, key=lambda attempt: attempt.error)
+
+    def _attempt(self, curves: Mapping[str, Frontier], allowed: int, whole: Reference) -> _Attempt:
+        largest = self.settings.objective is Objective.MAX_OUTPUT_ERROR
+        search = minimize_maximum_error if largest else minimize_sum_of_errors
+        frontiers = list(curves.values())
+        chosen = dict(zip(curves, search(frontiers, allowed), strict=True))
+        cuts = {f.name: f.cut(chosen[f.name]) for f in frontiers}
+        neighbours = {
+            f.name: tuple(f.cut(i) for i in _neighbours(f, chosen[f.name])) for f in frontiers
+        }
+        fits = self._reconstruct({name: cut for name, cut in cuts.items() if cut}, neighbours)
+        attempt = _Attempt(chosen=chosen, fits=fits, error=0.0)
+        model = with_dense_weights(self.model, attempt.dense(self._weights(fits)))
+        return replace(attempt, error=whole.distance_of(model))
+
+    def _weights(self, names: Mapping[str, object]) -> list[Weight]:
+        """Weights that are cut, in the order of the graph."""
+        weights = [weight for weight in self.survey.weights() if weight.name in names]
+        return sorted(weights, key=lambda weight: place(weight.layers))
+
+    def _reconstruct(
+        self, cuts: Mapping[str, Cut], neighbours: Mapping[str, tuple[Cut | None, ...]]
+    ) -> dict[str, Fit]:
+        """Solve for each weight that is cut, given what those before it have become."""
+        done: dict[str, Fit] = {}
+        dense: list[Dense] = []
+        runner, original = self.calibrated.runner, self.model
+        weights = sorted(self._weights(cuts), key=_order)
+        with Walk(runner, original) as before, Walk(runner, original) as after:
+            for weight in weights:
+                others = tuple(cut for cut in neighbours.get(weight.name, ()) if cut)
+                task = _task(self.calibrated.probes[weight.name], cuts[weight.name], others)
+                if _walkable(weight):
+                    node = weight.layers[0].site.node
+                    before.go(original, node)
+                    after.go(with_dense_weights(original, dense), node)
+                    observed = partial(measure_sums, before, after)
+                    sums = observed(runner, self.calibrated.sampler, task)
+                    found = solve(task, *sums, runner)
+                else:
+                    found = _solve_alone(task)
+                solution = _stored(task.layer, found.solution)
+                done[weight.name] = replace(found, solution=solution)
+                matrix = compose(solution.factors)
+                dense.append(Dense(layers=weight.layers, matrix=matrix, bias=solution.bias))
+                self.advance(len(done), len(cuts))
+        return done
+
+    def _slopes(self, curves: Mapping[str, Frontier], attempt: _Attempt) -> dict[str, float]:
+        """What a parameter more saves of the output error, over what the curve says it does."""
+        runner = some(self.calibrated.runner, _SLOPE_NUMBERS, _MOST_SLOPE_SAMPLES)
+        weights = self._weights(attempt.fits)
+        model = with_dense_weights(self.model, attempt.dense(weights))
+        wanted = reference(runner, self.model)
+        found: dict[str, float] = {}
+        with Walk(runner, model) as walk:
+            for weight in weights:
+                curve, at = curves[weight.name], attempt.chosen[weight.name]
+                ends = _neighbours(curve, at)
+                expected = float(curve.error[ends[0]] - curve.error[ends[1]])
+                if len(set(ends)) < len(ends) or expected <= 0 or not _walkable(weight):
+                    continue
+                probe = self.calibrated.probes[weight.name]
+                distance = distance_of_weights(
+                    wanted, walk, model, weight.layers, biased=probe.bias is not None
+                )
+                less, more = (
+                    distance(*_variant(probe, attempt.fits[weight.name], curve.cut(i)))
+                    for i in ends
+                )
+                found[weight.name] = max(0.0, less - more) / expected
+        return found
+
+    def _finish(self, fits: Mapping[str, Fit]) -> list[Decomposition]:
+        weights = [weight for weight in self.survey.weights() if weight.name in fits]
+        return [
+            _decomposition(
+                weight,
+                self.calibrated.probes[weight.name],
+                fits[weight.name].solution,
+                self.calibrated.sensitivities,
+            )
+            for weight in weights
+        ]
+
+
+def _by_output(local: Frontier, sensitivity: Sensitivity) -> Frontier:
+    """The frontier with local errors exchanged for squared errors of the model's outputs."""
+    return replace(local, error=sensitivity.damage(local.error))
+
+
+def _neighbours(curve: Frontier, at: int) -> tuple[int, int]:
+    """Choices with about a fifth fewer and more parameters, at least one step away."""
+    parameters, last = curve.parameters, len(curve) - 1
+    fewer = int(np.abs(parameters - parameters[at] / _STEP).argmin())
+    more = int(np.abs(parameters - parameters[at] * _STEP).argmin())
+    return min(fewer, max(at - 1, 0)), max(more, min(at + 1, last))
+
+
+def _corrected(curve: Frontier, slope: float) -> Frontier:
+    """Scale a curve, as far as a measured slope allows."""
+    factor = np.clip(np.sqrt(slope), 1 / _LARGEST_CORRECTION, _LARGEST_CORRECTION)
+    return replace(curve, error=curve.error * factor)
+
+
+def _variant(probe: Probe, fit: Fit, cut: Cut | None) -> tuple[FloatArray, FloatArray | None]:
+    """Weight and bias of a layer at a neighbouring cut; None is the dense layer."""
+    if cut is None:
+        return probe.matrix, probe.bias
+    found = fit.others[cut]
+    return compose(found.factors), found.bias
+
+
+def _order(weight: Weight) -> tuple[bool, int]:
+    """Weights that are solved on their own first, then the others in the order of the graph."""
+    return _walkable(weight), weight.layers[0].site.node
+
+
+def _walkable(weight: Weight) -> bool:
+    """Whether a weight has one reader, in the main graph: its inputs can then be observed."""
+    return len(weight.layers) == 1 and weight.layers[0].site.scope == 0
+
+
+def _task(probe: Probe, cut: Cut, others: tuple[Cut, ...]) -> Task:
+    return Task(
+        layer=probe.layers[0],
+        matrix=probe.matrix,
+        cut=cut,
+        others=others,
+        bias=probe.bias,
+        moments=probe.moments,
+    )
+
+
+def _solve_alone(task: Task) -> Fit:
+    shape = task.layer.shape
+    ridge = max(_RIDGE, task.moments.uncertainty)
+    factors = regress(task.matrix, shape, task.moments, task.cut, ridge=ridge, sweeps=_SWEEPS)
+    solution = Solution(factors=factors, bias=None, squared_error=None, uncorrected=None)
+    return Fit(solution=solution, others={})
+
+
+def _stored(layer: Layer, solution: Solution) -> Solution:
+    return replace(solution, factors=stored_factors(layer, solution.factors))
+
+
+def _decomposition(
+    weight: Weight, probe: Probe, solution: Solution, measured: Mapping[str, Sensitivity]
+) -> Decomposition:
+    squared = solution.squared_error
+    local = None if squared is None else squared**0.5
+    moved = None
+    if local is not None and weight.name in measured:
+        moved = float(measured[weight.name].damage(np.array([local]))[0]) ** 0.5
+    factors = solution.factors
+    return Decomposition(
+        weight=weight,
+        factors=factors,
+        bias=solution.bias,
+        error=cut_error(probe.matrix, factors, _weight_curve(probe, factors.cut)),
+        local_error=local,
+        output_error=moved,
+    )
+
+
+def _weight_curve(probe: Probe, cut: Cut) -> Spectra:
+    """Error curves of the weight itself at the number of slices that was chosen."""
+    return spectra(probe.matrix, probe.spectra.shape, (cut.num_slices,))

@@ -1,0 +1,139 @@
+"""The curves of accuracy.py: one panel for each model, score against parameters removed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; dashes mark the parts of the
+# method that are not the default of a command. Grey for what is older than ALDS.
+_STYLES = {
+    "uniform": ("#999999", "v--", "SVD, one fraction of rank"),
+    "energy": ("#666666", "^--", "SVD, one fraction of energy"),
+    "iterative": ("#E69F00", "s-", "ALDS as its authors run it"),
+    "exact": ("#D55E00", "o-", "exact search (--cr)"),
+    "exact+fit": ("#56B4E9", "D--", "exact search, factors fitted"),
+    "ranks": ("#CC79A7", "P--", "ranks by output errors"),
+    "max": ("#009E73", "X--", "fitted, largest output error"),
+    "calibrated": ("#0072B2", "o-", "fitted, sum (--calibration)"),
+}
+_TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5)
+_NEAREST = 0.2  # errors in percent below which the scale ends
+_GAP = 0.05  # between labels, of a panel's height
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """A method's scores and their standard errors in percent, by the percent removed."""
+
+    method: str
+    removed: tuple[float, ...]
+    scores: tuple[float, ...]
+    errors: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """The curves of a model, its score before compression, and a title."""
+
+    title: str
+    unit: str
+    base: float
+    curves: tuple[Curve, ...]
+
+
+def draw(panels: Sequence[Panel], path: Path) -> None:
+    """Write the plot as a PNG."""
+    import matplotlib as mpl  # noqa: PLC0415 - only where a plot is wanted
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    width = max(6.4, 4.3 * len(panels))
+    figure, axes = plt.subplots(1, len(panels), figsize=(width, 4.9), squeeze=False)
+    handles = {}
+    for axis, panel in zip(axes[0], panels, strict=True):
+        handles |= _panel(axis, panel)
+    ordered = [method for method in _STYLES if method in handles]
+    figure.tight_layout(rect=(0, 0.15, 1, 1), w_pad=2.5)
+    figure.legend(
+        [handles[method] for method in ordered],
+        [f"{method}: {_STYLES[method][2]}" for method in ordered],
+        loc="lower center",
+        ncols=2 if len(panels) == 1 else 4,
+        fontsize=7 if len(panels) == 1 else 8,
+        frameon=False,
+    )
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    _fewer_colours(path)
+
+
+def _panel(axis, panel: Panel) -> dict[str, object]:  # type: ignore[no-untyped-def]
+    """One model; returns the handles for the legend."""
+    axis.set_yscale("function", functions=(_up, _down))
+    axis.axhline(panel.base, color="black", linestyle=":", linewidth=1)
+    axis.annotate("before", (0, panel.base), (2, 3), textcoords="offset points", fontsize=8)
+    handles = {}
+    for curve in panel.curves:
+        color, style, _ = _STYLES[curve.method]
+        scores = np.clip(curve.scores, 0, 100)
+        lower = np.minimum(curve.errors, scores)
+        bold = 2.2 if curve.method == "calibrated" else 1.2
+        handles[curve.method] = axis.errorbar(
+            curve.removed,
+            scores,
+            (lower, curve.errors),
+            fmt=style,
+            color=color,
+            linewidth=bold,
+            elinewidth=0.8,
+            capsize=2,
+            markersize=4,
+        )
+    axis.set_yticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
+    axis.minorticks_off()
+    axis.set_ylim(-3, 100)
+    axis.set(title=panel.title, xlabel="parameters removed, %", ylabel=f"{panel.unit}, %")
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    _label(axis, panel.curves)
+    return handles
+
+
+def _label(axis, curves: Sequence[Curve]) -> None:  # type: ignore[no-untyped-def]
+    """Names at the curves' right ends, pushed apart where they would lie on each other."""
+    ends = sorted((float(_up(max(0.0, c.scores[-1]))), -i, c) for i, c in enumerate(curves))
+    bottom, top = (float(_up(limit)) for limit in axis.get_ylim())
+    place = [(end - bottom) / (top - bottom) for end, _, _ in ends]
+    for i in range(1, len(place)):
+        place[i] = max(place[i], place[i - 1] + _GAP)
+    for i in reversed(range(len(place))):
+        place[i] = min(place[i], 1 - _GAP * (len(place) - 1 - i))
+    for height, (_, _, curve) in zip(place, ends, strict=True):
+        color = _STYLES[curve.method][0]
+        axis.text(
+            1.01, height, curve.method, color=color, transform=axis.transAxes, va="center", size=8
+        )
+
+
+def _up(score: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The scale: logarithmic in the errors that are left, so that 99.5 is apart from 99."""
+    return -np.log10(np.maximum(100 - np.asarray(score, np.float64), _NEAREST))
+
+
+def _down(place: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    return 100 - 10 ** -np.asarray(place, np.float64)
+
+
+def _fewer_colours(path: Path) -> None:
+    """Write the picture with a palette, which makes the file a third as large."""
+    from PIL import Image  # noqa: PLC0415
+
+    with Image.open(path) as image:
+        small = image.convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)

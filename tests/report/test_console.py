@@ -1,0 +1,123 @@
+"""What the terminal says."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from alds_onnx.report.console import print_report
+from alds_onnx.report.json import report_to_json
+from alds_onnx.targets import Score, Target, TargetData, TargetKind, Trial
+from alds_onnx.values import (
+    Cut,
+    CutError,
+    Decision,
+    LayerPlan,
+    Op,
+    Plan,
+    Report,
+    SearchMethod,
+)
+
+ROW = LayerPlan(
+    name="a",
+    op=Op.CONV,
+    weight="w",
+    shape=(4, 4),
+    decision=Decision.DECOMPOSE,
+    cut=Cut(num_slices=1, rank=1),
+    error=CutError(relative=0.25, spectral=0.5, bound=1.0),
+    parameters_before=16,
+    parameters_after=8,
+)
+TARGET = Target(
+    kind=TargetKind.MAX_ERROR,
+    limit=0.05,
+    reached=0.0432,
+    data=TargetData.HELD_OUT,
+    samples=96,
+    trials=(Trial(removed=0.5, value=0.0432), Trial(removed=0.7, value=0.3)),
+)
+
+
+def report(*rows: LayerPlan, **more: Any) -> Report:
+    plan = Plan(
+        file="",
+        sha256="",
+        parameters=100,
+        search=SearchMethod.EXACT,
+        seed=0,
+        budget=None,
+        layers=rows,
+        parameters_after=50,
+    )
+    values: dict[str, Any] = {"verification": None, "macs_before": None, "macs_after": None}
+    return Report(plan=plan, **values, bytes_before=1, bytes_after=1, **more)
+
+
+def printed(found: Report) -> str:
+    stream = io.StringIO()
+    print_report(Console(file=stream, width=160, highlight=False), found)
+    return stream.getvalue()
+
+
+def line(text: str, start: str) -> str:
+    (found,) = [row for row in text.splitlines() if row.strip().startswith(start)]
+    return " ".join(found.split())
+
+
+def test_scores_in_percent_and_points() -> None:
+    text = printed(
+        report(
+            scores=(
+                Score(name="top-1", before=0.995, after=0.982, samples=1000, output="y"),
+                Score(name="top-5", before=1.0, after=1.0, samples=1000, output="y"),
+                Score(name="bleu", before=31.5, after=31.25),
+            )
+        )
+    )
+    assert line(text, "top-1") == "top-1 99.50 % 98.20 % -1.30 points, 1,000 samples"
+    assert line(text, "top-5") == "top-5 100.00 % 100.00 % +0.00 points, 1,000 samples"
+    assert line(text, "bleu") == "bleu 31.5 31.25 -0.25"
+
+
+def test_a_target_and_what_was_reached() -> None:
+    text = printed(report(target=TARGET))
+    expected = "0.0432 on 96 held-out calibration samples; the best of 2 attempts"
+    assert line(text, "--max-error") == f"--max-error 0.05 {expected}"
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_the_most_sensitive_layers_are_marked(count: int) -> None:
+    rows = [
+        replace(ROW, name=f"layer{i}", local_error=0.125, output_error=0.01 * (i + 1))
+        for i in range(count)
+    ]
+    kept = replace(ROW, name="whole", decision=Decision.KEEP, cut=None, error=None)
+    text = printed(report(*rows, kept))
+    assert "local error" in text
+    assert "output error" in text
+    marked = [i for i in range(count) if "*" in line(text, f"layer{i}")]
+    assert marked == list(range(count))[-3:]
+    assert "0.125" in line(text, "layer0")
+    assert "--exclude" in text
+
+
+def test_without_data_there_are_no_columns_for_it() -> None:
+    text = printed(report(ROW))
+    assert "local error" not in text
+    assert "*" not in text
+
+
+def test_scores_and_target_as_json() -> None:
+    values = report_to_json(report(target=TARGET, scores=(Score(name="f", before=2, after=1.5),)))
+    assert values["target"]["kind"] == "max-error"
+    assert values["target"]["data"] == "held-out calibration samples"
+    assert values["target"]["trials"][1] == {"removed": 0.7, "value": 0.3}
+    (score,) = values["scores"]
+    assert (score["name"], score["drop"], score["samples"]) == ("f", 0.5, None)
+    assert report_to_json(report())["target"] is None

@@ -1,0 +1,76 @@
+"""Calibration data is read once, and what is odd about it is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import alds_onnx
+from alds_onnx.calibrate.reader import Feed
+from tests.steps.test_calibrated import CR, feeds, models
+
+
+def warnings(data: Any, **options: Any) -> str:
+    settings: dict[str, Any] = {"cr": CR, "threads": 1, "dry_run": True} | options
+    report = alds_onnx.compress(models()["dense"], calibration=data, **settings).report
+    return "\n".join(report.warnings)
+
+
+class Reader:
+    """As onnxruntime.quantization.CalibrationDataReader."""
+
+    def __init__(self) -> None:
+        self.feeds = iter(feeds("dense"))
+
+    def get_next(self) -> Feed | None:
+        return next(self.feeds, None)
+
+
+@pytest.mark.parametrize("make", [Reader, lambda: iter(feeds("dense"))], ids=["reader", "iterator"])
+def test_data_that_can_be_read_once_is_enough(make: Any) -> None:
+    once, often = (
+        alds_onnx.compress(models()["dense"], cr=CR, calibration=data, threads=1)
+        for data in (make(), feeds("dense"))
+    )
+    assert once.model.SerializeToString() == often.model.SerializeToString()
+    assert once.report.verification is not None
+    assert not once.report.verification.random_inputs
+
+
+@pytest.mark.parametrize(("value", "kind"), [(np.nan, "one"), (np.inf, "one"), (np.nan, "many")])
+def test_samples_that_are_not_finite_are_counted(value: float, kind: str) -> None:
+    data = [dict(feed) for feed in feeds("dense")]
+    for feed in data if kind == "many" else data[:1]:
+        feed["x"] = feed["x"].copy()
+        feed["x"][3, 1:5] = value
+    expected = "6 of 192 calibration samples hold" if kind == "many" else "1 of 192 calib"
+    assert expected in warnings(data)
+
+
+def test_good_data_is_no_reason_to_warn() -> None:
+    assert warnings(feeds("dense")) == ""
+
+
+def test_few_samples_are_counted_over_all_runs() -> None:
+    """Also where the checks do not use all of them."""
+    single = [{"x": row[None]} for feed in feeds("dense") for row in feed["x"]]
+    message = "only 20 calibration samples: the factors may fit them and little else; give at least"
+    assert message in warnings(single[:20])
+    assert "only" not in warnings(single[:40], dry_run=False)
+
+
+def test_without_data_the_user_hears_what_it_would_change() -> None:
+    found = warnings(None, cr=0.7, dry_run=False)
+    assert "random inputs" in found
+    assert "without labels" in found
+    assert "--calibration, ranks are chosen by measured output errors" in found
+
+
+def test_where_scores_were_taken_they_decide_what_is_said() -> None:
+    for lost, expected in ((0.0, False), (0.5, True)):
+        values = iter([1.0, 1.0 - lost])
+        found = warnings(None, cr=0.7, dry_run=False, evaluate=lambda run, v=values: next(v))
+        assert "expect a large loss" not in found
+        assert ("much of '<lambda>' is lost" in found) == expected

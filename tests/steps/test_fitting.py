@@ -1,0 +1,88 @@
+"""Ranks chosen again by measured slopes: never worse on the data than without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import alds_onnx
+from alds_onnx.calibrate.reference import reference
+from alds_onnx.calibrate.runner import Runner
+from alds_onnx.decompose.spectra import spectra
+from alds_onnx.evaluate.sessions import Provider
+from alds_onnx.search.frontier import Frontier, frontier
+from alds_onnx.steps import fitting
+from alds_onnx.steps.fitting import _corrected, _neighbours
+from alds_onnx.values import LayerShape
+from tests.graph.builders import normal
+from tests.steps.test_calibrated import feeds, models
+
+
+def curve(f: int, c: int, seed: int) -> Frontier:
+    shape = LayerShape(out_features=f, in_channels=c)
+    matrix = normal(f, c, seed=seed).astype(np.float64)
+    return frontier("layer", spectra(matrix, shape, shape.slice_counts()))
+
+
+@given(st.integers(8, 40), st.sampled_from([8, 12, 16, 30]), st.integers(0, 5), st.data())
+def test_neighbours_lie_on_both_sides(f: int, c: int, seed: int, data: st.DataObject) -> None:
+    choices = curve(f, c, seed)
+    at = data.draw(st.integers(0, len(choices) - 1))
+    fewer, more = _neighbours(choices, at)
+    assert 0 <= fewer <= at <= more <= len(choices) - 1
+    assert (fewer < at) == (at > 0)
+    assert (more > at) == (at < len(choices) - 1)
+
+
+@given(st.floats(0.0, 1e6))
+def test_a_slope_scales_a_curve_within_bounds(slope: float) -> None:
+    choices = curve(20, 16, 0)
+    corrected = _corrected(choices, slope)
+    factor = corrected.error[:-1] / choices.error[:-1]
+    np.testing.assert_allclose(factor, np.clip(np.sqrt(slope), 0.5, 2.0))
+    assert corrected.error[-1] == 0.0
+    np.testing.assert_array_equal(corrected.parameters, choices.parameters)
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+def test_refining_never_raises_the_error_on_the_data(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = models()[kind], feeds(kind)
+    runner = Runner(batches=tuple(data), folder=Path("/nowhere"), threads=1, provider=Provider.CPU)
+    original = reference(runner, model)
+
+    def error() -> float:
+        result = alds_onnx.compress(model, cr=0.5, calibration=data, threads=1)
+        return original.distance_of(result.model)
+
+    refined = error()
+    slopes: list[dict[str, float]] = []
+    measure = fitting._Fitting._slopes
+
+    def recorded(*args: object) -> dict[str, float]:
+        slopes.append(measure(*args))  # type: ignore[arg-type]
+        return {}
+
+    monkeypatch.setattr(fitting._Fitting, "_slopes", recorded)
+    assert refined <= error() * (1 + 1e-6)
+    (found,) = slopes
+    assert found
+    assert all(slope >= 0 for slope in found.values())
+
+
+def test_slopes_that_mislead_are_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With absurd slopes the second choice is worse, and the first one is kept."""
+    model, data = models()["dense"], feeds("dense")
+    runner = Runner(batches=tuple(data), folder=Path("/nowhere"), threads=1, provider=Provider.CPU)
+    original = reference(runner, model)
+    errors = []
+    for wrong in ({}, {"h": 1e6, "y": 0.0}, {"h": 0.0, "y": 1e6}):
+        monkeypatch.setattr(fitting._Fitting, "_slopes", lambda *args, found=wrong: found)
+        result = alds_onnx.compress(model, cr=0.5, calibration=data, threads=1)
+        errors.append(original.distance_of(result.model))
+    assert max(errors[1:]) <= errors[0] * (1 + 1e-6)
