@@ -19,7 +19,13 @@ from alds_onnx.calibrate.statistics import Sampler, rows_wanted
 from alds_onnx.calibrate.sums import Sums, sums_of, usable
 from alds_onnx.calibrate.walk import Walk
 from alds_onnx.decompose.folding import compose
-from alds_onnx.decompose.regression import Moments, bias_change, regress, squared_error
+from alds_onnx.decompose.regression import (
+    Moments,
+    bias_change,
+    fitted_shape,
+    regress,
+    squared_error,
+)
 from alds_onnx.graph.layers import Layer
 from alds_onnx.values import Cut, Factors, FloatArray
 
@@ -35,8 +41,10 @@ class Task:
 
     Attributes
     ----------
-    layer, matrix, cut
+    layer, weight, cut
         The layer, its weight W (f, n), and what to cut it to.
+    matrix
+        What the regression reproduces: W, or the identity (f, f) of a wide layer.
     others
         Other cuts to fit besides, roughly: what they would do.
     bias
@@ -46,6 +54,7 @@ class Task:
     """
 
     layer: Layer
+    weight: FloatArray
     matrix: FloatArray
     cut: Cut
     others: tuple[Cut, ...]
@@ -60,7 +69,7 @@ class Solution:
     Attributes
     ----------
     factors, bias
-        The new weights; a bias of None stays unchanged.
+        What takes the place of `Task.matrix`; a bias of None stays unchanged.
     squared_error, uncorrected
         Squared relative error of the layer's output on held-out data, with the correction and
         without it. The correction is kept where it is the smaller of the two. None where the
@@ -115,13 +124,17 @@ def measure_sums(
     Over the batches to fit on, and over those held out.
     """
     name = sampler.activation(task.layer)
-    weight = task.matrix.T.astype(np.float32)
+    matrix = task.matrix.T.astype(np.float32)
+    basis = None if task.matrix is task.weight else task.weight.T.astype(np.float32)
 
     def rows(batch: int) -> tuple[Rows, Rows]:
         x = sampler.rows(task.layer, before.tensor(batch, name), batch)
         seen = sampler.rows(task.layer, after.tensor(batch, name), batch)
         kept = usable(x, seen)
-        return seen[kept], x[kept] @ weight
+        x, seen = x[kept], seen[kept]
+        if basis is not None:
+            x, seen = x @ basis, seen @ basis
+        return seen, x @ matrix
 
     def sums(batches: Sequence[int]) -> Sums:
         inputs, outputs = zip(*map(rows, batches), strict=True)
@@ -188,5 +201,5 @@ def _error(task: Task, fitted: Moments, ridge: float, judge: Moments) -> float:
 
 
 def _solve(task: Task, moments: Moments, cut: Cut, ridge: float, sweeps: int) -> Factors:
-    shape = task.layer.shape
+    shape = fitted_shape(task.layer.shape)
     return regress(task.matrix, shape, moments, cut, ridge=ridge, sweeps=sweeps)

@@ -14,9 +14,9 @@ from itertools import pairwise
 import numpy as np
 
 from alds_onnx.decompose.folding import compose
-from alds_onnx.decompose.regression import Moments, bias_change, regress
+from alds_onnx.decompose.regression import Moments, bias_change, fitted_shape, regress, widened
 from alds_onnx.graph.layers import Layer
-from alds_onnx.values import Cut, FloatArray, Spectra
+from alds_onnx.values import Cut, Factors, FloatArray, Spectra
 
 #: Squared local errors at which a layer is probed, as near as its ranks allow.
 _TARGETS = (0.01, 0.05, 0.25)
@@ -56,13 +56,37 @@ class Sensitivity:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Probe:
-    """A layer to probe: its weight W (f, n), its moments and its error curves on the data."""
+    """A layer to probe.
+
+    Attributes
+    ----------
+    layers, weight
+        The layers, and the weight W (f, n) that they read.
+    matrix
+        What the regression reproduces: W, or the identity (f, f) of a wide layer.
+    moments
+        Of the inputs, or of the outputs W x of a wide layer.
+    bias
+        The bias that may change, shape (f,); None if there is none.
+    spectra
+        Error curves on the data.
+    """
 
     layers: tuple[Layer, ...]
+    weight: FloatArray
     matrix: FloatArray
     moments: Moments
     bias: FloatArray | None
     spectra: Spectra
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the outputs stand for the inputs."""
+        return self.matrix is not self.weight
+
+    def factors(self, found: Factors) -> Factors:
+        """Factors of the weight from those that the regression found."""
+        return widened(found, self.weight, self.spectra.shape) if self.is_wide else found
 
 
 def measure(
@@ -90,10 +114,16 @@ def measure(
     for rank in ranks:
         cut = Cut(num_slices=curve.num_slices, rank=rank)
         factors = regress(
-            probe.matrix, probe.spectra.shape, probe.moments, cut, ridge=ridge, sweeps=2
+            probe.matrix,
+            fitted_shape(probe.spectra.shape),
+            probe.moments,
+            cut,
+            ridge=ridge,
+            sweeps=2,
         )
         bias = None if probe.bias is None else probe.bias + bias_change(factors, probe.moments)
-        points.append((float(squared[rank - 1]), distance(compose(factors), bias)))
+        matrix = compose(probe.factors(factors))
+        points.append((float(squared[rank - 1]), distance(matrix, bias)))
     return _monotone(points)
 
 

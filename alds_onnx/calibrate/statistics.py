@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from alds_onnx.calibrate.rows import Rows, sample_rows
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.sums import Sums, sums_of, usable
+from alds_onnx.decompose.regression import is_wide
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.values import LayerShape
@@ -22,7 +23,8 @@ _FEWEST_ROWS, _MOST_ROWS = 4096, 32768
 
 def rows_wanted(shape: LayerShape) -> int:
     """How many rows x to draw for a layer over all batches."""
-    return int(np.clip(_ROWS_PER_COLUMN * shape.num_columns, _FEWEST_ROWS, _MOST_ROWS))
+    columns = shape.out_features if is_wide(shape) else shape.num_columns
+    return int(np.clip(_ROWS_PER_COLUMN * columns, _FEWEST_ROWS, _MOST_ROWS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +59,21 @@ def input_sums(
     runner: Runner,
     sampler: Sampler,
     layers: Sequence[Layer],
+    weights: Mapping[str, Rows],
     advance: Callable[[int, int], None],
 ) -> dict[str, Sums]:
     """Sums over the inputs of layers of the main graph, by layer name.
+
+    Parameters
+    ----------
+    runner, sampler
+        The data, and the rows to draw.
+    layers
+        What to look at.
+    weights
+        Transposed weights (n, f) of the wide ones, whose outputs stand for their inputs.
+    advance
+        Called batch by batch.
 
     Raises
     ------
@@ -75,6 +89,8 @@ def input_sums(
         for layer in layers:
             rows = sampler.rows(layer, activations[sampler.activation(layer)], batch)
             rows = rows[usable(rows)]
+            if layer.name in weights:
+                rows = rows @ weights[layer.name]
             found[layer.name] = sums_of(rows, rows[:, :0])
         return found
 

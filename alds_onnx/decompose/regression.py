@@ -15,6 +15,12 @@ overlap in what they explain, which the sum of their own errors would ignore.
     decoder     with the encoders fixed, D = (B Eᵀ)(E C Eᵀ)⁻¹
 
 Sweeps over the blocks and the decoder never raise the error.
+
+C of a layer with very many inputs would not fit into memory. For such a *wide* layer the outputs
+W x take the place of the inputs, and the identity that of W: M of rank j with y ≈ M (W x) gives the
+decoder and, times W, the encoder. With one slice nothing is lost by that (the best A of rank j on
+the data is U_j U_jᵀ W, with U_j the leading eigenvectors of the covariance of the outputs); slices
+would need the inputs.
 """
 
 from __future__ import annotations
@@ -47,6 +53,8 @@ _JITTER = 1e-9
 _SHRINKAGE = 1e-4
 # A sweep that lowers the squared error by less than this fraction is the last.
 _SLOW = 1e-4
+# From this number of inputs on a layer counts as wide: C takes 300 MB there.
+_WIDE = 6144
 # How often a ridge may grow tenfold: from the smallest in use to more than the moments themselves.
 _MOST_RIDGES = 8
 
@@ -103,6 +111,22 @@ def uncertainty(inputs: FloatArray, count: int) -> float:
     return float(np.clip(rho / (1 - rho), 0.0, 1.0)) if rho < 1 else 1.0
 
 
+def is_wide(shape: LayerShape) -> bool:
+    """Whether the outputs of a layer have to stand for its inputs."""
+    return shape.num_columns > max(_WIDE, shape.out_features)
+
+
+def fitted_shape(shape: LayerShape) -> LayerShape:
+    """Sizes of what the regression reproduces: the layer, or the identity of a wide one."""
+    f = shape.out_features
+    return LayerShape(out_features=f, in_channels=f) if is_wide(shape) else shape
+
+
+def widened(factors: Factors, weight: FloatArray, shape: LayerShape) -> Factors:
+    """Factors of M W from those of M (f, f), for a wide weight W (f, n); one slice."""
+    return balanced(Factors(shape=shape, U=factors.U, V=(factors.V[0] @ weight)[None]))
+
+
 def predicted_moments(matrix: FloatArray, inputs: Moments) -> Moments:
     """Moments of inputs as observed and of the outputs y = W x that follow.
 
@@ -132,6 +156,19 @@ def white_moments(matrix: FloatArray) -> Moments:
         cross=matrix,
         power=float(np.vdot(matrix, matrix)),
         input_mean=np.zeros(n),
+        output_mean=np.zeros(f),
+    )
+
+
+def outputs_of_white_noise(matrix: FloatArray) -> Moments:
+    """Moments of the outputs of a wide weight W (f, n) for white noise, as for `is_wide`."""
+    gram = matrix @ matrix.T
+    f = len(gram)
+    return Moments(
+        inputs=gram,
+        cross=gram,
+        power=float(np.trace(gram)),
+        input_mean=np.zeros(f),
         output_mean=np.zeros(f),
     )
 

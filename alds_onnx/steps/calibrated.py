@@ -17,13 +17,16 @@ from threadpoolctl import threadpool_limits
 from alds_onnx.calibrate.behind import Behind, can_be_fed
 from alds_onnx.calibrate.reader import model_inputs, read_feeds
 from alds_onnx.calibrate.reference import Reference, reference
+from alds_onnx.calibrate.rows import Rows
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.sensitivity import Probe, Sensitivity, measure
 from alds_onnx.calibrate.statistics import Sampler, input_sums
+from alds_onnx.calibrate.sums import Sums
 from alds_onnx.calibrate.walk import Walk
 from alds_onnx.decompose.regression import (
-    Moments,
+    is_wide,
     joint_spectra,
+    outputs_of_white_noise,
     predicted_moments,
     white_moments,
 )
@@ -98,19 +101,16 @@ def observe(
     layers = [layer for weight in weights for layer in weight.layers if layer.site.scope == 0]
     try:
         with threadpool_limits(limits=1):
-            sums = input_sums(runner, sampler, layers, advance) if layers else {}
+            wide = {layer.name: layer for layer in layers if is_wide(layer.shape)}
+            transposed = {name: _transposed(survey, layer) for name, layer in wide.items()}
+            sums = input_sums(runner, sampler, layers, transposed, advance) if layers else {}
     except RunError as e:
         raise DataError(f"the model does not run on the calibration data: {e}") from e
 
     def look(weight: Weight) -> Probe:
         found = [sums[layer.name] for layer in weight.layers if layer.name in sums]
-        matrix = read_matrix(survey.index, weight.layers[0], survey.loaded.folder)
-        bias = _own_bias(survey, weight)
-        moments = white_moments(matrix)
-        if found:
-            inputs = sum(found[1:], found[0]).moments(centred=bias is not None)
-            moments = predicted_moments(matrix, inputs)
-        return _probe(weight, matrix, moments, bias, settings)
+        inputs = sum(found[1:], found[0]) if found else None
+        return _probe(survey, weight, inputs, settings)
 
     probes = side_by_side(look, weights, settings.threads, lambda done, total: None)
     return Calibrated(
@@ -121,19 +121,32 @@ def observe(
     )
 
 
-def _probe(
-    weight: Weight,
-    matrix: FloatArray,
-    moments: Moments,
-    bias: FloatArray | None,
-    settings: Settings,
-) -> Probe:
+def _transposed(survey: Survey, layer: Layer) -> Rows:
+    return read_matrix(survey.index, layer, survey.loaded.folder).T.astype(np.float32)
+
+
+def _probe(survey: Survey, weight: Weight, inputs: Sums | None, settings: Settings) -> Probe:
+    """Moments and error curves of a weight; without sums, as for white noise."""
     layer = weight.layers[0]
-    counts = tuple(k for k in layer.slice_counts if k <= _MOST_SLICES)
+    bias = _own_bias(survey, weight)
+    own = read_matrix(survey.index, layer, survey.loaded.folder)
+    wide = is_wide(layer.shape)
+    matrix = np.eye(len(own)) if wide else own
+    if inputs is not None:
+        moments = predicted_moments(matrix, inputs.moments(centred=bias is not None))
+    else:
+        moments = outputs_of_white_noise(own) if wide else white_moments(own)
+    counts = tuple(k for k in layer.slice_counts if k <= (1 if wide else _MOST_SLICES))
     if settings.plan is not None:
         counts = counts[:1]
-    curves = joint_spectra(matrix, layer.shape, moments, counts)
-    return Probe(layers=weight.layers, matrix=matrix, moments=moments, bias=bias, spectra=curves)
+    return Probe(
+        layers=weight.layers,
+        weight=own,
+        matrix=matrix,
+        moments=moments,
+        bias=bias,
+        spectra=joint_spectra(matrix, layer.shape, moments, counts),
+    )
 
 
 def _own_bias(survey: Survey, weight: Weight) -> FloatArray | None:

@@ -22,9 +22,9 @@ from alds_onnx.calibrate.reconstruct import Fit, Solution, Task, measure_sums, s
 from alds_onnx.calibrate.reference import Reference, reference
 from alds_onnx.calibrate.sensitivity import Probe, Sensitivity
 from alds_onnx.calibrate.walk import Walk
-from alds_onnx.decompose.factorize import cut_error
+from alds_onnx.decompose.factorize import cut_error, factorize
 from alds_onnx.decompose.folding import compose
-from alds_onnx.decompose.regression import regress
+from alds_onnx.decompose.regression import fitted_shape, regress
 from alds_onnx.decompose.spectra import spectra
 from alds_onnx.errors import DataError
 from alds_onnx.evaluate.sessions import RunError
@@ -177,16 +177,19 @@ class _Fitting:
         with Walk(runner, original) as before, Walk(runner, original) as after:
             for weight in weights:
                 others = tuple(cut for cut in neighbours.get(weight.name, ()) if cut)
-                task = _task(self.calibrated.probes[weight.name], cuts[weight.name], others)
-                if _walkable(weight):
+                probe = self.calibrated.probes[weight.name]
+                task = _task(probe, cuts[weight.name], others)
+                if probe.is_wide and task.cut.num_slices > 1:
+                    found = _cut_only(probe, task)
+                elif _walkable(weight):
                     node = weight.layers[0].site.node
                     before.go(original, node)
                     after.go(with_dense_weights(original, dense), node)
                     observed = partial(measure_sums, before, after)
                     sums = observed(runner, self.calibrated.sampler, task)
-                    found = solve(task, *sums, runner)
+                    found = _lifted(probe, solve(task, *sums, runner))
                 else:
-                    found = _solve_alone(task)
+                    found = _lifted(probe, _solve_alone(task))
                 solution = _stored(task.layer, found.solution)
                 done[weight.name] = replace(found, solution=solution)
                 matrix = compose(solution.factors)
@@ -254,7 +257,7 @@ def _corrected(curve: Frontier, slope: float) -> Frontier:
 def _variant(probe: Probe, fit: Fit, cut: Cut | None) -> tuple[FloatArray, FloatArray | None]:
     """Weight and bias of a layer at a neighbouring cut; None is the dense layer."""
     if cut is None:
-        return probe.matrix, probe.bias
+        return probe.weight, probe.bias
     found = fit.others[cut]
     return compose(found.factors), found.bias
 
@@ -272,6 +275,7 @@ def _walkable(weight: Weight) -> bool:
 def _task(probe: Probe, cut: Cut, others: tuple[Cut, ...]) -> Task:
     return Task(
         layer=probe.layers[0],
+        weight=probe.weight,
         matrix=probe.matrix,
         cut=cut,
         others=others,
@@ -281,11 +285,30 @@ def _task(probe: Probe, cut: Cut, others: tuple[Cut, ...]) -> Task:
 
 
 def _solve_alone(task: Task) -> Fit:
-    shape = task.layer.shape
+    shape = fitted_shape(task.layer.shape)
     ridge = max(_RIDGE, task.moments.uncertainty)
     factors = regress(task.matrix, shape, task.moments, task.cut, ridge=ridge, sweeps=_SWEEPS)
     solution = Solution(factors=factors, bias=None, squared_error=None, uncorrected=None)
     return Fit(solution=solution, others={})
+
+
+def _cut_only(probe: Probe, task: Task) -> Fit:
+    """Slices of a wide layer, which a plan may ask for: by the weight alone."""
+    factors = factorize(probe.weight, task.layer.shape, task.cut)
+    solution = Solution(factors=factors, bias=None, squared_error=None, uncorrected=None)
+    return Fit(solution=solution, others={})
+
+
+def _lifted(probe: Probe, found: Fit) -> Fit:
+    """Factors of the weight in place of those that the regression found."""
+
+    def lifted(solution: Solution) -> Solution:
+        return replace(solution, factors=probe.factors(solution.factors))
+
+    return Fit(
+        solution=lifted(found.solution),
+        others={cut: lifted(other) for cut, other in found.others.items()},
+    )
 
 
 def _stored(layer: Layer, solution: Solution) -> Solution:
@@ -305,7 +328,7 @@ def _decomposition(
         weight=weight,
         factors=factors,
         bias=solution.bias,
-        error=cut_error(probe.matrix, factors, _weight_curve(probe, factors.cut)),
+        error=cut_error(probe.weight, factors, _weight_curve(probe, factors.cut)),
         local_error=local,
         output_error=moved,
     )
@@ -313,4 +336,4 @@ def _decomposition(
 
 def _weight_curve(probe: Probe, cut: Cut) -> Spectra:
     """Error curves of the weight itself at the number of slices that was chosen."""
-    return spectra(probe.matrix, probe.spectra.shape, (cut.num_slices,))
+    return spectra(probe.weight, probe.spectra.shape, (cut.num_slices,))
