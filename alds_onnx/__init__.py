@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from alds_onnx.evaluate.sessions import Provider
     from alds_onnx.plans import plan_to_json, read_plan
+    from alds_onnx.runtimes import Runtime
     from alds_onnx.settings import Step
     from alds_onnx.values import Plan, Report, SearchMethod
 
@@ -38,6 +39,7 @@ __all__ = [
     "Provider",
     "Report",
     "Result",
+    "Runtime",
     "SearchMethod",
     "Step",
     "TargetError",
@@ -53,6 +55,7 @@ _HOMES = {
     "alds_onnx.errors": tuple(name for name in __all__ if name.endswith("Error")),
     "alds_onnx.evaluate.sessions": ("Provider",),
     "alds_onnx.plans": ("plan_to_json", "read_plan"),
+    "alds_onnx.runtimes": ("Runtime",),
     "alds_onnx.settings": ("Step",),
     "alds_onnx.values": ("Plan", "Report", "SearchMethod"),
 }

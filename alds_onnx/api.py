@@ -15,6 +15,7 @@ from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.graph.save import check_target, write_model
 from alds_onnx.graph.spill import Spill
 from alds_onnx.pipeline import run
+from alds_onnx.runtimes import Runtime
 from alds_onnx.settings import Progress, Settings, default_threads, silent
 from alds_onnx.values import Objective, Plan, Report, SearchMethod
 
@@ -80,6 +81,7 @@ def compress(
     max_drop: float | None = None,
     evaluate: Evaluation | None = None,
     search: SearchMethod = SearchMethod.EXACT,
+    target: Runtime = Runtime.NONE,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -126,6 +128,10 @@ def compress(
         {input name: array} to the list of the outputs, and returns a number, higher is better.
     search
         `exact` finds the global optimum; `iterative` is Algorithm 1 of the paper.
+    target
+        What will run the model: only slices and ranks that it is fast at are chosen. `ORT` is
+        onnxruntime on this machine's processor, `NONE` allows all, as in the paper. A plan is
+        applied whatever this is.
     include, exclude
         Globs on layer names: which layers may be decomposed.
     input_shapes
@@ -164,6 +170,7 @@ def compress(
         max_drop=max_drop,
         search=search,
         seed=seed,
+        runtime=target,
         include=tuple(include),
         exclude=tuple(exclude),
         calibration=calibration,

@@ -23,10 +23,11 @@ from alds_onnx.api import Result, compress
 from alds_onnx.errors import AldsError, UsageError
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.graph.save import check_target, write_bytes
-from alds_onnx.options import GroupedCommand, Shape, option
+from alds_onnx.options import EPILOG, GroupedCommand, Shape, option
 from alds_onnx.plans import plan_to_json, read_plan
 from alds_onnx.report.console import make_console, print_report
 from alds_onnx.report.json import dump, report_to_json
+from alds_onnx.runtimes import Runtime
 from alds_onnx.settings import Progress, Step
 from alds_onnx.values import Objective, SearchMethod
 
@@ -53,31 +54,10 @@ _OF_AN_ATTEMPT = (Step.SEARCH, Step.FACTORIZE, Step.MEASURE)
 
 _OBJECTIVES = {"sum": Objective.SUM_OUTPUT_ERROR, "max": Objective.MAX_OUTPUT_ERROR}
 
-_EPILOG = """\b
-Examples:
-  alds-onnx in.onnx out.onnx --cr 0.5
-      remove half of the parameters
-  alds-onnx in.onnx out.onnx --cr 0.5 --calibration samples.npz
-      and keep the accuracy, with real inputs (arrays named by input)
-  alds-onnx in.onnx out.onnx --max-drop 0.5 --evaluate labelled.npz --calibration samples.npz
-      as small as half a point of top-1 allows
-  alds-onnx in.onnx --cr 0.5 --dry-run --plan-out plan.json
-      only decide; edit the plan, then apply it:
-  alds-onnx in.onnx out.onnx --plan plan.json
-  alds-onnx in.onnx out.onnx --cr 0.3 --exclude '/head/*'
-      leave some layers alone
-
-\b
-Exit codes: 0 done and verified (or not verifiable: a warning says so);
-1 verification failed, or no compression within --max-error or --max-drop: nothing written;
-2 bad usage or input; 130 interrupted.
-"""
-
-
 _PATH = click.Path(path_type=Path)
 
 
-@click.command(cls=GroupedCommand, epilog=_EPILOG, context_settings={"max_content_width": 100})
+@click.command(cls=GroupedCommand, epilog=EPILOG, context_settings={"max_content_width": 100})
 @click.argument("source", metavar="IN.onnx", type=_PATH)
 @click.argument("target", metavar="OUT.onnx", type=_PATH, required=False)
 @option(
@@ -118,6 +98,16 @@ _PATH = click.Path(path_type=Path)
     default=SearchMethod.EXACT.value,
     show_default=True,
     help="exact: the global optimum; iterative: Algorithm 1 of the ALDS paper.",
+)
+@option(
+    "Which layers, which ranks",
+    "--target",
+    "runtime",
+    type=click.Choice([r.value for r in Runtime]),
+    default=Runtime.NONE.value,
+    show_default=True,
+    help="What will run OUT.onnx: only slices and ranks that it is fast at are chosen. ort: "
+    "onnxruntime on this machine's processor; none: all, as in the paper.",
 )
 @option(
     "Which layers, which ranks",
@@ -228,6 +218,7 @@ class Request:
     max_error: float | None
     max_drop: float | None
     search: str
+    runtime: str
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     seed: int
@@ -344,6 +335,7 @@ def _run(request: Request) -> None:
             objective=_OBJECTIVES[request.objective] if request.objective else None,
             plan=plan,
             search=SearchMethod(request.search),
+            target=Runtime(request.runtime),
             include=request.include,
             exclude=request.exclude,
             input_shapes=dict(request.input_shapes),

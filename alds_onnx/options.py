@@ -9,6 +9,27 @@ import click
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+#: What stands below the options in `--help`.
+EPILOG = """\b
+Examples:
+  alds-onnx in.onnx out.onnx --cr 0.5
+      remove half of the parameters
+  alds-onnx in.onnx out.onnx --cr 0.5 --calibration samples.npz
+      and keep the accuracy, with real inputs (arrays named by input)
+  alds-onnx in.onnx out.onnx --max-drop 0.5 --evaluate labelled.npz --calibration samples.npz
+      as small as half a point of top-1 allows
+  alds-onnx in.onnx --cr 0.5 --dry-run --plan-out plan.json
+      only decide; edit the plan, then apply it:
+  alds-onnx in.onnx out.onnx --plan plan.json
+  alds-onnx in.onnx out.onnx --cr 0.3 --exclude '/head/*'
+      leave some layers alone
+
+\b
+Exit codes: 0 done and verified (or not verifiable: a warning says so);
+1 verification failed, or no compression within --max-error or --max-drop: nothing written;
+2 bad usage or input; 130 interrupted.
+"""
+
 
 class _GroupedOption(click.Option):
     """An option with the heading under which `--help` lists it."""

@@ -20,7 +20,7 @@ from alds_onnx.graph.spill import Spill
 from alds_onnx.search.limits import smallest_parameters
 from alds_onnx.search.target import fractions, largest_that_holds, most_trials
 from alds_onnx.settings import Progress, Settings, Source, Step
-from alds_onnx.steps.advice import Findings, make_warnings
+from alds_onnx.steps.advice import Findings, make_warnings, unaligned
 from alds_onnx.steps.calibrated import Calibrated, observe, probe_all
 from alds_onnx.steps.checks import check, count_macs, make_samples
 from alds_onnx.steps.clock import Clock
@@ -279,6 +279,7 @@ def _finish(
         verification=verification,
         scores=scores,
         target=target,
+        alignment=None if settings.plan else settings.alignment,
         measured=prepared.scoring[1] if prepared.scoring else None,
     )
     report = _report(findings, attempt.model, after, clock)
@@ -312,4 +313,6 @@ def _report(found: Findings, model: ModelProto, after: ModelIndex, clock: Clock)
         warnings=make_warnings(found),
         scores=found.scores,
         target=found.target,
+        preset=found.alignment.preset if found.alignment else None,
+        unaligned=unaligned(found),
     )

@@ -16,6 +16,8 @@ from alds_onnx.calibrate.reader import Calibration
 from alds_onnx.errors import UsageError
 from alds_onnx.evaluate.scores import Evaluation
 from alds_onnx.evaluate.sessions import Provider
+from alds_onnx.runtimes import Runtime, preset
+from alds_onnx.search.alignment import Alignment
 from alds_onnx.values import Objective, Plan, SearchMethod
 
 #: A model: the path of its file, or the model itself.
@@ -71,6 +73,9 @@ class Settings:
         How to choose ranks, and the seed of random starts and inputs.
     include, exclude
         Globs on layer names; no `include` means all.
+    runtime
+        What will run the model: which slices and ranks the search may choose. A plan is applied
+        whatever this is.
     calibration
         Real inputs to choose ranks and fit factors by; None: by the weights alone, and checks on
         random inputs.
@@ -99,6 +104,7 @@ class Settings:
     seed: int = 0
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    runtime: Runtime = Runtime.NONE
     calibration: Calibration | None = None
     evaluate: Evaluation | None = None
     objective: Objective = Objective.MAX_RELATIVE_ERROR
@@ -118,6 +124,11 @@ class Settings:
             raise UsageError(f"--threads is {self.threads}, but must be at least 1")
         if self.seed < 0:
             raise UsageError(f"--seed is {self.seed}, but must not be negative")
+
+    @property
+    def alignment(self) -> Alignment:
+        """The rule that `runtime` stands for."""
+        return Alignment(preset=preset(self.runtime))
 
     def _check_how_far(self) -> None:
         given = [x for x in (self.cr, self.plan, self.max_error, self.max_drop) if x is not None]

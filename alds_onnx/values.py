@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from alds_onnx.runtimes import Preset
 from alds_onnx.targets import Score, Target
 
 FloatArray = npt.NDArray[np.float64]
@@ -444,6 +445,9 @@ class Report:
         The task's own measures; empty where no labelled data was given, and for a dry run.
     target
         The limit that decided how much is removed; None where a ratio or a plan did.
+    preset, unaligned
+        The runtime that ranks were chosen for, None where a plan was applied; and the layers whose
+        ranks are less fast there, because the budget asked for them.
     """
 
     plan: Plan
@@ -456,6 +460,8 @@ class Report:
     warnings: tuple[str, ...] = field(default=())
     scores: tuple[Score, ...] = ()
     target: Target | None = None
+    preset: Preset | None = None
+    unaligned: tuple[str, ...] = ()
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -65,7 +65,7 @@ _DATA_MODULES = ("filetypes.py", "methods.py", "ocr.py", "tasks.py")
 _RATIOS = {
     "digits": (0.5, 0.7, 0.8, 0.85, 0.9, 0.93),
     "recognition": (0.1, 0.2, 0.3),
-    "filetypes": (0.2, 0.3, 0.4, 0.5, 0.6, 0.8),
+    "filetypes": (0.3, 0.5, 0.8),
 }
 _BASE = "original"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -199,6 +200,39 @@ def test_a_hand_written_full_rank_reproduces_the_model(tmp_path: Path) -> None:
     fidelity = json.loads(report.read_text())["verification"]["fidelity"]
     rounding = 1e-5  # 18 layers of float32 factors
     assert fidelity[0]["relative_l2"] < rounding
+
+
+@pytest.mark.parametrize("target", ["ort-avx512", "tflite", "none"])
+def test_only_what_the_target_is_fast_at(target: str, tmp_path: Path) -> None:
+    out, report = tmp_path / "out.onnx", tmp_path / "report.json"
+    done = alds(DIGITS, out, "--cr", "0.5", "--target", target, "--json", report)
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"ranks for +{target} ", done.stdout)
+    assert 0.5 <= 1 - count_parameters(out) / count_parameters(DIGITS) <= 0.51
+    said = json.loads(report.read_text())
+    assert said["runtime"]["runtime"] == target
+    groups = [
+        (attribute.i, *shape)
+        for node in onnx.load(out).graph.node
+        for attribute in node.attribute
+        if attribute.name == "group"
+        for shape in (w.dims for w in onnx.load(out).graph.initializer if w.name == node.input[1])
+    ]
+    if target == "tflite":
+        assert groups == []
+        return
+    assert groups
+    slow = [g for g in groups if not (g[1] % 16 == 0 and (g[1] == g[0] or g[2] % 16 == 0))]
+    assert bool(slow) == (target == "none" or bool(said["runtime"]["unaligned"]))
+
+
+def test_a_plan_is_applied_whatever_the_target(tmp_path: Path) -> None:
+    plan, first, second = (tmp_path / name for name in ("plan.json", "a.onnx", "b.onnx"))
+    alds(DIGITS, first, "--cr", "0.5", "--target", "none", "--plan-out", plan, "--quiet")
+    done = alds(DIGITS, second, "--plan", plan, "--target", "tflite")
+    assert done.returncode == 0, done.stderr
+    assert "ranks for" not in done.stdout
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_include_and_exclude(tmp_path: Path) -> None:

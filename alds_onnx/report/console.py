@@ -158,6 +158,8 @@ def _summary(report: Report) -> Table:
     table.add_row(
         "largest layer error", "0", numbers.error(plan.max_relative_error), _errors(report)
     )
+    if report.preset is not None:
+        table.add_row("ranks for", "", report.preset.runtime.value, _runtime(report))
     if report.target is not None:
         _add_target(table, report.target)
     for score in report.scores:
@@ -165,6 +167,18 @@ def _summary(report: Report) -> Table:
     if checks is not None:
         _add_checks(table, checks)
     return table
+
+
+def _runtime(report: Report) -> str:
+    assert report.preset is not None
+    block = report.preset.block
+    if block == 1:
+        return "all slices and ranks"
+    text = f"convolutions in blocks of {block}"
+    if report.unaligned:
+        count = len(report.unaligned)
+        text += f"; {count} less fast, for size or accuracy"
+    return text
 
 
 def _add_target(table: Table, target: Target) -> None:

@@ -22,6 +22,9 @@ def report_to_json(report: Report) -> dict[str, Any]:
         "plan": plan_to_json(report.plan),
         "verification": _plain(report.verification),
         "target": _plain(report.target),
+        "runtime": {**_plain(report.preset), "unaligned": list(report.unaligned)}
+        if report.preset
+        else None,
         "scores": [{**_plain(score), "drop": _plain(score.drop)} for score in report.scores],
         "macs": {"before": report.macs_before, "after": report.macs_after},
         "bytes": {"before": report.bytes_before, "after": report.bytes_after},

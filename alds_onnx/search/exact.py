@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from alds_onnx.search.alignment import FREE, Alignment
 from alds_onnx.search.frontier import frontier
 from alds_onnx.search.minmax import minimize_maximum_error
 from alds_onnx.values import Cut, Spectra
 
 
-def search_exact(spectra: Mapping[str, Spectra], budget: int) -> dict[str, Cut | None]:
+def search_exact(
+    spectra: Mapping[str, Spectra], budget: int, alignment: Alignment = FREE
+) -> dict[str, Cut | None]:
     """Choose (k, j) for every layer; the largest relative error is the smallest possible.
 
     Parameters
@@ -19,11 +22,13 @@ def search_exact(spectra: Mapping[str, Spectra], budget: int) -> dict[str, Cut |
     budget
         Most parameters that these layers may have together; at least what
         `alds_onnx.search.limits.smallest_parameters` gives.
+    alignment
+        Which (k, j) there are.
 
     Returns
     -------
     The cut of each layer; None where it stays dense.
     """
-    frontiers = [frontier(name, curves) for name, curves in spectra.items()]
+    frontiers = [frontier(name, curves, alignment) for name, curves in spectra.items()]
     chosen = minimize_maximum_error(frontiers, budget)
     return {f.name: f.cut(i) for f, i in zip(frontiers, chosen, strict=True)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from alds_onnx.search.alignment import FREE, Alignment
 from alds_onnx.values import Cut, ErrorCurve, FloatArray, LayerShape, Spectra
 
 
@@ -41,6 +42,11 @@ class Frontier:
         """Index of the cheapest choice whose error is at most `threshold` (>= 0)."""
         return int(np.searchsorted(-self.error, -threshold))
 
+    def largest(self, parameters: int) -> int | None:
+        """Index of the best choice with at most `parameters`; None if there is none."""
+        index = int(np.searchsorted(self.parameters, parameters, side="right")) - 1
+        return index if index >= 0 else None
+
     def cut(self, index: int) -> Cut | None:
         """Give the choice at `index`; None for the dense weight."""
         if not self.rank[index]:
@@ -48,17 +54,19 @@ class Frontier:
         return Cut(num_slices=int(self.num_slices[index]), rank=int(self.rank[index]))
 
 
-def frontier(name: str, spectra: Spectra) -> Frontier:
-    """Build the frontier over all k and j of a layer.
+def frontier(name: str, spectra: Spectra, alignment: Alignment = FREE) -> Frontier:
+    """Build the frontier over all k and j of a layer that are allowed.
 
     Ties go to the smaller k: fewer slices are simpler and no runtime is slower with them.
     """
-    return frontier_of_curves(name, spectra.shape, spectra.curves)
+    return frontier_of_curves(name, spectra.shape, spectra.curves, alignment)
 
 
-def frontier_of_curves(name: str, shape: LayerShape, curves: tuple[ErrorCurve, ...]) -> Frontier:
+def frontier_of_curves(
+    name: str, shape: LayerShape, curves: tuple[ErrorCurve, ...], alignment: Alignment = FREE
+) -> Frontier:
     """Build the frontier over the given k only."""
-    columns = [_choices(shape, curve) for curve in curves]
+    columns = [_choices(shape, curve, alignment) for curve in curves]
     columns.append(np.array([[shape.num_parameters], [0.0], [0], [0]]))
     choices = np.concatenate(columns, axis=1)  # (4, choices): parameters, error, k, j
     choices = choices[:, np.lexsort((choices[2], choices[1], choices[0]))]
@@ -70,10 +78,10 @@ def frontier_of_curves(name: str, shape: LayerShape, curves: tuple[ErrorCurve, .
     )
 
 
-def _choices(shape: LayerShape, curve: ErrorCurve) -> FloatArray:
-    """All ranks at one k that save parameters: (4, ranks)."""
+def _choices(shape: LayerShape, curve: ErrorCurve, alignment: Alignment) -> FloatArray:
+    """All ranks at one k that save parameters and are allowed: (4, ranks)."""
     k = curve.num_slices
     highest = min(shape.max_rank(k), len(curve.relative_error) - 1)
-    rank = np.arange(1, highest + 1)
+    rank = alignment.ranks(shape, k, highest)
     parameters = rank * shape.parameters_per_rank(k)
     return np.stack([parameters, curve.relative_error[rank], np.full_like(rank, k), rank])

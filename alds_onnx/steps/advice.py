@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alds_onnx.graph.layers import Layer
+from alds_onnx.search.alignment import Alignment
 from alds_onnx.steps.data import HOLD_OUT, Data
 from alds_onnx.steps.evaluation import Measured
 from alds_onnx.steps.survey import Survey
@@ -37,6 +38,8 @@ class Findings:
         The model, what was decided, and the calibration data.
     verification, scores, target
         As in `values.Report`.
+    alignment
+        The rule by which slices and ranks were chosen; None where a plan was applied.
     measured
         The original's scores, if there are any.
     """
@@ -47,14 +50,30 @@ class Findings:
     verification: Verification | None
     scores: tuple[Score, ...]
     target: Target | None
+    alignment: Alignment | None
     measured: Measured | None
+
+
+def unaligned(found: Findings) -> tuple[str, ...]:
+    """Names of the layers whose slices and ranks are not those that the runtime is fast at."""
+    rule = found.alignment
+    if rule is None:
+        return ()
+    cuts = {row.name: row.cut for row in found.plan.layers if row.cut}
+    return tuple(
+        layer.name
+        for layer in found.survey.found
+        if isinstance(layer, Layer)
+        and layer.name in cuts
+        and not rule.allows(layer.shape, cuts[layer.name])
+    )
 
 
 def make_warnings(found: Findings) -> tuple[str, ...]:
     """Say what the user should know."""
     return (
         *_about_the_model(found),
-        *_about_the_checks(found.verification),
+        *_about_the_checks(found),
         *_about_the_data(found),
         *_about_accuracy(found),
     )
@@ -79,10 +98,18 @@ def _about_the_model(found: Findings) -> list[str]:
         warnings.append(
             f"scored by the output '{found.measured.output}'; {others} would have fitted too"
         )
+    slow, cut = unaligned(found), [row for row in rows if row.cut]
+    if found.alignment is not None and 2 * len(slow) > len(cut):
+        warnings.append(
+            f"{len(slow)} of {len(cut)} decomposed layers have slices or ranks that "
+            f"'{found.alignment.preset.runtime.value}' is not fast at: those that it is fast at "
+            "lose too much at this ratio, or miss it; a smaller one may be faster"
+        )
     return warnings
 
 
-def _about_the_checks(verification: Verification | None) -> list[str]:
+def _about_the_checks(found: Findings) -> list[str]:
+    verification = found.verification
     if verification is None:
         return []
     warnings = []
@@ -90,9 +117,11 @@ def _about_the_checks(verification: Verification | None) -> list[str]:
         warnings.append(f"not validated: {verification.reason}")
     ratio = verification.latency_ratio
     if ratio is not None and ratio > _SLOWER:
+        free = found.alignment is not None and found.alignment.is_free
         warnings.append(
             f"the compressed model takes {ratio:.2f} times as long in onnxruntime on this machine: "
             "fewer multiply-accumulates in grouped convolutions are not always faster"
+            + ("; --target ort chooses those that are" if free else "")
         )
     if verification.fidelity and ratio is None:
         warnings.append("latency was not measured: two such large models do not fit side by side")

@@ -136,7 +136,9 @@ def _probe(survey: Survey, weight: Weight, inputs: Sums | None, settings: Settin
         moments = predicted_moments(matrix, inputs.moments(centred=bias is not None))
     else:
         moments = outputs_of_white_noise(own) if wide else white_moments(own)
-    counts = tuple(k for k in layer.slice_counts if k <= (1 if wide else _MOST_SLICES))
+    few = tuple(k for k in layer.slice_counts if k <= (1 if wide else _MOST_SLICES))
+    finest = settings.alignment.tiers()[-1]
+    counts = (1, *(k for k in finest.counts(layer.shape, few) if k > 1))
     if settings.plan is not None:
         counts = counts[:1]
     return Probe(

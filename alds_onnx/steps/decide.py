@@ -9,13 +9,20 @@ import numpy as np
 from alds_onnx.errors import BudgetError, PlanError
 from alds_onnx.graph.layers import Layer
 from alds_onnx.plans import match_plan
+from alds_onnx.search.alignment import Alignment, affordable
 from alds_onnx.search.exact import search_exact
 from alds_onnx.search.iterative import search_iterative
 from alds_onnx.search.limits import smallest_parameters
+from alds_onnx.search.rest import spend_rest
 from alds_onnx.settings import Settings
 from alds_onnx.steps.rows import plan_rows
 from alds_onnx.steps.survey import Survey
 from alds_onnx.values import Budget, Cut, Plan, SearchMethod, Spectra
+
+# Part of the model's parameters: what is removed should be within a point of what was asked for.
+_SLACK = 0.01
+#: How much larger errors may be for ranks that the runtime is fast at.
+PRICE = 1.5
 
 
 def decide(
@@ -28,12 +35,31 @@ def decide(
         return {}
     layers_before = sum(s.shape.num_parameters for s in curves.values())
     allowed = allowance(budget, layers_before, smallest_parameters(curves))
-    if settings.search is SearchMethod.ITERATIVE:
-        generator = np.random.default_rng(settings.seed)
-        chosen = search_iterative(curves, allowed, generator)
-    else:
-        chosen = search_exact(curves, allowed)
+    tiers = settings.alignment.tiers()
+    found = [_search(curves, settings, allowed, rule) for rule in tiers]
+    at = affordable([_largest_error(cuts, curves) for cuts in found], PRICE)
+    chosen = spend_rest(found[at], curves, allowed, slack(budget), tiers[at])
     return {name: cut for name, cut in chosen.items() if cut is not None}
+
+
+def _search(
+    curves: dict[str, Spectra], settings: Settings, allowed: int, rule: Alignment
+) -> dict[str, Cut | None]:
+    if settings.search is SearchMethod.EXACT:
+        return search_exact(curves, allowed, rule)
+    return search_iterative(curves, allowed, np.random.default_rng(settings.seed), rule)
+
+
+def _largest_error(cuts: dict[str, Cut | None], curves: dict[str, Spectra]) -> float:
+    return max(
+        float(curves[name].curve(cut.num_slices).relative_error[cut.rank]) if cut else 0.0
+        for name, cut in cuts.items()
+    )
+
+
+def slack(budget: Budget) -> int:
+    """How many parameters of a budget may stay unspent where aligned ranks come in large steps."""
+    return int(_SLACK * budget.before)
 
 
 def allowance(budget: Budget, layers_before: int, smallest: int) -> int:

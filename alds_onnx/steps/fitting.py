@@ -30,12 +30,14 @@ from alds_onnx.errors import DataError
 from alds_onnx.evaluate.sessions import RunError
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import Dense, stored_factors, with_dense_weights
+from alds_onnx.search.alignment import Alignment, affordable
 from alds_onnx.search.frontier import Frontier, frontier
 from alds_onnx.search.knapsack import minimize_sum_of_errors
 from alds_onnx.search.minmax import minimize_maximum_error, smallest_cost
+from alds_onnx.search.rest import finer_choices
 from alds_onnx.settings import Settings
 from alds_onnx.steps.calibrated import Calibrated, distance_of_weights, place, some
-from alds_onnx.steps.decide import allowance, planned_cuts
+from alds_onnx.steps.decide import PRICE, allowance, planned_cuts, slack
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Advance, Survey, Weight
 from alds_onnx.values import Budget, Cut, FloatArray, Objective, Spectra
@@ -57,14 +59,15 @@ class _Attempt:
 
     Attributes
     ----------
-    chosen
-        The index on each frontier, by weight.
+    curves, chosen
+        The frontier of each weight, and the index on it.
     fits
         Solutions by weight.
     error
         Squared relative error of the outputs on all calibration data.
     """
 
+    curves: Mapping[str, Frontier]
     chosen: Mapping[str, int]
     fits: Mapping[str, Fit]
     error: float
@@ -79,6 +82,36 @@ class _Attempt:
             )
             for weight in weights
         ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Room:
+    """What the ranks may cost.
+
+    Attributes
+    ----------
+    finer
+        Frontiers in finer and finer steps, for what aligned ranks leave.
+    allowed, slack
+        Most parameters, and how many of them may stay unspent.
+    """
+
+    finer: tuple[Mapping[str, Frontier], ...]
+    allowed: int
+    slack: int
+
+    def spend(
+        self, frontiers: list[Frontier], chosen: list[int]
+    ) -> tuple[list[Frontier], list[int]]:
+        """Frontiers and indices, finer ones where more than `slack` would be left."""
+        points = list(zip(frontiers, chosen, strict=True))
+        for curves in self.finer:
+            current = [(int(f.parameters[i]), float(f.error[i])) for f, i in points]
+            rest = self.allowed - sum(parameters for parameters, _ in current)
+            finer = [curves[f.name] for f in frontiers]
+            new = finer_choices(current, finer, rest, self.slack)
+            points = [(finer[n], new[n]) if n in new else point for n, point in enumerate(points)]
+        return [f for f, _ in points], [i for _, i in points]
 
 
 def fit(
@@ -125,39 +158,56 @@ class _Fitting:
             return self._finish(self._reconstruct(cuts, {}))
         if budget is None or not self.calibrated.probes:
             return []
-        curves = {
-            name: _by_output(frontier(name, probe.spectra), self.calibrated.sensitivities[name])
+        tiers = tuple(self._curves(rule) for rule in self.settings.alignment.tiers())
+        dense = sum(probe.spectra.shape.num_parameters for probe in self.calibrated.probes.values())
+        allowed = allowance(budget, dense, smallest_cost(list(tiers[-1].values())))
+        at = affordable([self._objective(curves, allowed) for curves in tiers], PRICE**2)
+        room = _Room(finer=tiers[at + 1 :], allowed=allowed, slack=slack(budget))
+        return self._finish(self._refined(tiers[at], room).fits)
+
+    def _curves(self, alignment: Alignment) -> dict[str, Frontier]:
+        """What each weight can be cut to, by squared errors of the model's outputs."""
+        return {
+            name: _by_output(
+                frontier(name, probe.spectra, alignment), self.calibrated.sensitivities[name]
+            )
             for name, probe in self.calibrated.probes.items()
         }
-        dense = sum(probe.spectra.shape.num_parameters for probe in self.calibrated.probes.values())
-        allowed = allowance(budget, dense, smallest_cost(list(curves.values())))
-        return self._finish(self._refined(curves, allowed).fits)
 
-    def _refined(self, curves: Mapping[str, Frontier], allowed: int) -> _Attempt:
+    def _choose(self, frontiers: list[Frontier], allowed: int) -> list[int]:
+        largest = self.settings.objective is Objective.MAX_OUTPUT_ERROR
+        return (minimize_maximum_error if largest else minimize_sum_of_errors)(frontiers, allowed)
+
+    def _objective(self, curves: Mapping[str, Frontier], allowed: int) -> float:
+        """What the search reaches: the sum or the maximum of squared errors of the outputs."""
+        frontiers = list(curves.values())
+        chosen = self._choose(frontiers, allowed)
+        errors = [float(f.error[i]) for f, i in zip(frontiers, chosen, strict=True)]
+        return max(errors) if self.settings.objective is Objective.MAX_OUTPUT_ERROR else sum(errors)
+
+    def _refined(self, curves: Mapping[str, Frontier], room: _Room) -> _Attempt:
         """Attempts by probes, then by slopes; the best one."""
         whole = reference(self.calibrated.runner, self.model)
-        best = self._attempt(curves, allowed, whole)
+        best = self._attempt(curves, room, whole)
         if self.settings.objective is Objective.MAX_OUTPUT_ERROR or not best.fits:
             return best
-        slopes = self._slopes(curves, best)
-        corrected = {
-            name: _corrected(curve, slopes[name]) if name in slopes else curve
-            for name, curve in curves.items()
-        }
-        again = self._attempt(corrected, allowed, whole)
+        slopes = self._slopes(best)
+        room = replace(room, finer=tuple(_all_corrected(finer, slopes) for finer in room.finer))
+        again = self._attempt(_all_corrected(curves, slopes), room, whole)
         return min(best, again, key=lambda attempt: attempt.error)
 
-    def _attempt(self, curves: Mapping[str, Frontier], allowed: int, whole: Reference) -> _Attempt:
-        largest = self.settings.objective is Objective.MAX_OUTPUT_ERROR
-        search = minimize_maximum_error if largest else minimize_sum_of_errors
+    def _attempt(self, curves: Mapping[str, Frontier], room: _Room, whole: Reference) -> _Attempt:
         frontiers = list(curves.values())
-        chosen = dict(zip(curves, search(frontiers, allowed), strict=True))
+        frontiers, indices = room.spend(frontiers, self._choose(frontiers, room.allowed))
+        chosen = dict(zip(curves, indices, strict=True))
         cuts = {f.name: f.cut(chosen[f.name]) for f in frontiers}
         neighbours = {
             f.name: tuple(f.cut(i) for i in _neighbours(f, chosen[f.name])) for f in frontiers
         }
         fits = self._reconstruct({name: cut for name, cut in cuts.items() if cut}, neighbours)
-        attempt = _Attempt(chosen=chosen, fits=fits, error=0.0)
+        attempt = _Attempt(
+            curves=dict(zip(curves, frontiers, strict=True)), chosen=chosen, fits=fits, error=0.0
+        )
         model = with_dense_weights(self.model, attempt.dense(self._weights(fits)))
         return replace(attempt, error=whole.distance_of(model))
 
@@ -197,7 +247,7 @@ class _Fitting:
                 self.advance(len(done), len(cuts))
         return done
 
-    def _slopes(self, curves: Mapping[str, Frontier], attempt: _Attempt) -> dict[str, float]:
+    def _slopes(self, attempt: _Attempt) -> dict[str, float]:
         """What a parameter more saves of the output error, over what the curve says it does."""
         runner = some(self.calibrated.runner, _SLOPE_NUMBERS, _MOST_SLOPE_SAMPLES)
         weights = self._weights(attempt.fits)
@@ -206,7 +256,7 @@ class _Fitting:
         found: dict[str, float] = {}
         with Walk(runner, model) as walk:
             for weight in weights:
-                curve, at = curves[weight.name], attempt.chosen[weight.name]
+                curve, at = attempt.curves[weight.name], attempt.chosen[weight.name]
                 ends = _neighbours(curve, at)
                 expected = float(curve.error[ends[0]] - curve.error[ends[1]])
                 if len(set(ends)) < len(ends) or expected <= 0 or not _walkable(weight):
@@ -246,6 +296,16 @@ def _neighbours(curve: Frontier, at: int) -> tuple[int, int]:
     fewer = int(np.abs(parameters - parameters[at] / _STEP).argmin())
     more = int(np.abs(parameters - parameters[at] * _STEP).argmin())
     return min(fewer, max(at - 1, 0)), max(more, min(at + 1, last))
+
+
+def _all_corrected(
+    curves: Mapping[str, Frontier], slopes: Mapping[str, float]
+) -> dict[str, Frontier]:
+    """Scale those curves for which there is a slope."""
+    return {
+        name: _corrected(curve, slopes[name]) if name in slopes else curve
+        for name, curve in curves.items()
+    }
 
 
 def _corrected(curve: Frontier, slope: float) -> Frontier:

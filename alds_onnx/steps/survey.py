@@ -87,7 +87,9 @@ def weight_spectra(
 
     def compute(weight: Weight) -> Spectra | str:
         layer = weight.layers[0]
-        counts = layer.slice_counts if planned is None else _planned_counts(layer, planned)
+        counts = settings.alignment.tiers()[-1].counts(layer.shape, layer.slice_counts)
+        if planned is not None:
+            counts = _planned_counts(layer, planned)
         if settings.calibration is not None:
             counts = ()  # ranks will be chosen by errors on the data
         matrix = read_matrix(survey.index, layer, survey.loaded.folder)
