@@ -324,7 +324,7 @@ class _Net:
 
     def save(self, path: Path) -> Path:
         x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 224, 224])
-        y = helper.make_tensor_value_info(self.tensor, TensorProto.FLOAT, None)
+        y = helper.make_tensor_value_info(self.tensor, TensorProto.FLOAT, [1, self.channels])
         graph = helper.make_graph(self.nodes, "net", [x], [y], self.weights)
         opsets = [helper.make_opsetid("", 17)]
         model: ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=8)
