@@ -145,10 +145,12 @@ def test_factors_are_read_only() -> None:
             array[0] = 0
 
 
+@pytest.mark.parametrize("small", [0, 1000])
 @pytest.mark.parametrize("num_slices", [1, 2, 12])
 def test_a_second_solver_takes_over_where_the_first_fails(
-    num_slices: int, monkeypatch: pytest.MonkeyPatch
+    num_slices: int, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "_SMALL", small)
     matrix, cut = random_matrix(SHAPE, 5), Cut(num_slices=num_slices, rank=2)
     expected = compose(factorize(matrix, SHAPE, cut))
     solve, failures = scipy.linalg.eigh, []
@@ -160,6 +162,7 @@ def test_a_second_solver_takes_over_where_the_first_fails(
         raise np.linalg.LinAlgError("Internal Error.")
 
     monkeypatch.setattr(scipy.linalg, "eigh", fail_unless_robust)
+    monkeypatch.setattr(np.linalg, "eigh", fail_unless_robust)
     found = compose(factorize(matrix, SHAPE, cut))
     assert len(failures) == num_slices
     np.testing.assert_allclose(found, expected, atol=RESOLUTION)
