@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 # Below this size a dense eigensolver is faster than Lanczos iterations.
 _DENSE_NORM = 384
 # Up to this size all eigenvectors are as cheap as a few.
-_SMALL = 24
+_SMALL = 96
 
 
 def factorize(matrix: FloatArray, shape: LayerShape, cut: Cut) -> Factors:
