@@ -1,13 +1,4 @@
-"""The methods that accuracy.py compares, from the plainest to the default of alds-onnx.
-
-uniform      k = 1, the same fraction of full rank in every layer (SVD of the weights)
-energy       k = 1, the same fraction of squared singular values in every layer
-iterative    ALDS as its authors run it (Algorithm 1): slices, max relative error
-exact        the global optimum of the same objective: --cr alone
-exact+fit    the ranks of `exact`, factors fitted to calibration data layer by layer
-ranks        ranks by measured output errors, factors by SVD of the weights
-max          as calibrated, but the largest instead of the sum of the output errors
-calibrated   ranks by measured output errors, factors fitted: --cr --calibration
+"""The methods that accuracy.py compares; what each of them is, stands there.
 
 All of them choose among all slices and ranks (--target none), as the paper does.
 """

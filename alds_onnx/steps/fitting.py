@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -36,7 +35,7 @@ from alds_onnx.search.knapsack import minimize_sum_of_errors
 from alds_onnx.search.minmax import minimize_maximum_error, smallest_cost
 from alds_onnx.search.rest import finer_choices
 from alds_onnx.settings import Settings
-from alds_onnx.steps.calibrated import Calibrated, distance_of_weights, place, some
+from alds_onnx.steps.calibrated import Calibrated, distance_of_weights, some
 from alds_onnx.steps.decide import PRICE, allowance, planned_cuts, slack
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Advance, Survey, Weight
@@ -212,9 +211,9 @@ class _Fitting:
         return replace(attempt, error=whole.distance_of(model))
 
     def _weights(self, names: Mapping[str, object]) -> list[Weight]:
-        """Weights that are cut, in the order of the graph."""
+        """Weights that are cut: those that are solved on their own, then the graph's order."""
         weights = [weight for weight in self.survey.weights() if weight.name in names]
-        return sorted(weights, key=lambda weight: place(weight.layers))
+        return sorted(weights, key=lambda w: (_walkable(w), w.layers[0].site.node))
 
     def _reconstruct(
         self, cuts: Mapping[str, Cut], neighbours: Mapping[str, tuple[Cut | None, ...]]
@@ -223,9 +222,8 @@ class _Fitting:
         done: dict[str, Fit] = {}
         dense: list[Dense] = []
         runner, original = self.calibrated.runner, self.model
-        weights = sorted(self._weights(cuts), key=_order)
         with Walk(runner, original) as before, Walk(runner, original) as after:
-            for weight in weights:
+            for weight in self._weights(cuts):
                 others = tuple(cut for cut in neighbours.get(weight.name, ()) if cut)
                 probe = self.calibrated.probes[weight.name]
                 task = _task(probe, cuts[weight.name], others)
@@ -235,8 +233,7 @@ class _Fitting:
                     node = weight.layers[0].site.node
                     before.go(original, node)
                     after.go(with_dense_weights(original, dense), node)
-                    observed = partial(measure_sums, before, after)
-                    sums = observed(runner, self.calibrated.sampler, task)
+                    sums = measure_sums(before, after, runner, self.calibrated.sampler, task)
                     found = _lifted(probe, solve(task, *sums, runner))
                 else:
                     found = _lifted(probe, _solve_alone(task))
@@ -320,11 +317,6 @@ def _variant(probe: Probe, fit: Fit, cut: Cut | None) -> tuple[FloatArray, Float
         return probe.weight, probe.bias
     found = fit.others[cut]
     return compose(found.factors), found.bias
-
-
-def _order(weight: Weight) -> tuple[bool, int]:
-    """Weights that are solved on their own first, then the others in the order of the graph."""
-    return _walkable(weight), weight.layers[0].site.node
 
 
 def _walkable(weight: Weight) -> bool:

@@ -339,10 +339,12 @@ def test_links_within_the_folder_and_hard_links(tmp_path: Path) -> None:
     path = external_model(tmp_path)
     (tmp_path / "w.bin").rename(tmp_path / "blob")
     (tmp_path / "w.bin").symlink_to("blob")
-    load_model(path)
+    through_link = read_array(load_model(path).model.graph.initializer[0], tmp_path)
     (tmp_path / "w.bin").unlink()
     os.link(tmp_path / "blob", tmp_path / "w.bin")
-    load_model(path)
+    through_hard_link = read_array(load_model(path).model.graph.initializer[0], tmp_path)
+    np.testing.assert_array_equal(through_link, through_hard_link)
+    assert through_link.tobytes() in (tmp_path / "blob").read_bytes()
 
 
 def test_numbers_inside_and_outside(tmp_path: Path) -> None:

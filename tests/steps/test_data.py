@@ -9,6 +9,10 @@ import pytest
 
 import alds_onnx
 from alds_onnx.calibrate.reader import Feed
+from alds_onnx.graph.load import load_model
+from alds_onnx.settings import Settings
+from alds_onnx.steps.data import load_data
+from alds_onnx.steps.survey import make_survey
 from tests.steps.test_calibrated import CR, feeds, models
 
 
@@ -16,6 +20,17 @@ def warnings(data: Any, **options: Any) -> str:
     settings: dict[str, Any] = {"cr": CR, "threads": 1, "dry_run": True} | options
     report = alds_onnx.compress(models()["dense"], calibration=data, **settings).report
     return "\n".join(report.warnings)
+
+
+@pytest.mark.parametrize("target", ["max_error", "cr"])
+def test_runs_that_are_set_aside_are_not_fitted_to(target: str) -> None:
+    settings = Settings(threads=1, calibration=feeds("dense"), **{target: 0.1})
+    data = load_data(make_survey(load_model(models()["dense"]), settings), settings)
+    assert data is not None
+    fit, apart = ([feed["x"].tobytes() for feed in part] for part in (data.fit, data.held_out))
+    assert len(fit) + len(apart) == len(feeds("dense"))
+    assert not set(fit) & set(apart)
+    assert bool(apart) == (target == "max_error")
 
 
 class Reader:

@@ -111,3 +111,29 @@ def test_wide_layers_of_branches() -> None:
     assert result.plan.removed >= 0.3
     assert result.report.verification is not None
     assert result.report.verification.status is Status.PASSED
+
+
+def test_behind_a_cut_layer_it_is_fitted_to_what_that_has_become(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph = "m (float[N,24] x) => (float[N,20] y) { h = MatMul(x, w) a = Relu(h) y = MatMul(a, v) }"
+    both = parse(graph, {"w": normal(24, 200), "v": normal(200, 20)})
+    mix = normal(12, 24, seed=5)
+    data: list[Feed] = [
+        {"x": normal(64, 12, seed=i) @ mix + 0.3 * normal(64, 24, seed=90 + i)} for i in range(10)
+    ]
+    plan = alds_onnx.compress(both, cr=0.5, calibration=data, threads=1).plan
+    ranks = zip(plan.layers, (5, 6), strict=True)
+    rows = tuple(
+        replace(row, decision=Decision.DECOMPOSE, cut=Cut(num_slices=1, rank=rank))
+        for row, rank in ranks
+    )
+    runner = Runner(batches=tuple(data), folder=Path("/nowhere"), threads=1, provider=Provider.CPU)
+    original, errors = reference(runner, both), []
+    for limit in (10**6, 100):
+        monkeypatch.setattr(regression, "_WIDE", limit)
+        result = alds_onnx.compress(
+            both, plan=replace(plan, layers=rows), calibration=data, threads=1
+        )
+        errors.append(original.distance_of(result.model))
+    assert errors[1] < CLOSE * errors[0]
