@@ -7,14 +7,8 @@ A layer computes y = W x. With the second moments of its inputs,
 the mean squared error of any linear replacement A is  tr E[y yᵀ] - 2 tr(A Bᵀ) + tr(A C Aᵀ):  all
 that follows needs the moments only, never the samples. W is cut into k slices of m = n/k columns;
 A = [D_1 E_1 ... D_k E_k], and the decoders D_i see the codes of *all* slices together: slices
-overlap in what they explain, which the sum of their own errors would ignore.
-
-    one block   with the other blocks fixed, the best D_i E_i of rank j is the truncated SVD of
-                R_i L⁻ᵀ, times L⁻¹, where R_i (f, m) is the cross moment of what the others leave
-                over and C_ii = L Lᵀ (reduced-rank regression, Izenman 1975; all there is to k = 1)
-    decoder     with the encoders fixed, D = (B Eᵀ)(E C Eᵀ)⁻¹
-
-Sweeps over the blocks and the decoder never raise the error.
+overlap in what they explain, which the sum of their own errors would ignore. The solver is in
+`alternating`.
 
 C of a layer with very many inputs would not fit into memory. For such a *wide* layer the outputs
 W x take the place of the inputs, and the identity that of W: M of rank j with y ≈ M (W x) gives the
@@ -32,8 +26,8 @@ from typing import TypeVar
 import numpy as np
 import scipy.linalg
 
-from alds_onnx.decompose.factorize import leading_eigenvectors, truncated
-from alds_onnx.decompose.folding import compose, slices
+from alds_onnx.decompose.alternating import JITTER, Blocks, mean_power, shrunk, slice_components
+from alds_onnx.decompose.folding import compose
 from alds_onnx.values import (
     Cut,
     ErrorCurve,
@@ -46,13 +40,9 @@ from alds_onnx.values import (
 
 _T = TypeVar("_T")
 
-# Added to a Gram matrix of codes of unit power: they may be linearly dependent.
-_JITTER = 1e-9
 # Data is often rank-deficient (dead channels, few samples): its moments are shrunk towards those of
 # white noise, relative to the mean power of an input. Far above the rounding of float32 sums.
 _SHRINKAGE = 1e-4
-# A sweep that lowers the squared error by less than this fraction is the last.
-_SLOW = 1e-4
 # From this number of inputs on a layer counts as wide: C takes 300 MB there.
 _WIDE = 6144
 # How often a ridge may grow tenfold: from the smallest in use to more than the moments themselves.
@@ -245,42 +235,19 @@ def _joint_curve(
     rank = min(shape.max_rank(num_slices), f, n // num_slices)
     if power == 0.0:
         return read_only(np.zeros(rank + 1))
-    V = _slice_components(W, C, num_slices, rank)  # (k, j, m)
+    V = slice_components(W, C, num_slices, rank)  # (k, j, m)
     codes = _block_rows(V)  # (j·k, n), by rank first: the codes of every rank are a prefix
     deviation = np.sqrt(np.einsum("in,in->i", codes @ C, codes))
     codes /= np.where(deviation > 0, deviation, 1.0)[:, None]
     gram = codes @ C @ codes.T
     whitened = scipy.linalg.solve_triangular(
-        np.linalg.cholesky(shrunk(gram, _JITTER)), codes @ (C @ W.T), lower=True
+        np.linalg.cholesky(shrunk(gram, JITTER)), codes @ (C @ W.T), lower=True
     )  # (j·k, f)
     explained = np.cumsum((whitened**2).sum(axis=1))[num_slices - 1 :: num_slices]
     squared = np.clip(1 - explained / power, 0.0, 1.0)
     # Rounding must not make a curve rise.
     error = np.minimum.accumulate(np.concatenate([[1.0], np.sqrt(squared)]))
     return read_only(error)
-
-
-def _slice_components(W: FloatArray, C: FloatArray, num_slices: int, rank: int) -> FloatArray:
-    """Encoders of each slice's own best approximation in the metric of the data; (k, j, m)."""
-    m = W.shape[1] // num_slices
-    V = np.empty((num_slices, rank, m))
-    for i, W_i in enumerate(slices(W, num_slices)):
-        block = slice(i * m, (i + 1) * m)
-        L = _root(C[block, block])
-        V[i] = _unwhitened(truncated(np.asarray(W_i @ L), rank)[1], L)
-    return V
-
-
-def _root(moments: FloatArray) -> FloatArray:
-    """Lower triangular L with C = L Lᵀ."""
-    return np.asarray(scipy.linalg.cholesky(moments, lower=True), dtype=np.float64)
-
-
-def _unwhitened(V: FloatArray, L: FloatArray) -> FloatArray:
-    """V L⁻¹, shape (j, m): rows that multiply whitened inputs L⁻¹ x, made to multiply x."""
-    return np.asarray(
-        scipy.linalg.solve_triangular(L, V.T, trans="T", lower=True, check_finite=False).T
-    )
 
 
 def _block_rows(V: FloatArray) -> FloatArray:
@@ -290,16 +257,6 @@ def _block_rows(V: FloatArray) -> FloatArray:
     index = np.arange(k)
     rows[:, index, index, :] = V.transpose(1, 0, 2)
     return rows.reshape(j * k, k * m)
-
-
-def shrunk(moments: FloatArray, strength: float) -> FloatArray:
-    """Second moments C (n, n) plus `strength` times the mean power of an input on the diagonal."""
-    return moments + strength * _mean_power(moments) * np.eye(len(moments))
-
-
-def _mean_power(moments: FloatArray) -> float:
-    """Mean of the diagonal of C (n, n); 1 for moments of nothing but zeros."""
-    return float(np.trace(moments)) / len(moments) or 1.0
 
 
 def regress(
@@ -326,22 +283,17 @@ def regress(
     -------
     U (k, f, j) and V (k, j, n/k), balanced: U and V of a slice have the same norm, rank by rank.
     """
-    scale = _mean_power(moments.inputs)
+    scale = mean_power(moments.inputs)
 
     def solve(strength: float) -> Factors:
-        problem = _Blocks(
+        problem = Blocks(
             C=shrunk(moments.inputs, strength),
             B=moments.cross + strength * scale * matrix,
             num_slices=cut.num_slices,
             rank=cut.rank,
         )
-        problem.start(matrix)
         power = moments.power + strength * scale * float(np.vdot(matrix, matrix))
-        for _ in range(sweeps if cut.num_slices > 1 else 0):
-            before = problem.explained
-            problem.sweep()
-            if problem.explained - before <= _SLOW * (power - problem.explained):
-                break
+        problem.solve(matrix, sweeps, power)
         return balanced(Factors(shape=shape, U=problem.D, V=problem.E))
 
     return _with_enough_ridge(solve, ridge)
@@ -359,79 +311,6 @@ def balanced(factors: Factors) -> Factors:
         U=read_only(factors.U * scale[:, None, :]),
         V=read_only(factors.V / scale[:, :, None]),
     )
-
-
-class _Blocks:
-    """Block coordinate descent over (D_i, E_i).
-
-    `product` is A C, kept up to date; `explained` is by how much the squared error is below the
-    power of y after the last solution for the decoders.
-    """
-
-    def __init__(self, *, C: FloatArray, B: FloatArray, num_slices: int, rank: int) -> None:
-        self.C, self.B = C, B
-        f, n = B.shape
-        m = n // num_slices
-        self.blocks = [slice(i * m, (i + 1) * m) for i in range(num_slices)]
-        self.roots = [_root(C[b, b]) for b in self.blocks]
-        # L⁻¹: the ridge keeps it harmless, and a product is faster than a triangular solve.
-        self.inverses = [_unwhitened(np.eye(len(L)), L) for L in self.roots]
-        self.D = np.zeros((num_slices, f, rank))
-        self.E = np.zeros((num_slices, rank, m))
-        self.product = np.zeros_like(B)
-        self.explained = 0.0
-
-    def start(self, matrix: FloatArray) -> None:
-        """Begin where the joint curve is: components of each slice's own W_i x_i, one decoder.
-
-        The cross moments of y with a slice would show what it shares with the others too, and all
-        slices would begin with the same. A single slice has nobody to share with.
-        """
-        if len(self.blocks) == 1:
-            self.D[0], self.E[0] = self._best(0, self.B)
-        else:
-            rank = self.D.shape[2]
-            self.E[:] = _slice_components(matrix, self.C, len(self.blocks), rank)
-        self._decode()
-
-    def sweep(self) -> None:
-        """Solve for each block in turn, then for all decoders together."""
-        for i, block in enumerate(self.blocks):
-            own = self.D[i] @ self.E[i]  # (f, m)
-            rest = self.B[:, block] - self.product[:, block] + own @ self.C[block, block]
-            self.D[i], self.E[i] = self._best(i, rest)
-            self.product += (self.D[i] @ self.E[i] - own) @ self.C[block]
-        self._decode()
-
-    def _best(self, i: int, rest: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Reduced-rank regression of what is left over, `rest` (f, m), on slice i."""
-        whitened = rest @ self.inverses[i].T  # R L⁻ᵀ, (f, m)
-        rank = self.D.shape[2]
-        if whitened.shape[0] < whitened.shape[1]:
-            U = leading_eigenvectors(whitened @ whitened.T, rank)  # (f, j)
-            return U, (U.T @ whitened) @ self.inverses[i]
-        V = leading_eigenvectors(whitened.T @ whitened, rank)  # (m, j)
-        return whitened @ V, V.T @ self.inverses[i]
-
-    def _decode(self) -> None:
-        k, j, _ = self.E.shape
-        f = len(self.B)
-        if k > 1:
-            coded = np.concatenate([self.E[i] @ self.C[b] for i, b in enumerate(self.blocks)])
-            gram = np.concatenate(
-                [coded[:, b] @ self.E[i].T for i, b in enumerate(self.blocks)], axis=1
-            )  # (k·j, k·j)
-            cross = np.concatenate(
-                [self.B[:, b] @ self.E[i].T for i, b in enumerate(self.blocks)], axis=1
-            )  # (f, k·j)
-            solved = scipy.linalg.solve(
-                shrunk(gram, _JITTER), cross.T, assume_a="pos", check_finite=False
-            ).T
-            self.explained = float(np.vdot(solved, cross))
-            self.D = np.ascontiguousarray(solved.reshape(f, k, j).transpose(1, 0, 2))
-            self.product = solved @ coded
-        else:
-            self.product = (self.D[0] @ self.E[0]) @ self.C
 
 
 def bias_change(factors: Factors, moments: Moments) -> FloatArray:

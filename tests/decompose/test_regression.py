@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alds_onnx.decompose import regression
+from alds_onnx.decompose.alternating import Blocks
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.regression import (
     Moments,
@@ -190,17 +190,57 @@ def test_sweeps_never_raise_the_error(seed: int, num_slices: int, rank: int) -> 
     assert (np.diff(errors) <= 1e-8).all(), errors
 
 
-def test_each_block_of_a_sweep_sees_those_before_it() -> None:
-    """Between the blocks, `product` is A C for the blocks as they are by then."""
+def sliced(data: Data) -> Blocks:
+    """Four slices of rank 2, encoders as they begin."""
+    C, B = shrunk(data.moments().inputs, 1e-3), data.moments().cross
+    problem = Blocks(C=C, B=B, num_slices=4, rank=2)
+    problem.solve(data.W, 0, data.moments().power)
+    return problem
+
+
+def inverses(problem: Blocks) -> list[FloatArray]:
+    return [np.linalg.inv(problem.C[b, b]) for b in problem.blocks]
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_each_encoder_of_a_sweep_sees_what_the_others_are_by_then(place: int) -> None:
+    """It is the best one for them: the gradient is zero there."""
     data = samples()
-    n = data.shape.num_columns
-    C = np.cov(np.random.default_rng(0).standard_normal((n, 4 * n))) + 0.3
-    problem = regression._Blocks(C=C, B=data.W @ C, num_slices=2, rank=1)
-    problem.start(data.W)
-    problem._decode = lambda: None  # type: ignore[method-assign] - it would mend the product
-    problem.sweep()
-    A = compose(Factors(shape=data.shape, U=problem.D, V=problem.E))
-    np.testing.assert_allclose(problem.product, A @ C, rtol=0, atol=1e-9 * np.abs(A @ C).max())
+    problem = sliced(data)
+    old = problem._orthonormalize()
+    new = problem._encoded(inverses(problem))
+    E = np.concatenate([new[: place + 1], old[place + 1 :]])
+    A = compose(Factors(shape=data.shape, U=problem.D, V=E))
+    block = problem.blocks[place]
+    gradient = problem.D[place].T @ (problem.B - A @ problem.C)[:, block]
+    size = np.abs(problem.D[place].T @ problem.B).max()
+    assert np.abs(gradient).max() <= JITTERED * size
+
+
+def test_a_sweep_that_loses_is_the_last_and_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = samples()
+    wanted = sliced(data)
+    calls = []
+
+    def losing(self: Blocks, *_: object) -> float:
+        calls.append(self)
+        self.D, self.E, self.explained = 0 * self.D, 0 * self.E, 0.0
+        return 0.0
+
+    monkeypatch.setattr(Blocks, "_sweep", losing)
+    problem = sliced(data)
+    problem.solve(data.W, 5, data.moments().power)
+    assert len(calls) == 1
+    np.testing.assert_array_equal(problem.D, wanted.D)
+    np.testing.assert_array_equal(problem.E, wanted.E)
+
+
+def test_strides_that_went_too_far_are_taken_back() -> None:
+    """Whatever the stride is: the error does not rise, and the next one is shorter."""
+    problem = sliced(samples())
+    before = problem.explained
+    assert problem._sweep(inverses(problem), 1e4) == 5e3
+    assert problem.explained >= before
 
 
 def test_sweeps_lower_the_error_of_dependent_slices() -> None:
