@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from alds_onnx.plans import plan_to_json, read_plan
     from alds_onnx.runtimes import Runtime
     from alds_onnx.settings import Step
-    from alds_onnx.values import Plan, Report, SearchMethod
+    from alds_onnx.values import Plan, Report, Scheme, SearchMethod
 
 __all__ = [
     "AldsError",
@@ -40,6 +40,7 @@ __all__ = [
     "Report",
     "Result",
     "Runtime",
+    "Scheme",
     "SearchMethod",
     "Step",
     "TargetError",
@@ -57,7 +58,7 @@ _HOMES = {
     "alds_onnx.plans": ("plan_to_json", "read_plan"),
     "alds_onnx.runtimes": ("Runtime",),
     "alds_onnx.settings": ("Step",),
-    "alds_onnx.values": ("Plan", "Report", "SearchMethod"),
+    "alds_onnx.values": ("Plan", "Report", "Scheme", "SearchMethod"),
 }
 
 

@@ -17,7 +17,7 @@ from alds_onnx.graph.spill import Spill
 from alds_onnx.pipeline import run
 from alds_onnx.runtimes import Runtime
 from alds_onnx.settings import Progress, Settings, default_threads, silent
-from alds_onnx.values import Objective, Plan, Report, SearchMethod
+from alds_onnx.values import Objective, Plan, Report, Scheme, SearchMethod
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,6 +82,7 @@ def compress(
     evaluate: Evaluation | None = None,
     search: SearchMethod = SearchMethod.EXACT,
     target: Runtime = Runtime.NONE,
+    schemes: Sequence[Scheme] = (Scheme.ENCODE,),
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -132,6 +133,9 @@ def compress(
         What will run the model: only slices and ranks that it is fast at are chosen. `ORT` is
         onnxruntime on this machine's processor, `NONE` allows all, as in the paper. A plan is
         applied whatever this is.
+    schemes
+        What a convolution may become; the search chooses for each layer. Others than `ENCODE` go
+        with `exact` and without `calibration`.
     include, exclude
         Globs on layer names: which layers may be decomposed.
     input_shapes
@@ -171,6 +175,7 @@ def compress(
         search=search,
         seed=seed,
         runtime=target,
+        schemes=tuple(schemes),
         include=tuple(include),
         exclude=tuple(exclude),
         calibration=calibration,

@@ -23,13 +23,13 @@ from alds_onnx.api import Result, compress
 from alds_onnx.errors import AldsError, UsageError
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.graph.save import check_target, write_bytes
-from alds_onnx.options import EPILOG, GroupedCommand, Shape, option
+from alds_onnx.options import EPILOG, GroupedCommand, Schemes, Shape, option
 from alds_onnx.plans import plan_to_json, read_plan
 from alds_onnx.report.console import make_console, print_report
 from alds_onnx.report.json import dump, report_to_json
 from alds_onnx.runtimes import Runtime
 from alds_onnx.settings import Progress, Step
-from alds_onnx.values import Objective, SearchMethod
+from alds_onnx.values import Objective, Scheme, SearchMethod
 
 _INTERRUPTED = 130
 _BUG = 1
@@ -108,6 +108,16 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="What will run OUT.onnx: only slices and ranks that it is fast at are chosen. ort: "
     "onnxruntime on this machine's processor; none: all, as in the paper.",
+)
+@option(
+    "Which layers, which ranks",
+    "--schemes",
+    type=Schemes(),
+    default=Scheme.ENCODE.value,
+    show_default=True,
+    help="What a convolution may become, comma-separated: encode (kh x kw, 1x1; the paper's), "
+    "decode (1x1, kh x kw), split-height (kh x 1, 1 x kw), split-width (1 x kw, kh x 1), tucker2 "
+    "(1x1, kh x kw, 1x1), or all. The search chooses for each layer.",
 )
 @option(
     "Which layers, which ranks",
@@ -219,6 +229,7 @@ class Request:
     max_drop: float | None
     search: str
     runtime: str
+    schemes: tuple[Scheme, ...]
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     seed: int
@@ -336,6 +347,7 @@ def _run(request: Request) -> None:
             plan=plan,
             search=SearchMethod(request.search),
             target=Runtime(request.runtime),
+            schemes=request.schemes,
             include=request.include,
             exclude=request.exclude,
             input_shapes=dict(request.input_shapes),

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from alds_onnx.values import Scheme
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 #: What stands below the options in `--help`.
@@ -74,3 +76,22 @@ class Shape(click.ParamType[tuple[str, tuple[int, ...]]]):
         if not colon or not all(size.strip().isdigit() for size in sizes):
             self.fail(f"'{value}' is not like input:1,3,224,224", param, ctx)
         return name, tuple(int(size) for size in sizes)
+
+
+class Schemes(click.ParamType[tuple[Scheme, ...]]):
+    """`encode,decode`, or `all`."""
+
+    name = "NAME,.."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Scheme, ...]:
+        """Split at commas."""
+        if value == "all":
+            return tuple(Scheme)
+        known = {scheme.value: scheme for scheme in Scheme}
+        names = [name.strip() for name in str(value).split(",")]
+        for name in names:
+            if name not in known:
+                self.fail(f"'{name}' is not one of {', '.join(known)}, all", param, ctx)
+        return tuple(known[name] for name in names)

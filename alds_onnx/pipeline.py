@@ -22,7 +22,7 @@ from alds_onnx.search.target import fractions, largest_that_holds, most_trials
 from alds_onnx.settings import Progress, Settings, Source, Step
 from alds_onnx.steps.advice import Findings, make_warnings, unaligned
 from alds_onnx.steps.calibrated import Calibrated, observe, probe_all
-from alds_onnx.steps.checks import check, count_macs, make_samples
+from alds_onnx.steps.checks import check, count_work, make_samples
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.data import Data, load_data
 from alds_onnx.steps.decide import decide
@@ -254,7 +254,7 @@ def _finish(
     """Check the compressed model, score it, and say everything that is known."""
     survey, settings, samples = prepared.survey, prepared.settings, prepared.samples
     clock.start(Step.VERIFY)
-    macs = count_macs(survey, samples, settings)
+    work = count_work(survey, samples, settings)
     verification = None
     if not settings.dry_run:
         verification = check(survey, attempt.model, attempt.replacements, samples, settings)
@@ -269,7 +269,7 @@ def _finish(
         search=settings.search,
         seed=settings.seed,
         budget=attempt.budget,
-        layers=plan_rows(survey, attempt.decompositions, macs),
+        layers=plan_rows(survey, attempt.decompositions, work),
         parameters_after=num_parameters(after),
     )
     findings = Findings(

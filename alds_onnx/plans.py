@@ -71,6 +71,8 @@ def _row_to_json(row: LayerPlan) -> dict[str, Any]:
             "num_slices": row.cut.num_slices,
             "rank": row.cut.rank,
         }
+        if row.cut.scheme is Scheme.TUCKER2:
+            result["rank_out"] = row.cut.rank_out
     if row.error is not None:
         errors = (row.error.relative, row.error.spectral, row.error.bound)
         pairs = zip(_ERRORS, errors, strict=True)
@@ -170,14 +172,17 @@ def _row(data: object, number: int) -> LayerPlan:
 
 
 def _cut(fields: _Fields) -> Cut:
-    num_slices, rank = fields.get("num_slices", int), fields.get("rank", int)
-    for name, value in (("num_slices", num_slices), ("rank", rank)):
+    scheme = fields.choice("scheme", Scheme, Scheme.ENCODE)
+    names = ["num_slices", "rank", *(["rank_out"] if scheme is Scheme.TUCKER2 else [])]
+    values = {name: fields.get(name, int) for name in names}
+    for name, value in values.items():
         if value < 1:
             raise PlanError(f"{fields.where}: `{name}` is {value}, but must be at least 1")
     return Cut(
-        num_slices=num_slices,
-        rank=rank,
-        scheme=fields.choice("scheme", Scheme, Scheme.ENCODE),
+        num_slices=values["num_slices"],
+        rank=values["rank"],
+        scheme=scheme,
+        rank_out=values.get("rank_out", 0),
     )
 
 

@@ -18,7 +18,7 @@ from alds_onnx.evaluate.scores import Evaluation
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.runtimes import Runtime, preset
 from alds_onnx.search.alignment import Alignment
-from alds_onnx.values import Objective, Plan, SearchMethod
+from alds_onnx.values import Objective, Plan, Scheme, SearchMethod
 
 #: A model: the path of its file, or the model itself.
 Source: TypeAlias = "str | os.PathLike[str] | ModelProto"
@@ -76,6 +76,9 @@ class Settings:
     runtime
         What will run the model: which slices and ranks the search may choose. A plan is applied
         whatever this is.
+    schemes
+        What a convolution may become; where they are all the same, `ENCODE`. A plan is applied
+        whatever they are. Others than `ENCODE` go with the exact search on weights alone.
     calibration
         Real inputs to choose ranks and fit factors by; None: by the weights alone, and checks on
         random inputs.
@@ -105,6 +108,7 @@ class Settings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     runtime: Runtime = Runtime.NONE
+    schemes: tuple[Scheme, ...] = (Scheme.ENCODE,)
     calibration: Calibration | None = None
     evaluate: Evaluation | None = None
     objective: Objective = Objective.MAX_RELATIVE_ERROR
@@ -115,6 +119,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         self._check_how_far()
+        self._check_schemes()
         on_data = self.objective is not Objective.MAX_RELATIVE_ERROR
         if on_data and self.calibration is None:
             raise UsageError("--objective is about outputs on real inputs: give --calibration too")
@@ -155,6 +160,27 @@ class Settings:
             )
         if self.evaluate is None:
             raise UsageError("--max-drop is about scores: give labelled samples with --evaluate")
+
+    def _check_schemes(self) -> None:
+        if not self.schemes:
+            raise UsageError("--schemes names no scheme: give one, such as encode")
+        chosen = set(self.schemes)
+        if self.plan is not None:
+            chosen = {row.cut.scheme for row in self.plan.layers if row.cut}
+        others = [scheme.value for scheme in Scheme if scheme in chosen - {Scheme.ENCODE}]
+        if not others:
+            return
+        if self.calibration is not None:
+            where = "the plan" if self.plan is not None else "--schemes"
+            raise UsageError(
+                f"--calibration fits the scheme 'encode' only, but {where} has '{others[0]}': "
+                "leave one of the two out"
+            )
+        if self.search is SearchMethod.ITERATIVE and self.plan is None:
+            raise UsageError(
+                "--search iterative is the paper's and knows the scheme 'encode' only: "
+                f"leave it out, or '{others[0]}'"
+            )
 
     def excluded(self, names: Sequence[str]) -> frozenset[str]:
         """The layers that stay whole by `include` and `exclude`.

@@ -25,6 +25,7 @@ from alds_onnx.values import (
     LayerPlan,
     Op,
     Plan,
+    Scheme,
     SearchMethod,
 )
 
@@ -39,7 +40,10 @@ decisions = st.sampled_from(Decision)
 @st.composite
 def rows(draw: st.DrawFn) -> LayerPlan:
     decision = draw(decisions)
-    cut = st.builds(Cut, num_slices=st.integers(1, 2**63 - 1), rank=st.integers(1, 2**63 - 1))
+    scheme = draw(st.sampled_from(Scheme))
+    counts = st.integers(1, 2**63 - 1)
+    rank_out = counts if scheme is Scheme.TUCKER2 else st.just(0)
+    cut = st.builds(Cut, num_slices=counts, rank=counts, scheme=st.just(scheme), rank_out=rank_out)
     error = st.builds(CutError, relative=errors, spectral=errors, bound=errors)
     macs = draw(st.none() | sizes)
     return LayerPlan(
@@ -211,7 +215,7 @@ NOT_FLOAT = [True, "0.1", [], {}, math.nan, math.inf, -math.inf, 10**400, -1]
     [
         *(("op", v) for v in (*NOT_STR, "Relu", "", None, ...)),
         *(("decision", v) for v in (*NOT_STR, "maybe", None, ...)),
-        *(("scheme", v) for v in (*NOT_STR, "decode")),
+        *(("scheme", v) for v in (*NOT_STR, "fold")),
         *(("weight", v) for v in NOT_STR),
         *(("reason", v) for v in NOT_STR),
         *(("shape", v) for v in (1, "8", {}, [True], [1.0], ["8"], [-1], [2**63], [None], [[8]])),

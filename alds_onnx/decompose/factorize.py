@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import logging
+import math
+from dataclasses import replace
 
 import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 
-from alds_onnx.decompose.folding import compose, slices
+from alds_onnx.decompose.folding import compose, refold, slices
 from alds_onnx.decompose.spectra import largest_eigenvalues, with_fallback
-from alds_onnx.values import Cut, CutError, Factors, FloatArray, LayerShape, Spectra, read_only
+from alds_onnx.values import (
+    Cut,
+    CutError,
+    Factors,
+    FloatArray,
+    LayerShape,
+    Scheme,
+    Spectra,
+    read_only,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +32,7 @@ _SMALL = 96
 
 
 def factorize(matrix: FloatArray, shape: LayerShape, cut: Cut) -> Factors:
-    """Best factors of rank j for each of the k slices of W, balanced.
+    """Best factors of rank j for each of the k slices of a fold of W, balanced.
 
     Parameters
     ----------
@@ -30,7 +41,8 @@ def factorize(matrix: FloatArray, shape: LayerShape, cut: Cut) -> Factors:
     shape
         Its sizes.
     cut
-        k and j; k divides c, j is at most min(f, c/k·kh·kw).
+        k and j; k divides c, j is at most min(f, c/k·kh·kw), f and kernel those of the fold. For
+        Tucker-2 see `tucker2`.
 
     Returns
     -------
@@ -38,11 +50,15 @@ def factorize(matrix: FloatArray, shape: LayerShape, cut: Cut) -> Factors:
     values are split evenly, so that no factor leaves the range of half precision where the weight
     was inside it.
     """
-    pairs = [truncated(part, cut.rank) for part in slices(matrix, cut.num_slices)]
+    if cut.scheme is Scheme.TUCKER2:
+        return tucker2(matrix, shape, cut)
+    parts = slices(refold(matrix, shape, cut.scheme), cut.num_slices)
+    pairs = [truncated(part, cut.rank) for part in parts]
     return Factors(
         shape=shape,
         U=read_only(np.stack([U for U, _ in pairs])),
         V=read_only(np.stack([V for _, V in pairs])),
+        scheme=cut.scheme,
     )
 
 
@@ -58,28 +74,33 @@ def cut_error(matrix: FloatArray, factors: Factors, spectra: Spectra) -> CutErro
     spectra
         The error curves of W; must hold the number of slices of `factors`.
     """
-    cut = factors.cut
-    relative = float(spectra.curve(cut.num_slices).relative_error[cut.rank])
+    cut, errors = factors.cut, spectra.errors(factors.cut)
     return CutError(
-        relative=relative,
+        relative=max(errors),
         spectral=_residual(matrix, factors) / spectra.norm if spectra.norm else 0.0,
-        bound=float(np.sqrt(cut.num_slices)) * relative,
+        bound=float(np.sqrt(cut.num_slices)) * math.hypot(*errors),
     )
 
 
 def _residual(matrix: FloatArray, factors: Factors) -> float:
-    """||W - Ŵ||_2; entries of Ŵ may be out of range where those of W are not."""
+    """||W - Ŵ||_2 in the fold of the factors (Tucker-2: in either, the larger).
+
+    Entries of Ŵ may be out of range where those of W are not.
+    """
     scale = float(np.abs(matrix).max(initial=0.0))
     if scale == 0.0:
-        return spectral_norm(compose(factors))
+        return _norm(compose(factors), factors)
     root = np.sqrt(scale)
-    scaled = Factors(
-        shape=factors.shape,
-        U=np.asarray(factors.U, np.float64) / root,
-        V=np.asarray(factors.V, np.float64) / root,
-    )
-    residual = scale * spectral_norm(matrix / scale - compose(scaled))
+    U = np.asarray(factors.U, np.float64) / root
+    V = np.asarray(factors.V, np.float64) / root
+    residual = scale * _norm(matrix / scale - compose(replace(factors, U=U, V=V)), factors)
     return min(residual, float(np.finfo(np.float64).max))
+
+
+def _norm(matrix: FloatArray, factors: Factors) -> float:
+    scheme = factors.scheme
+    folds = (Scheme.ENCODE, Scheme.DECODE) if scheme is Scheme.TUCKER2 else (scheme,)
+    return max(spectral_norm(refold(matrix, factors.shape, fold)) for fold in folds)
 
 
 def spectral_norm(matrix: FloatArray) -> float:
@@ -130,8 +151,46 @@ def _projection(A: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
     Vh = U.T @ A  # (j, n), rows of length s
     s = np.linalg.norm(Vh, axis=1)
     root = np.sqrt(s)
-    inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
-    return U * root, Vh * inverse[:, None]
+    return U * root, Vh * _inverse(root)[:, None]
+
+
+def tucker2(matrix: FloatArray, shape: LayerShape, cut: Cut) -> Factors:
+    """Factors of Tucker-2: W (f, c, kh, kw) projected along f and along c, balanced.
+
+    The bases are those of the truncated higher-order SVD: the first left singular vectors A (f,
+    j_out) of the fold of `ENCODE`, and the first right ones B (c, j_in) of that of `DECODE`. The
+    core is G = W x_1 Aᵀ x_2 Bᵀ. Its slices along either axis have about the singular values as
+    norms; half of each goes to A and to B. (Tucker 1966; De Lathauwer et al. 2000.)
+
+    Parameters
+    ----------
+    matrix, shape
+        W and its sizes.
+    cut
+        `rank` at most min(c, f·kh·kw), `rank_out` at most min(f, c·kh·kw).
+    """
+    scale = float(np.abs(matrix).max(initial=0.0)) or 1.0
+    W = matrix / scale
+    columns = refold(W, shape, Scheme.DECODE)  # (f·kh·kw, c)
+    A = leading_eigenvectors(W @ W.T, cut.rank_out)
+    B = leading_eigenvectors(columns.T @ columns, cut.rank)
+    # (j_out, c, kh·kw) contracted along c
+    core = np.einsum("ock,ci->oik", (A.T @ W).reshape(cut.rank_out, shape.in_channels, -1), B)
+    outer = np.sqrt(np.linalg.norm(core, axis=(1, 2)))
+    inner = np.sqrt(np.linalg.norm(core, axis=(0, 2)))
+    core = core * _inverse(outer)[:, None, None] * _inverse(inner)[:, None]
+    return Factors(
+        shape=shape,
+        U=read_only((A * outer * np.sqrt(scale))[None]),
+        V=read_only((B * inner).T[None] * np.sqrt(scale)),
+        scheme=Scheme.TUCKER2,
+        core=read_only(core.reshape(cut.rank_out, cut.rank, *shape.kernel)),
+    )
+
+
+def _inverse(values: FloatArray) -> FloatArray:
+    """1 / x, and 0 for 0."""
+    return np.divide(1.0, values, out=np.zeros_like(values), where=values > 0)
 
 
 def leading_eigenvectors(gram: FloatArray, rank: int) -> FloatArray:

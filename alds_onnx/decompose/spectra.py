@@ -14,14 +14,14 @@ is enough for weights stored in float32.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import scipy.linalg
 
-from alds_onnx.decompose.folding import slices
+from alds_onnx.decompose.folding import refold, slices
 from alds_onnx.errors import AldsError
-from alds_onnx.values import ErrorCurve, FloatArray, LayerShape, Spectra, read_only
+from alds_onnx.values import ErrorCurve, FloatArray, LayerShape, Scheme, Spectra, read_only
 
 _log = logging.getLogger(__name__)
 
@@ -44,15 +44,50 @@ def spectra(matrix: FloatArray, shape: LayerShape, slice_counts: tuple[int, ...]
     -------
     Errors relative to ||W||_2 (ALDS, section 2.3); all zero for a weight of zeros.
     """
-    counts = tuple(sorted({1, *slice_counts}))
+    return spectra_of_schemes(matrix, shape, {Scheme.ENCODE: slice_counts})
+
+
+def spectra_of_schemes(
+    matrix: FloatArray, shape: LayerShape, slice_counts: Mapping[Scheme, tuple[int, ...]]
+) -> Spectra:
+    """Error curves of W for each scheme and number of slices.
+
+    Parameters
+    ----------
+    matrix, shape
+        As for `spectra`.
+    slice_counts
+        The k to try for each of the schemes that may be chosen; none for Tucker-2.
+    """
     scaled, scale = _scaled(matrix)
-    largest = {k: np.sqrt(largest_eigenvalues(gram)) for k, gram in _grams(scaled, counts)}
-    norm = float(largest[1][0]) if largest[1].size else 0.0
+    folds = {scheme: {1, *slice_counts.get(scheme, ())} for scheme in _folds(slice_counts)}
+    sigma = {
+        scheme: _singular_values(refold(scaled, shape, scheme), tuple(sorted(counts)))
+        for scheme, counts in folds.items()
+    }
+    first = sigma[Scheme.ENCODE][1]
+    norm = float(first[0]) if first.size else 0.0
     curves = tuple(
-        ErrorCurve(num_slices=k, relative_error=_relative_error(largest[k], norm)) for k in counts
+        ErrorCurve(num_slices=k, relative_error=_relative_error(largest, norm), scheme=scheme)
+        for scheme, found in sigma.items()
+        for k, largest in sorted(found.items())
     )
     # The norm of a float64 weight may be out of range where its entries are not.
-    return Spectra(shape=shape, norm=min(norm * scale, _LARGEST), curves=curves)
+    norm = min(norm * scale, _LARGEST)
+    return Spectra(shape=shape, norm=norm, curves=curves, schemes=tuple(slice_counts))
+
+
+def _folds(schemes: Iterable[Scheme]) -> list[Scheme]:
+    """The folds whose singular values say the error of the schemes; `ENCODE` gives the norm."""
+    wanted = {Scheme.ENCODE, *schemes}
+    if Scheme.TUCKER2 in wanted:
+        wanted.add(Scheme.DECODE)
+    return [scheme for scheme in Scheme if scheme in wanted and scheme is not Scheme.TUCKER2]
+
+
+def _singular_values(matrix: FloatArray, counts: tuple[int, ...]) -> dict[int, FloatArray]:
+    """For each k the largest singular values over the slices, rank by rank."""
+    return {k: np.sqrt(largest_eigenvalues(gram)) for k, gram in _grams(matrix, counts)}
 
 
 def _scaled(matrix: FloatArray) -> tuple[FloatArray, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -16,7 +16,7 @@ from alds_onnx.graph.scopes import (
     tensors_of,
 )
 from alds_onnx.graph.tensors import FLOATING, is_external, num_bytes, num_elements
-from alds_onnx.values import Op
+from alds_onnx.values import Op, Work
 
 
 def num_parameters(index: ModelIndex) -> int:
@@ -80,11 +80,36 @@ def macs_of_layers(
     Output entries times the length of the sum behind each (CR-F of the paper counts the same);
     None where a shape is not known.
     """
-    return {
-        site: _macs(index, site, node, shapes)
-        for site, node in index.walk()
-        if node.domain in DEFAULT_DOMAINS and node.op_type in [op.value for op in Op]
-    }
+    return {site: _macs(index, site, node, shapes) for site, node in _layers(index)}
+
+
+def work_of_layers(index: ModelIndex, shapes: Mapping[Key, tuple[int, ...]]) -> dict[Site, Work]:
+    """What every Conv, Gemm and MatMul computes in one run; those that are not known are left out.
+
+    Parameters
+    ----------
+    index, shapes
+        As for `macs_of_layers`.
+    """
+    found = {}
+    for site, node in _layers(index):
+        macs = _macs(index, site, node, shapes)
+        if macs is None:
+            continue
+        found[site] = Work(macs=macs)
+        if node.op_type == Op.CONV.value:
+            definition = index.resolve(site.scope, node.input[0])
+            before = shapes.get(definition.key) if definition else None
+            after = shapes[Key(site.scope, node.output[0])]
+            inputs = None if before is None else before[2:]
+            found[site] = Work(macs=macs, inputs=inputs, outputs=after[2:])
+    return found
+
+
+def _layers(index: ModelIndex) -> Iterator[tuple[Site, NodeProto]]:
+    for site, node in index.walk():
+        if node.domain in DEFAULT_DOMAINS and node.op_type in [op.value for op in Op]:
+            yield site, node
 
 
 def _macs(

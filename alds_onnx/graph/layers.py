@@ -100,8 +100,12 @@ class Layer:
 
     @property
     def slice_counts(self) -> tuple[int, ...]:
-        """Every k that this node can be built with."""
-        counts = self.shape.slice_counts()
+        """Every k that this node can be built with, in the fold of `Scheme.ENCODE`."""
+        return self.counts(self.shape)
+
+    def counts(self, folded: LayerShape) -> tuple[int, ...]:
+        """Every k that this node can be built with in a fold, given by its sizes."""
+        counts = folded.slice_counts()
         return counts if self.is_sliceable else counts[:1]
 
     @property

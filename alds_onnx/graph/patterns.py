@@ -1,6 +1,7 @@
 """Building the nodes that stand for a decomposed layer.
 
-    Conv                grouped Conv (encoder), 1x1 Conv (decoder)
+    Conv                two Convs, the first grouped, with the kernel as the scheme shares it out;
+                        tucker2: 1x1 Conv, Conv with the whole kernel, 1x1 Conv
     Y = X W, k = 1      MatMul, MatMul or Gemm
     Y = X W, k > 1      Reshape (1, M, k, c/k), Transpose (1, k, M, c/k), batched MatMul, Transpose
                         back, Reshape (.., m, k·j), MatMul or Gemm; M stands for all of .., m
@@ -14,19 +15,26 @@ factor of 1.6, a Conv by up to 6. A Conv on the transposed activation was about 
 batched MatMul (1.16, 1.06), but its decoder has to be a Gemm, and the activation a matrix. The
 decoder keeps the operator, name, output, bias, alpha and beta of the old node, so that what the
 runtime fuses behind it (activations, MatMul + Add, BatchNormalization) still fuses.
+
+Strides, pads and dilations of an axis go to the Conv that has this axis in its kernel. Where that
+is not the first one it pads codes and not inputs: these are zero there too, because only the last
+Conv has a bias. With auto_pad an axis of kernel 1 and stride 1 gets no pads: both Convs keep it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_graphsurgeon as gs
 from onnx import NodeProto
 
 from alds_onnx.graph.layers import Layer, Operand
-from alds_onnx.values import Factors, FloatArray
+from alds_onnx.graph.scopes import integers
+from alds_onnx.values import Cut, Factors, LayerShape, Scheme
 
 # Shape can leave an axis out from opset 15 on; Reshape can make an axis of size 0 from 14 on.
 _FIRST_OPSET_TO_RESTORE_AXES = 15
@@ -36,10 +44,19 @@ _NO_ATTRIBUTES: Mapping[str, object] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FactorTensors:
-    """Encoder and decoder weights, in the layout in which the new nodes read them."""
+    """Weights of the factors, in the layout in which the new nodes read them.
 
-    encoder: FloatArray
-    decoder: FloatArray
+    Attributes
+    ----------
+    encoder, decoder
+        Of the first and the last node.
+    core
+        Of the one between them, for Tucker-2.
+    """
+
+    encoder: npt.NDArray[Any]
+    decoder: npt.NDArray[Any]
+    core: npt.NDArray[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,26 +65,24 @@ class Names:
 
     Attributes
     ----------
-    encoder, decoder
-        Tensors of the two factors.
+    encoder, decoder, core
+        Tensors of the factors; `core` only for Tucker-2.
     fresh
         Makes a new name from a stem.
     """
 
     encoder: str
     decoder: str
+    core: str = ""
     fresh: Callable[[str], str]
 
 
 def layout(layer: Layer, factors: Factors) -> FactorTensors:
     """Bring the factors U (k, f, j), V (k, j, c/k·kh·kw) into the layout of the new nodes."""
-    k, f, j = factors.U.shape
-    shape = layer.shape
-    decoder = factors.U.transpose(1, 0, 2).reshape(f, k * j)  # (f, k·j)
     if layer.operand is Operand.KERNEL:
-        ones = (1,) * len(shape.kernel)
-        encoder = factors.V.reshape(k * j, shape.in_channels // k, *shape.kernel)
-        return FactorTensors(encoder=encoder, decoder=decoder.reshape(f, k * j, *ones))
+        return _layout_of_convolutions(layer.shape, factors)
+    k, f, j = factors.U.shape
+    decoder = factors.U.transpose(1, 0, 2).reshape(f, k * j)  # (f, k·j)
     encoder = factors.V if layer.channels_first else factors.V.transpose(0, 2, 1)
     return FactorTensors(
         encoder=encoder[0] if k == 1 else encoder,
@@ -75,14 +90,34 @@ def layout(layer: Layer, factors: Factors) -> FactorTensors:
     )
 
 
+def _layout_of_convolutions(shape: LayerShape, factors: Factors) -> FactorTensors:
+    k, j, _ = factors.V.shape
+    scheme, f, width = factors.scheme, shape.out_features, shape.in_channels // k
+    ones = (1,) * len(shape.kernel)
+    if factors.core is not None:
+        return FactorTensors(
+            encoder=factors.V.reshape(j, width, *ones),
+            decoder=factors.U.reshape(f, -1, *ones),
+            core=factors.core,
+        )
+    # Rows of U are those of the fold: f, then the decoder's kernel; (k, f, kh·kw, j)
+    U = factors.U.reshape(k, f, -1, j).transpose(1, 0, 3, 2)  # (f, k, j, kh·kw)
+    return FactorTensors(
+        encoder=factors.V.reshape(k * j, width, *shape.encoder_kernel(scheme)),
+        decoder=U.reshape(f, k * j, *shape.decoder_kernel(scheme)),
+    )
+
+
 def build(layer: Layer, node: NodeProto, factors: Factors, names: Names) -> list[NodeProto]:
     """Build the nodes that stand for a decomposed node; the last one makes its output."""
-    k, j = factors.cut.num_slices, factors.cut.rank
+    cut = factors.cut
     pattern = _Pattern(layer, node, names)
-    if layer.operand is Operand.KERNEL:
-        pattern.convolution(k)
+    if layer.operand is not Operand.KERNEL:
+        pattern.product(cut.num_slices, cut.rank)
+    elif cut.scheme is Scheme.TUCKER2:
+        pattern.three_convolutions()
     else:
-        pattern.product(k, j)
+        pattern.two_convolutions(cut)
     return pattern.export()
 
 
@@ -97,14 +132,47 @@ class _Pattern:
         self.tensor = gs.Variable(node.input[1 - layer.weight_input])
         self.inherit_attributes = -1  # which of the nodes carries the old node's attributes
 
-    def convolution(self, num_slices: int) -> None:
-        """Add a grouped Conv with the old strides, pads and so on; a 1x1 Conv with the bias."""
-        group = {"group": num_slices} if num_slices > 1 else {}
-        self._step("Conv", [self.tensor, self.encoder], group)
-        self.inherit_attributes = 0
-        bias = [gs.Variable(name) for name in self.node.input[2:]]
-        ones = [1] * len(self.layer.shape.kernel)
-        self._last("Conv", [self.tensor, self.decoder, *bias], {"kernel_shape": ones})
+    def two_convolutions(self, cut: Cut) -> None:
+        """Add a grouped Conv, and one with the bias, each with its axes of the kernel."""
+        shape = self.layer.shape
+        axes = range(len(shape.kernel))
+        first = {axis for axis in axes if shape.stays_with_encoder(cut.scheme, axis)}
+        group = {"group": cut.num_slices} if cut.num_slices > 1 else {}
+        encoder = {**group, **self._attributes_of(first)}
+        self._step("Conv", [self.tensor, self.encoder], encoder)
+        self.inherit_attributes = 0 if len(first) == len(axes) else -1
+        decoder = self._attributes_of(set(axes) - first)
+        self._last("Conv", [self.tensor, self.decoder, *self._bias()], decoder)
+        if not first:
+            self.inherit_attributes = 1
+
+    def three_convolutions(self) -> None:
+        """Add a 1x1 Conv, one with the old kernel, strides, pads and so on, and a 1x1 Conv."""
+        ones = {"kernel_shape": [1] * len(self.layer.shape.kernel)}
+        self._step("Conv", [self.tensor, self.encoder], ones)
+        self._step("Conv", [self.tensor, gs.Variable(self.names.core)])
+        self.inherit_attributes = 1
+        self._last("Conv", [self.tensor, self.decoder, *self._bias()], ones)
+
+    def _attributes_of(self, axes: set[int]) -> dict[str, object]:
+        """Attributes of a Conv that has some axes of the old kernel; none where it has all."""
+        kernel = self.layer.shape.kernel
+        count = len(kernel)
+        if len(axes) == count:
+            return {}  # inherited
+        mine = [axis in axes for axis in range(count)]
+        found: dict[str, object] = {"kernel_shape": _masked(kernel, mine, 1)}
+        if not axes:
+            return found
+        for name, absent in (("strides", 1), ("dilations", 1), ("pads", 0)):
+            values = integers(self.node, name)
+            if values is not None:
+                found[name] = _masked(values, mine * (len(values) // count), absent)
+        found |= {a.name: a.s.decode() for a in self.node.attribute if a.name == "auto_pad"}
+        return found
+
+    def _bias(self) -> list[gs.Variable]:
+        return [gs.Variable(name) for name in self.node.input[2:]]
 
     def product(self, num_slices: int, rank: int) -> None:
         """Add encoder and decoder of a Gemm or MatMul."""
@@ -116,10 +184,9 @@ class _Pattern:
             self._encode_columns(num_slices, rank)
         left = self.layer.operand is Operand.LEFT
         operands = [self.decoder, self.tensor] if left else [self.tensor, self.decoder]
-        bias = [gs.Variable(name) for name in self.node.input[2:]]
         # alpha, beta, transA and transB all belong to the decoder, which reads the code in the
         # order of axes in which the old node read the activation.
-        self._last(self.layer.op.value, [*operands, *bias])
+        self._last(self.layer.op.value, [*operands, *self._bias()])
         self.inherit_attributes = len(self.nodes) - 1
 
     def _encode(self) -> None:
@@ -218,3 +285,7 @@ class _Pattern:
         merged.input.extend(new.input)
         merged.output.extend(new.output)
         return merged
+
+
+def _masked(values: Sequence[int], mine: Sequence[bool], absent: int) -> list[int]:
+    return [n if own else absent for n, own in zip(values, mine, strict=True)]

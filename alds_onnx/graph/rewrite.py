@@ -10,7 +10,7 @@ cannot be (functions).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, MutableSequence, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -91,10 +91,12 @@ def rewrite(
 def stored_factors(layer: Layer, factors: Factors) -> Factors:
     """Give the factors as the model holds them, in the weight's type."""
     element_type = layer.source.tensor.data_type
-    return Factors(
-        shape=factors.shape,
+    core = factors.core
+    return replace(
+        factors,
         U=read_only(stored(factors.U, element_type)),
         V=read_only(stored(factors.V, element_type)),
+        core=None if core is None else read_only(stored(core, element_type)),
     )
 
 
@@ -191,6 +193,7 @@ class _Splice:
         names = Names(
             encoder=self._fresh(f"{stem}/encoder"),
             decoder=self._fresh(f"{stem}/decoder"),
+            core="" if replacement.factors.core is None else self._fresh(f"{stem}/core"),
             fresh=self._fresh,
         )
         self._add_factors(first, replacement.factors, names)
@@ -218,13 +221,13 @@ class _Splice:
 
     def _add_factors(self, layer: Layer, factors: Factors, names: Names) -> None:
         element_type = layer.source.tensor.data_type
-        _check_range(layer, factors.U, factors.V)
         tensors = layout(layer, factors)
+        arrays = {names.encoder: tensors.encoder, names.decoder: tensors.decoder}
+        if tensors.core is not None:
+            arrays[names.core] = tensors.core
+        _check_range(layer, *arrays.values())
         self.new_tensors.setdefault(layer.source.read.scope, []).extend(
-            [
-                _new_tensor(names.encoder, tensors.encoder, element_type, self.spill),
-                _new_tensor(names.decoder, tensors.decoder, element_type, self.spill),
-            ]
+            _new_tensor(name, array, element_type, self.spill) for name, array in arrays.items()
         )
 
     def _drop_weight(self, layer: Layer) -> None:

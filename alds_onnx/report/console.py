@@ -9,7 +9,16 @@ from rich.text import Text
 
 from alds_onnx.report import numbers
 from alds_onnx.targets import Score, Target, TargetData
-from alds_onnx.values import Decision, Latency, LayerPlan, OutputFidelity, Report, Verification
+from alds_onnx.values import (
+    Cut,
+    Decision,
+    Latency,
+    LayerPlan,
+    OutputFidelity,
+    Report,
+    Scheme,
+    Verification,
+)
 
 _PIPED_WIDTH = 160
 # Layers that are marked as the most sensitive ones.
@@ -43,12 +52,14 @@ def _table(title: str, *columns: tuple[str, bool]) -> Table:
 
 def _layers(rows: tuple[LayerPlan, ...]) -> Table:
     on_data = any(row.local_error is not None for row in rows)
+    schemes = any(row.cut and row.cut.scheme is not Scheme.ENCODE for row in rows)
     table = _table(
         "Layers",
         ("layer", False),
         ("op", False),
         ("shape", False),
         ("decision", False),
+        *((("scheme", False),) if schemes else ()),
         ("slices k", True),
         ("rank j", True),
         ("error", True),
@@ -58,7 +69,7 @@ def _layers(rows: tuple[LayerPlan, ...]) -> Table:
     )
     sensitive = _most_sensitive(rows)
     for row in rows:
-        cells = _cells(row, sensitive, on_data=on_data)
+        cells = _cells(row, sensitive, on_data=on_data, schemes=schemes)
         table.add_row(*(Text(cell) for cell in cells), style=_style(row))
     if sensitive:
         table.caption = "* cuts that move the outputs most; --exclude keeps a layer whole"
@@ -73,20 +84,27 @@ def _most_sensitive(rows: tuple[LayerPlan, ...]) -> frozenset[str]:
     return frozenset(row.name for row in measured[:_MARKED])
 
 
-def _cells(row: LayerPlan, sensitive: frozenset[str], *, on_data: bool) -> tuple[str, ...]:
+def _cells(
+    row: LayerPlan, sensitive: frozenset[str], *, on_data: bool, schemes: bool
+) -> tuple[str, ...]:
     decision = row.decision.value + (f": {row.reason}" if row.reason else "")
     return (
         numbers.printable(row.name, 40),
         row.op.value,
         "x".join(str(n) for n in row.shape),
         numbers.printable(decision, 80),
+        *((row.cut.scheme.value if row.cut else "",) if schemes else ()),
         str(row.cut.num_slices) if row.cut else "",
-        str(row.cut.rank) if row.cut else "",
+        _ranks(row.cut) if row.cut else "",
         numbers.error(row.error.relative) if row.error else "",
         *(_errors_on_data(row, row.name in sensitive) if on_data else ()),
         numbers.count(row.parameters_before),
         numbers.count(row.parameters_after) if row.cut else "",
     )
+
+
+def _ranks(cut: Cut) -> str:
+    return f"{cut.rank}, {cut.rank_out}" if cut.rank_out else str(cut.rank)
 
 
 def _errors_on_data(row: LayerPlan, marked: bool) -> tuple[str, str]:

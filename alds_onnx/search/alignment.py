@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alds_onnx.runtimes import Preset, Runtime, preset
-from alds_onnx.values import Cut, LayerShape
+from alds_onnx.values import Cut, LayerShape, Scheme
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +53,25 @@ class Alignment:
         return (self, *self.finer())
 
     def allows(self, shape: LayerShape, cut: Cut) -> bool:
-        """Whether a pair follows the rule."""
-        return bool((self.ranks(shape, cut.num_slices, cut.rank) == cut.rank).any())
+        """Whether a cut follows the rule; both ranks of Tucker-2 have to."""
+        if cut.scheme is Scheme.TUCKER2:
+            modes = ((Scheme.DECODE, cut.rank), (Scheme.ENCODE, cut.rank_out))
+            return all(self._is_rank(shape.folded(fold), 1, rank) for fold, rank in modes)
+        return self._is_rank(shape.folded(cut.scheme), cut.num_slices, cut.rank)
+
+    def _is_rank(self, shape: LayerShape, num_slices: int, rank: int) -> bool:
+        return bool((self.ranks(shape, num_slices, rank) == rank).any())
 
     def counts(self, shape: LayerShape, counts: Sequence[int]) -> tuple[int, ...]:
         """Those k of `counts` for which a rank is allowed that saves parameters."""
         return tuple(k for k in counts if self.ranks(shape, k, shape.max_rank(k)).size)
 
     def ranks(self, shape: LayerShape, num_slices: int, highest: int) -> npt.NDArray[np.int64]:
-        """The ranks that are allowed at k slices (k divides c), ascending, up to `highest`."""
+        """The ranks that are allowed at k slices (k divides c), ascending, up to `highest`.
+
+        `shape` is that of the fold that is cut. The rule is the same for all: what it aligns are
+        the channels between the convolutions (j) and those that a group reads (c/k).
+        """
         ranks = np.arange(1, highest + 1, dtype=np.int64)
         known, k, c = self.preset, num_slices, shape.in_channels
         if not shape.kernel:

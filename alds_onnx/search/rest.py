@@ -79,5 +79,4 @@ def _cost(cut: Cut | None, spectra: Spectra) -> tuple[int, float]:
     """Parameters and error of a layer."""
     if cut is None:
         return spectra.shape.num_parameters, 0.0
-    error = float(spectra.curve(cut.num_slices).relative_error[cut.rank])
-    return cut.num_parameters(spectra.shape), error
+    return cut.num_parameters(spectra.shape), spectra.relative_error(cut)

@@ -11,7 +11,7 @@ from alds_onnx.errors import VerificationError
 from alds_onnx.evaluate.samples import Samples, measured_shapes, random_samples
 from alds_onnx.evaluate.sessions import Execution, RunError
 from alds_onnx.evaluate.verify import TOLERANCES, Candidates, verify
-from alds_onnx.graph.accounting import macs_of_layers
+from alds_onnx.graph.accounting import work_of_layers
 from alds_onnx.graph.external import is_large
 from alds_onnx.graph.hints import input_hints
 from alds_onnx.graph.rewrite import Replacement, with_composed_weights
@@ -21,7 +21,7 @@ from alds_onnx.graph.spill import Spill
 from alds_onnx.settings import Settings
 from alds_onnx.steps.data import Data
 from alds_onnx.steps.survey import Survey
-from alds_onnx.values import Status, Verification
+from alds_onnx.values import Status, Verification, Work
 
 # Fidelity is measured on at most this many runs of calibration data.
 _MOST_RUNS = 16
@@ -60,17 +60,16 @@ def _first_alone(feed: Feed, inputs: Sequence[ModelInput]) -> list[Feed]:
     return [{name: array[part] for name, array in feed.items()} for part in parts]
 
 
-def count_macs(
-    survey: Survey, samples: Samples | str, settings: Settings
-) -> dict[Site, int | None]:
+def count_work(survey: Survey, samples: Samples | str, settings: Settings) -> dict[Site, Work]:
     """Multiply-accumulates: from shape inference, and from a run where that does not suffice."""
     inputs = samples.shapes if isinstance(samples, Samples) else dict(settings.input_shapes)
     index = survey.index
     shapes = known_shapes(index, infer(survey.loaded.model, inputs))
-    macs = macs_of_layers(index, shapes)
-    unknown = [site for site, count in macs.items() if count is None and site.scope == 0]
+    work = work_of_layers(index, shapes)
+    sites = [layer.site for layer in survey.found]
+    unknown = [site for site in sites if site.scope == 0 and not _is_known(work.get(site))]
     if not unknown or isinstance(samples, str):
-        return macs
+        return work
     execution = Execution(threads=settings.threads, provider=settings.provider)
     try:
         shapes |= measured_shapes(
@@ -81,8 +80,12 @@ def count_macs(
             _tensors_of(index, unknown),
         )
     except RunError:
-        return macs
-    return macs_of_layers(index, shapes)
+        return work
+    return work_of_layers(index, shapes)
+
+
+def _is_known(work: Work | None) -> bool:
+    return work is not None and work.inputs is not None
 
 
 def _tensors_of(index: ModelIndex, sites: Iterable[Site]) -> set[str]:

@@ -17,7 +17,7 @@ from alds_onnx.search.rest import spend_rest
 from alds_onnx.settings import Settings
 from alds_onnx.steps.rows import plan_rows
 from alds_onnx.steps.survey import Survey
-from alds_onnx.values import Budget, Cut, Plan, SearchMethod, Spectra
+from alds_onnx.values import Budget, Cut, LayerShape, Plan, Scheme, SearchMethod, Spectra
 
 # Part of the model's parameters: what is removed should be within a point of what was asked for.
 _SLACK = 0.01
@@ -51,10 +51,7 @@ def _search(
 
 
 def _largest_error(cuts: dict[str, Cut | None], curves: dict[str, Spectra]) -> float:
-    return max(
-        float(curves[name].curve(cut.num_slices).relative_error[cut.rank]) if cut else 0.0
-        for name, cut in cuts.items()
-    )
+    return max(curves[name].relative_error(cut) if cut else 0.0 for name, cut in cuts.items())
 
 
 def slack(budget: Budget) -> int:
@@ -116,12 +113,33 @@ def planned_cuts(survey: Survey, plan: Plan) -> dict[str, Cut]:
 def _check_cut(layers: Sequence[Layer], cut: Cut) -> None:
     for layer in layers:
         shape, where = layer.shape, f"the plan's row '{layer.name}'"
+        if cut.scheme not in shape.distinct(Scheme):
+            raise PlanError(
+                f"{where}: on this weight the scheme '{cut.scheme.value}' is the same as "
+                f"'{shape.distinct([cut.scheme])[0].value}': write that"
+            )
+        if cut.scheme is Scheme.TUCKER2:
+            _check_tucker2(shape, cut, where)
+            continue
         if shape.in_channels % cut.num_slices:
             raise PlanError(
                 f"{where}: {cut.num_slices} slices do not divide {shape.in_channels} channels"
             )
         if cut.num_slices > 1 and layer.slice_counts == (1,):
             raise PlanError(f"{where}: only 1 slice can be built, the activation has unknown rank")
-        highest = min(shape.out_features, shape.num_columns // cut.num_slices)
+        folded = shape.folded(cut.scheme)
+        highest = min(folded.out_features, folded.num_columns // cut.num_slices)
         if cut.rank > highest:
             raise PlanError(f"{where}: rank {cut.rank} is above the full rank, {highest}")
+
+
+def _check_tucker2(shape: LayerShape, cut: Cut, where: str) -> None:
+    if cut.num_slices != 1:
+        raise PlanError(f"{where}: 'tucker2' has 1 slice, not {cut.num_slices}")
+    decode = shape.folded(Scheme.DECODE)
+    for name, rank, highest in (
+        ("rank", cut.rank, min(decode.out_features, decode.num_columns)),
+        ("rank_out", cut.rank_out, min(shape.out_features, shape.num_columns)),
+    ):
+        if rank > highest:
+            raise PlanError(f"{where}: `{name}` {rank} is above the full rank, {highest}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from alds_onnx.graph.layers import Layer, Skipped
 from alds_onnx.graph.scopes import Site
 from alds_onnx.steps.survey import Survey, Weight
-from alds_onnx.values import CutError, Decision, Factors, FloatArray, LayerPlan
+from alds_onnx.values import CutError, Decision, Factors, FloatArray, LayerPlan, Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,7 +36,7 @@ class Decomposition:
 
 
 def plan_rows(
-    survey: Survey, decompositions: Sequence[Decomposition], macs: dict[Site, int | None]
+    survey: Survey, decompositions: Sequence[Decomposition], work: Mapping[Site, Work]
 ) -> tuple[LayerPlan, ...]:
     """Make a row for every layer, in graph order."""
     done = {
@@ -45,14 +45,15 @@ def plan_rows(
         for layer in decomposition.weight.layers
     }
     return tuple(
-        _row(layer, done.get(layer.name), macs.get(layer.site), layer.name in survey.excluded)
+        _row(layer, done.get(layer.name), work.get(layer.site), layer.name in survey.excluded)
         for layer in survey.found
     )
 
 
 def _row(
-    layer: Layer | Skipped, done: Decomposition | None, macs: int | None, excluded: bool
+    layer: Layer | Skipped, done: Decomposition | None, work: Work | None, excluded: bool
 ) -> LayerPlan:
+    macs = work.macs if work else None
     if isinstance(layer, Skipped):
         count = int(np.prod(layer.dims, dtype=np.int64)) if layer.dims else 0
         return LayerPlan(
@@ -68,7 +69,8 @@ def _row(
             macs_after=macs,
         )
     dense = layer.shape.num_parameters
-    after = done.factors.cut.num_parameters(layer.shape) if done else dense
+    cut = done.factors.cut if done else None
+    after = work.of_cut(layer.shape, cut) if work and cut else macs
     kept = "excluded by the user" if excluded else "whole at this budget"
     return LayerPlan(
         name=layer.name,
@@ -77,12 +79,12 @@ def _row(
         shape=layer.source.shape,
         decision=Decision.DECOMPOSE if done else Decision.KEEP,
         reason="" if done else kept,
-        cut=done.factors.cut if done else None,
+        cut=cut,
         error=done.error if done else None,
         parameters_before=dense,
-        parameters_after=after,
-        macs_before=macs,
-        macs_after=None if macs is None else macs // dense * after,
+        parameters_after=cut.num_parameters(layer.shape) if cut else dense,
+        macs_before=None if after is None else macs,
+        macs_after=after,
         local_error=done.local_error if done else None,
         output_error=done.output_error if done else None,
     )

@@ -10,14 +10,14 @@ from typing import TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from alds_onnx.decompose.spectra import spectra
+from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.graph.layers import Layer, Skipped, find_layers, read_matrix, skipped
 from alds_onnx.graph.load import LoadedModel
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks
 from alds_onnx.graph.tensors import smallest_normal
 from alds_onnx.settings import Settings
-from alds_onnx.values import Plan, Spectra
+from alds_onnx.values import Plan, Scheme, Spectra
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -87,11 +87,11 @@ def weight_spectra(
 
     def compute(weight: Weight) -> Spectra | str:
         layer = weight.layers[0]
-        counts = settings.alignment.tiers()[-1].counts(layer.shape, layer.slice_counts)
+        counts = _allowed_counts(layer, settings)
         if planned is not None:
             counts = _planned_counts(layer, planned)
         if settings.calibration is not None:
-            counts = ()  # ranks will be chosen by errors on the data
+            counts = {Scheme.ENCODE: ()}  # ranks will be chosen by errors on the data
         matrix = read_matrix(survey.index, layer, survey.loaded.folder)
         if not np.isfinite(matrix).all():
             return "its weight has NaN or infinite entries"
@@ -99,7 +99,7 @@ def weight_spectra(
             return "its weight is all zeros"
         if np.abs(matrix).max() < smallest_normal(layer.source.tensor.data_type):
             return "its weight has subnormal entries only, which have too few digits to factorize"
-        return spectra(matrix, layer.shape, counts)
+        return spectra_of_schemes(matrix, layer.shape, counts)
 
     results = side_by_side(compute, weights, settings.threads, advance)
     reasons = {
@@ -122,11 +122,29 @@ def weight_spectra(
     return replace(survey, found=found), curves
 
 
-def _planned_counts(layer: Layer, plan: Plan) -> tuple[int, ...]:
+def _allowed_counts(layer: Layer, settings: Settings) -> dict[Scheme, tuple[int, ...]]:
+    """The k that may be chosen for each scheme that makes a difference on a layer."""
+    rule = settings.alignment.tiers()[-1]
+    folds = {
+        scheme: layer.shape.folded(scheme) if scheme is not Scheme.TUCKER2 else None
+        for scheme in layer.shape.distinct(settings.schemes)
+    }
+    return {
+        scheme: rule.counts(folded, layer.counts(folded)) if folded else ()
+        for scheme, folded in folds.items()
+    }
+
+
+def _planned_counts(layer: Layer, plan: Plan) -> dict[Scheme, tuple[int, ...]]:
     """Only the number of slices that the plan names, if it divides the channels."""
     c = layer.shape.in_channels
     cuts = [row.cut for row in plan.layers if row.name == layer.name]
-    return tuple(cut.num_slices for cut in cuts if cut and c % cut.num_slices == 0)
+    found: dict[Scheme, tuple[int, ...]] = {
+        cut.scheme: (cut.num_slices,)
+        for cut in cuts
+        if cut and c % cut.num_slices == 0 and cut.scheme in layer.shape.distinct(Scheme)
+    }
+    return found or {Scheme.ENCODE: ()}
 
 
 def side_by_side(

@@ -28,6 +28,8 @@ def made_up(name: str, parameters: list[int], errors: list[float]) -> Frontier:
         error=np.array(errors),
         num_slices=np.minimum(rank, 1),
         rank=rank,
+        scheme=np.zeros_like(rank),
+        rank_out=np.zeros_like(rank),
     )
 
 
