@@ -82,7 +82,7 @@ def compress(
     evaluate: Evaluation | None = None,
     search: SearchMethod = SearchMethod.EXACT,
     target: Runtime = Runtime.NONE,
-    schemes: Sequence[Scheme] = (Scheme.ENCODE,),
+    schemes: Sequence[Scheme] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -135,7 +135,8 @@ def compress(
         applied whatever this is.
     schemes
         What a convolution may become; the search chooses for each layer. Others than `ENCODE` go
-        with `exact` and without `calibration`.
+        with `exact` and without `calibration`. Default: all where they go and `target` is not
+        `NONE`, else `ENCODE`.
     include, exclude
         Globs on layer names: which layers may be decomposed.
     input_shapes
@@ -175,7 +176,7 @@ def compress(
         search=search,
         seed=seed,
         runtime=target,
-        schemes=tuple(schemes),
+        schemes=None if schemes is None else tuple(schemes),
         include=tuple(include),
         exclude=tuple(exclude),
         calibration=calibration,

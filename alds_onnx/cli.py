@@ -113,11 +113,10 @@ _PATH = click.Path(path_type=Path)
     "Which layers, which ranks",
     "--schemes",
     type=Schemes(),
-    default=Scheme.ENCODE.value,
-    show_default=True,
     help="What a convolution may become, comma-separated: encode (kh x kw, 1x1; the paper's), "
     "decode (1x1, kh x kw), split-height (kh x 1, 1 x kw), split-width (1 x kw, kh x 1), tucker2 "
-    "(1x1, kh x kw, 1x1), or all. The search chooses for each layer.",
+    "(1x1, kh x kw, 1x1), or all. The search chooses for each layer. Default: all with a --target, "
+    "encode without one, and with --calibration or --search iterative, which know no other.",
 )
 @option(
     "Which layers, which ranks",
@@ -229,7 +228,7 @@ class Request:
     max_drop: float | None
     search: str
     runtime: str
-    schemes: tuple[Scheme, ...]
+    schemes: tuple[Scheme, ...] | None
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     seed: int

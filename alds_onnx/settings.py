@@ -77,8 +77,8 @@ class Settings:
         What will run the model: which slices and ranks the search may choose. A plan is applied
         whatever this is.
     schemes
-        What a convolution may become; where they are all the same, `ENCODE`. A plan is applied
-        whatever they are. Others than `ENCODE` go with the exact search on weights alone.
+        What a convolution may become; None: what `candidates` says. A plan is applied whatever
+        they are. Others than `ENCODE` go with the exact search on weights alone.
     calibration
         Real inputs to choose ranks and fit factors by; None: by the weights alone, and checks on
         random inputs.
@@ -108,7 +108,7 @@ class Settings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     runtime: Runtime = Runtime.NONE
-    schemes: tuple[Scheme, ...] = (Scheme.ENCODE,)
+    schemes: tuple[Scheme, ...] | None = None
     calibration: Calibration | None = None
     evaluate: Evaluation | None = None
     objective: Objective = Objective.MAX_RELATIVE_ERROR
@@ -134,6 +134,20 @@ class Settings:
     def alignment(self) -> Alignment:
         """The rule that `runtime` stands for."""
         return Alignment(preset=preset(self.runtime))
+
+    @property
+    def candidates(self) -> tuple[Scheme, ...]:
+        """The schemes to choose from: by default all where a runtime restricts the slices.
+
+        With all slices and ranks, `ENCODE` has the smallest errors in nearly every layer, so that
+        the others make no difference; without, they keep more accuracy (benchmarks/schemes.md).
+        """
+        if self.schemes is not None:
+            return self.schemes
+        on_weights = self.calibration is None and self.search is SearchMethod.EXACT
+        if on_weights and not self.alignment.is_free:
+            return tuple(Scheme)
+        return (Scheme.ENCODE,)
 
     def _check_how_far(self) -> None:
         given = [x for x in (self.cr, self.plan, self.max_error, self.max_drop) if x is not None]
@@ -162,9 +176,9 @@ class Settings:
             raise UsageError("--max-drop is about scores: give labelled samples with --evaluate")
 
     def _check_schemes(self) -> None:
-        if not self.schemes:
+        if self.schemes == ():
             raise UsageError("--schemes names no scheme: give one, such as encode")
-        chosen = set(self.schemes)
+        chosen = set(self.schemes or ())
         if self.plan is not None:
             chosen = {row.cut.scheme for row in self.plan.layers if row.cut}
         others = [scheme.value for scheme in Scheme if scheme in chosen - {Scheme.ENCODE}]

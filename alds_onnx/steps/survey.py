@@ -127,7 +127,7 @@ def _allowed_counts(layer: Layer, settings: Settings) -> dict[Scheme, tuple[int,
     rule = settings.alignment.tiers()[-1]
     folds = {
         scheme: layer.shape.folded(scheme) if scheme is not Scheme.TUCKER2 else None
-        for scheme in layer.shape.distinct(settings.schemes)
+        for scheme in layer.shape.distinct(settings.candidates)
     }
     return {
         scheme: rule.counts(folded, layer.counts(folded)) if folded else ()
