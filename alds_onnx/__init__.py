@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alds_onnx.api import Result, compress
+    from alds_onnx.api import MergeResult, Result, compress, merge
     from alds_onnx.errors import (
         AldsError,
         BudgetError,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from alds_onnx.plans import plan_to_json, read_plan
     from alds_onnx.runtimes import Runtime
     from alds_onnx.settings import Step
+    from alds_onnx.steps.merge import MergeReport
     from alds_onnx.values import Plan, Report, Scheme, SearchMethod
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "BudgetError",
     "DataError",
     "InputError",
+    "MergeReport",
+    "MergeResult",
     "ModelError",
     "Plan",
     "PlanError",
@@ -47,17 +50,19 @@ __all__ = [
     "UsageError",
     "VerificationError",
     "compress",
+    "merge",
     "plan_to_json",
     "read_plan",
 ]
 
 _HOMES = {
-    "alds_onnx.api": ("Result", "compress"),
+    "alds_onnx.api": ("MergeResult", "Result", "compress", "merge"),
     "alds_onnx.errors": tuple(name for name in __all__ if name.endswith("Error")),
     "alds_onnx.evaluate.sessions": ("Provider",),
     "alds_onnx.plans": ("plan_to_json", "read_plan"),
     "alds_onnx.runtimes": ("Runtime",),
     "alds_onnx.settings": ("Step",),
+    "alds_onnx.steps.merge": ("MergeReport",),
     "alds_onnx.values": ("Plan", "Report", "Scheme", "SearchMethod"),
 }
 

@@ -16,35 +16,30 @@ from alds_onnx.graph.save import check_target, write_model
 from alds_onnx.graph.spill import Spill
 from alds_onnx.pipeline import run
 from alds_onnx.runtimes import Runtime
-from alds_onnx.settings import Progress, Settings, default_threads, silent
+from alds_onnx.settings import MergeSettings, Progress, Settings, default_threads, silent
+from alds_onnx.steps.merge import MergeReport, run_merge
 from alds_onnx.values import Objective, Plan, Report, Scheme, SearchMethod
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Result:
-    """A compressed model and what is known about it.
+class Product:
+    """A model that was made from another.
 
     Attributes
     ----------
     model
-        The compressed model. If the original has external data, its tensors still point there,
-        and the factors of one over 1 GiB into a temporary file: write it with `save`, which copies
+        The new model. If the original has external data, its tensors still point there, and the
+        new weights of one over 1 GiB into a temporary file: write it with `save`, which copies
         them.
-    plan
-        What was decided for each Conv, Gemm and MatMul.
-    report
-        What was measured.
     folder
         Where external data lies.
     source
         Path of the original; None if it was given as an object.
     spill
-        Keeps the temporary file with the factors of a large model alive; None for others.
+        Keeps the temporary file with new weights of a large model alive; None for others.
     """
 
     model: ModelProto
-    plan: Plan
-    report: Report
     folder: Path
     source: Path | None
     spill: Spill | None = None
@@ -68,6 +63,29 @@ class Result:
         target = Path(path)
         check_target(target, self.source)
         write_model(self.model, target, self.folder, self.source, external=external_data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Result(Product):
+    """A compressed model and what is known about it.
+
+    Attributes
+    ----------
+    plan
+        What was decided for each Conv, Gemm and MatMul.
+    report
+        What was measured.
+    """
+
+    plan: Plan
+    report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MergeResult(Product):
+    """A model with its pairs joined to dense layers again; `report` says which, and why not."""
+
+    report: MergeReport
 
 
 def compress(
@@ -182,7 +200,7 @@ def compress(
         calibration=calibration,
         evaluate=evaluate,
         objective=objective or _default_objective(calibration),
-        input_shapes=tuple((n, tuple(s)) for n, s in (input_shapes or {}).items()),
+        input_shapes=_shapes(input_shapes),
         threads=threads if threads is not None else default_threads(),
         provider=provider,
         dry_run=dry_run,
@@ -196,6 +214,68 @@ def compress(
         source=done.source.path,
         spill=done.spill,
     )
+
+
+def merge(
+    model: str | os.PathLike[str] | ModelProto,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    provider: Provider = Provider.CPU,
+    dry_run: bool = False,
+    progress: Progress = silent,
+) -> MergeResult:
+    """Join the pairs of a compressed model to dense layers again.
+
+    The merged model computes what the compressed one does, to rounding: in the layers that had been
+    cut it has the approximation Ŵ as a dense weight, under the old name. Train that elsewhere, or
+    compress it again. Pairs are known by the names and the structure that `compress` gives them;
+    everything else stays as it is.
+
+    Parameters
+    ----------
+    model
+        Path of a model file, or a model; neither is changed.
+    input_shapes, seed, threads, provider, dry_run, progress
+        As for `compress`.
+
+    Raises
+    ------
+    UsageError, ModelError
+        If an argument makes no sense or cannot be used.
+    VerificationError
+        If the merged model does not compute what the compressed one does.
+
+    Examples
+    --------
+    >>> import alds_onnx
+    >>> half = alds_onnx.compress("models/digits.onnx", cr=0.5)
+    >>> dense = alds_onnx.merge(half.model)
+    >>> dense.report.parameters_after == half.plan.parameters
+    True
+    """
+    settings = MergeSettings(
+        input_shapes=_shapes(input_shapes),
+        seed=seed,
+        threads=threads if threads is not None else default_threads(),
+        provider=provider,
+        dry_run=dry_run,
+    )
+    done = run_merge(model, settings, progress)
+    return MergeResult(
+        model=done.model,
+        report=done.report,
+        folder=done.source.folder,
+        source=done.source.path,
+        spill=done.spill,
+    )
+
+
+def _shapes(
+    input_shapes: Mapping[str, Sequence[int]] | None,
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, tuple(sizes)) for name, sizes in (input_shapes or {}).items())
 
 
 def _default_objective(calibration: Calibration | None) -> Objective:

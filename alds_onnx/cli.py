@@ -16,17 +16,19 @@ from typing import Any
 
 import click
 import rich.progress
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from alds_onnx.api import Result, compress
+from alds_onnx.api import Result, compress, merge
 from alds_onnx.errors import AldsError, UsageError
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.graph.save import check_target, write_bytes
 from alds_onnx.options import EPILOG, GroupedCommand, Schemes, Shape, option
 from alds_onnx.plans import plan_to_json, read_plan
 from alds_onnx.report.console import make_console, print_report
-from alds_onnx.report.json import dump, report_to_json
+from alds_onnx.report.json import dump, merge_to_json, report_to_json
+from alds_onnx.report.merged import print_merge
 from alds_onnx.runtimes import Runtime
 from alds_onnx.settings import Progress, Step
 from alds_onnx.values import Objective, Scheme, SearchMethod
@@ -45,12 +47,28 @@ _STEPS = {
     Step.SEARCH: "Choosing slices and ranks",
     Step.FACTORIZE: "Decomposing",
     Step.MEASURE: "Measuring",
+    Step.MERGE: "Joining pairs",
     Step.VERIFY: "Checking with onnxruntime",
     Step.DONE: "Done",
 }
 
 # What is done again for every attempt of --max-error and --max-drop.
 _OF_AN_ATTEMPT = (Step.SEARCH, Step.FACTORIZE, Step.MEASURE)
+
+# What a merge takes, by the names in `Request`.
+_OF_A_MERGE = (
+    "source",
+    "merge",
+    "input_shapes",
+    "provider",
+    "threads",
+    "seed",
+    "save_as_external_data",
+    "json_out",
+    "dry_run",
+    "quiet",
+    "traceback",
+)
 
 _OBJECTIVES = {"sum": Objective.SUM_OUTPUT_ERROR, "max": Objective.MAX_OUTPUT_ERROR}
 
@@ -90,6 +108,15 @@ _PATH = click.Path(path_type=Path)
     metavar="POINTS",
     help="Instead of --cr: remove as much as possible while top-1 falls by at most so many "
     "percentage points on the samples of --evaluate.",
+)
+@option(
+    "How far",
+    "--merge",
+    type=_PATH,
+    metavar="OUT.onnx",
+    help="The way back: join the pairs of a compressed IN.onnx to dense layers that compute the "
+    "same, to train them elsewhere or to compress them again. Goes without OUT.onnx and all that "
+    "decides how to compress.",
 )
 @option(
     "Which layers, which ranks",
@@ -213,7 +240,12 @@ def command(**options: Any) -> None:
     chosen so that the largest relative error is as small as the budget allows. onnxruntime checks
     the result before OUT.onnx is written. IN.onnx is never changed.
     """
-    _run(Request(**options))
+    request = Request(**options)
+    if request.merge is None:
+        _run(request)
+    else:
+        _refuse_with_merge(click.get_current_context())
+        _merge(request, request.merge)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +258,7 @@ class Request:
     plan: Path | None
     max_error: float | None
     max_drop: float | None
+    merge: Path | None
     search: str
     runtime: str
     schemes: tuple[Scheme, ...] | None
@@ -366,16 +399,43 @@ def _run(request: Request) -> None:
     _print_result(console, request, result, target)
 
 
+def _refuse_with_merge(context: click.Context) -> None:
+    """Refuse what says how to compress: a merge would do without it, unseen."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name not in _OF_A_MERGE and source is ParameterSource.COMMANDLINE:
+            shown = parameter.opts[-1] if isinstance(parameter, click.Option) else "OUT.onnx"
+            raise UsageError(f"{shown} does not go with --merge: give alds-onnx IN --merge OUT")
+
+
+def _merge(request: Request, target: Path) -> None:
+    _check_outputs(request.source, [target, request.json_out])
+    console = make_console()
+    with _progress(make_console(stderr=True), quiet=request.quiet) as progress:
+        result = merge(
+            request.source,
+            input_shapes=dict(request.input_shapes),
+            seed=request.seed,
+            threads=request.threads,
+            provider=Provider(request.provider),
+            dry_run=request.dry_run,
+            progress=progress,
+        )
+        if not request.dry_run:
+            result.save(target, external_data=request.save_as_external_data)
+            _ignore_interrupts()
+    if request.json_out:
+        write_bytes(dump(merge_to_json(result.report)), request.json_out)
+    if not request.quiet:
+        print_merge(console, result.report)
+    written = (None if request.dry_run else target, request.json_out)
+    _print_end(console, request, result.report.warnings, written)
+
+
 def _check_paths(request: Request) -> Path | None:
     """Refuse outputs that cannot be written, before any work is done; give the target."""
-    for path in (request.source, request.target):
-        if path is not None and str(path) == "-":
-            raise UsageError("'-' is not a file: standard input and output are not supported")
-    outputs = [p for p in (request.target, request.plan_out, request.json_out) if p is not None]
-    if len({os.path.realpath(path) for path in outputs}) != len(outputs):
-        raise UsageError("two outputs have the same path")
-    for path in outputs:
-        check_target(path, request.source)
+    _check_outputs(request.source, [request.target, request.plan_out, request.json_out])
     if request.dry_run:
         return None
     if request.target is None:
@@ -383,13 +443,32 @@ def _check_paths(request: Request) -> Path | None:
     return request.target
 
 
+def _check_outputs(source: Path, given: Sequence[Path | None]) -> None:
+    outputs = [path for path in given if path is not None]
+    if any(str(path) == "-" for path in (source, *outputs)):
+        raise UsageError("'-' is not a file: standard input and output are not supported")
+    if len({os.path.realpath(path) for path in outputs}) != len(outputs):
+        raise UsageError("two outputs have the same path")
+    for path in outputs:
+        check_target(path, source)
+
+
 def _print_result(console: Console, request: Request, result: Result, target: Path | None) -> None:
+    if not request.quiet:
+        print_report(console, result.report)
+    written = (target, request.plan_out, request.json_out)
+    _print_end(console, request, result.report.warnings, written)
+
+
+def _print_end(
+    console: Console, request: Request, warnings: Sequence[str], written: Sequence[Path | None]
+) -> None:
+    """Say what was written; or, where nothing else was printed, the warnings."""
     if request.quiet:
-        for warning in result.report.warnings:
+        for warning in warnings:
             print(f"alds-onnx: warning: {warning}", file=sys.stderr)
         return
-    print_report(console, result.report)
-    for path in (target, request.plan_out, request.json_out):
+    for path in written:
         if path is not None:
             console.print(f"written: {path}", markup=False, soft_wrap=True)
 

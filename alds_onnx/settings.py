@@ -33,6 +33,7 @@ class Step(str, Enum):
     STATISTICS = "statistics"
     SENSITIVITY = "sensitivity"
     INPUTS = "inputs"
+    MERGE = "merge"
     ATTEMPT = "attempt"
     SEARCH = "search"
     FACTORIZE = "factorize"
@@ -57,6 +58,33 @@ def default_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _check_numbers(threads: int, seed: int) -> None:
+    if threads < 1:
+        raise UsageError(f"--threads is {threads}, but must be at least 1")
+    if seed < 0:
+        raise UsageError(f"--seed is {seed}, but must not be negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeSettings:
+    """Options of a merge; each as in `Settings`.
+
+    Raises
+    ------
+    UsageError
+        If a number makes no sense.
+    """
+
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    seed: int = 0
+    threads: int
+    provider: Provider = Provider.CPU
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        _check_numbers(self.threads, self.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -125,10 +153,7 @@ class Settings:
             raise UsageError("--objective is about outputs on real inputs: give --calibration too")
         if self.plan is not None and (self.include or self.exclude):
             raise UsageError("--include and --exclude do not go with --plan: edit the plan instead")
-        if self.threads < 1:
-            raise UsageError(f"--threads is {self.threads}, but must be at least 1")
-        if self.seed < 0:
-            raise UsageError(f"--seed is {self.seed}, but must not be negative")
+        _check_numbers(self.threads, self.seed)
 
     @property
     def alignment(self) -> Alignment:

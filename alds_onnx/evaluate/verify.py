@@ -56,6 +56,8 @@ class Candidates:
         Outputs of decomposed nodes, tensors of the main graph that all three models have.
     folder
         Where their external data lies.
+    called
+        What the user knows the compressed one as.
     """
 
     original: ModelProto
@@ -63,6 +65,7 @@ class Candidates:
     composed: ModelProto
     layers: tuple[str, ...]
     folder: Path
+    called: str = "the compressed model"
 
 
 def verify(
@@ -96,7 +99,7 @@ def verify(
     try:
         return _compare(models, samples, execution, tolerance, original)
     except RunError as e:
-        return Verification(status=Status.FAILED, reason=f"the compressed model: {e}")
+        return Verification(status=Status.FAILED, reason=f"{models.called}: {e}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -146,13 +146,13 @@ def with_dense_weights(
         first = weight.layers[0]
         name = unused(f"{first.weight_name}/composed", names)
         array = as_read(first, weight.matrix)
-        tensor = _new_tensor(name, array, first.source.tensor.data_type, spill)
+        tensor = new_tensor(name, array, first.source.tensor.data_type, spill)
         added.setdefault(first.source.read.scope, []).append(tensor)
         for layer in weight.layers:
             index.node(layer.site).input[layer.weight_input] = name
             _set_bias(index, layer, weight.bias)
     for number, tensors in added.items():
-        _store(index.scopes[number], result.ir_version, tensors)
+        store(index.scopes[number], result.ir_version, tensors)
     return result
 
 
@@ -210,11 +210,11 @@ class _Splice:
             for new in reversed(self.new_nodes[site]):
                 nodes.insert(site.node, new)
         for number, tensors in self.new_tensors.items():
-            _store(self.index.scopes[number], self.index.model.ir_version, tensors)
+            store(self.index.scopes[number], self.index.model.ir_version, tensors)
         for scope in self.index.scopes:
             names = {key.name for key in self.dropped if key.scope == scope.number}
             if names:
-                _forget(scope.body, names)
+                forget(scope.body, names)
 
     def _fresh(self, stem: str) -> str:
         return unused(stem, self.names)
@@ -227,7 +227,7 @@ class _Splice:
             arrays[names.core] = tensors.core
         _check_range(layer, *arrays.values())
         self.new_tensors.setdefault(layer.source.read.scope, []).extend(
-            _new_tensor(name, array, element_type, self.spill) for name, array in arrays.items()
+            new_tensor(name, array, element_type, self.spill) for name, array in arrays.items()
         )
 
     def _drop_weight(self, layer: Layer) -> None:
@@ -239,16 +239,17 @@ class _Splice:
             self.dropped.update(Key(site.scope, name) for name in outputs)
 
 
-def _new_tensor(
+def new_tensor(
     name: str, array: npt.NDArray[Any], element_type: int, spill: Spill | None
 ) -> TensorProto:
+    """Make a tensor whose numbers lie in the model, or in a temporary file."""
     tensor = make_tensor(name, array, element_type)
     if spill is not None:
         spill.move(tensor)
     return tensor
 
 
-def _store(scope: Scope, ir_version: int, tensors: Sequence[TensorProto]) -> None:
+def store(scope: Scope, ir_version: int, tensors: Sequence[TensorProto]) -> None:
     """Put constants into a scope."""
     body = scope.body
     if isinstance(body, GraphProto) and ir_version >= _FIRST_IR_WITH_FREE_INITIALIZERS:
@@ -262,7 +263,7 @@ def _store(scope: Scope, ir_version: int, tensors: Sequence[TensorProto]) -> Non
         body.node.insert(0, constant)
 
 
-def _forget(body: GraphProto | FunctionProto, names: set[str]) -> None:
+def forget(body: GraphProto | FunctionProto, names: set[str]) -> None:
     """Remove every trace of tensors that are gone."""
     _remove(body.value_info, lambda value: value.name in names)
     if isinstance(body, GraphProto):

@@ -43,7 +43,8 @@ def print_report(console: Console, report: Report) -> None:
         console.print(Text.assemble(("warning: ", "yellow"), warning))
 
 
-def _table(title: str, *columns: tuple[str, bool]) -> Table:
+def new_table(title: str, *columns: tuple[str, bool]) -> Table:
+    """A table with a title; of each column the heading, and whether it is flush right."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for name, right in columns:
         table.add_column(name, justify="right" if right else "left", no_wrap=right)
@@ -53,7 +54,7 @@ def _table(title: str, *columns: tuple[str, bool]) -> Table:
 def _layers(rows: tuple[LayerPlan, ...]) -> Table:
     on_data = any(row.local_error is not None for row in rows)
     schemes = any(row.cut and row.cut.scheme is not Scheme.ENCODE for row in rows)
-    table = _table(
+    table = new_table(
         "Layers",
         ("layer", False),
         ("op", False),
@@ -123,7 +124,7 @@ def _outputs(verification: Verification, target: Target | None) -> Table:
     if target is not None and target.data is TargetData.HELD_OUT:
         on = "held-out calibration"
     title = f"Outputs against the original's, on {verification.samples} {on} samples"
-    table = _table(
+    table = new_table(
         title,
         ("output", False),
         ("relative L2 error", True),
@@ -154,7 +155,7 @@ def _fidelity(output: OutputFidelity) -> tuple[str, ...]:
 
 def _summary(report: Report) -> Table:
     plan, checks = report.plan, report.verification
-    table = _table("Summary", ("", False), ("before", True), ("after", True), ("", False))
+    table = new_table("Summary", ("", False), ("before", True), ("after", True), ("", False))
     table.add_row(
         "parameters",
         numbers.count(plan.parameters),
@@ -183,7 +184,7 @@ def _summary(report: Report) -> Table:
     for score in report.scores:
         table.add_row(*_score(score))
     if checks is not None:
-        _add_checks(table, checks)
+        add_checks(table, checks, "rewrite is exact")
     return table
 
 
@@ -230,7 +231,8 @@ def _errors(report: Report) -> str:
     return f"relative (true spectral {numbers.error(spectral)}, bound {numbers.error(bound)})"
 
 
-def _add_checks(table: Table, checks: Verification) -> None:
+def add_checks(table: Table, checks: Verification, exact: str) -> None:
+    """Add output error, latency, and how the check called `exact` ended."""
     compared = [output.relative_l2 for output in checks.fidelity if not output.note]
     if compared:
         table.add_row(
@@ -248,7 +250,7 @@ def _add_checks(table: Table, checks: Verification) -> None:
     shown = checks.status.value
     if checks.difference is not None:
         shown += f": differs by {checks.difference:.1e}, allowed {checks.tolerance:.0e}"
-    table.add_row("rewrite is exact", "", "", shown)
+    table.add_row(exact, "", "", shown)
 
 
 def _latency(latency: Latency) -> str:

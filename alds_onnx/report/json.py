@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 from alds_onnx.plans import plan_to_json
+from alds_onnx.steps.merge import MergeReport
 from alds_onnx.values import Report
 
 _PACKAGES = ("alds-onnx", "onnx", "onnxruntime", "numpy", "scipy", "onnx-graphsurgeon")
@@ -30,8 +31,28 @@ def report_to_json(report: Report) -> dict[str, Any]:
         "bytes": {"before": report.bytes_before, "after": report.bytes_after},
         "seconds": dict(report.seconds),
         "warnings": list(report.warnings),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": _versions(),
     }
+
+
+def merge_to_json(report: MergeReport) -> dict[str, Any]:
+    """What was joined, what was not, and the checks; numbers that are not finite become null."""
+    return {
+        "schema": 1,
+        "model": {"file": report.file, "sha256": report.sha256},
+        "merged": _plain(report.merged),
+        "left": _plain(report.left),
+        "verification": _plain(report.verification),
+        "parameters": {"before": report.parameters_before, "after": report.parameters_after},
+        "bytes": {"before": report.bytes_before, "after": report.bytes_after},
+        "seconds": dict(report.seconds),
+        "warnings": list(report.warnings),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def dump(values: object) -> bytes:

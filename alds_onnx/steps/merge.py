@@ -1,0 +1,206 @@
+"""merge(): join the pairs of a compressed model, check the result, and say what was done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx import ModelProto
+
+from alds_onnx.errors import VerificationError
+from alds_onnx.evaluate.samples import Samples, random_samples
+from alds_onnx.evaluate.sessions import Execution, RunError, check_provider
+from alds_onnx.evaluate.verify import TOLERANCES, Candidates, verify
+from alds_onnx.graph.accounting import model_bytes, num_parameters
+from alds_onnx.graph.external import external_tensors, is_large
+from alds_onnx.graph.hints import input_hints
+from alds_onnx.graph.load import LoadedModel, load_model
+from alds_onnx.graph.merge import Merging, merge_pairs
+from alds_onnx.graph.pairs import Pair, Unmerged
+from alds_onnx.graph.scopes import ModelIndex
+from alds_onnx.graph.spill import Spill
+from alds_onnx.settings import MergeSettings, Progress, Source, Step
+from alds_onnx.steps.clock import Clock
+from alds_onnx.values import Cut, Status, Verification
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergedLayer:
+    """A pair that became a dense layer.
+
+    Attributes
+    ----------
+    name, weight
+        The layer's name, and what it calls its weight now.
+    shape
+        Shape of the weight, folded to (f, c) or (f, c, kh, kw).
+    cut
+        The number of slices and the rank that it had.
+    parameters_before, parameters_after
+        Entries of the factors and of the dense weight. Layers that share a weight all give the
+        same.
+    """
+
+    name: str
+    weight: str
+    shape: tuple[int, ...]
+    cut: Cut
+    parameters_before: int
+    parameters_after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeReport:
+    """Everything that is known after a merge.
+
+    Attributes
+    ----------
+    file, sha256
+        The model that was given.
+    merged, left
+        What was joined, and what looks like a pair of this package and was not.
+    parameters_before, parameters_after
+        Floating-point parameters of the whole model.
+    bytes_before, bytes_after
+        Sizes of the models, external data included.
+    verification
+        The merged model against the one that was given; None for a dry run.
+    seconds
+        Wall time of each step, in order.
+    warnings
+        What the user should know.
+    """
+
+    file: str
+    sha256: str
+    merged: tuple[MergedLayer, ...]
+    left: tuple[Unmerged, ...]
+    parameters_before: int
+    parameters_after: int
+    bytes_before: int
+    bytes_after: int
+    verification: Verification | None
+    seconds: tuple[tuple[str, float], ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Merged:
+    """What `run_merge` makes: the model, its report, the original, and what holds new weights."""
+
+    model: ModelProto
+    report: MergeReport
+    source: LoadedModel
+    spill: Spill | None
+
+
+def run_merge(source: Source, settings: MergeSettings, progress: Progress) -> Merged:
+    """Join the pairs of a model; see `alds_onnx.merge`."""
+    clock = Clock(progress)
+    check_provider(settings.provider)
+    clock.start(Step.LOAD)
+    loaded = load_model(source)
+    clock.start(Step.MERGE)
+    streamed = is_large(loaded.model) and bool(external_tensors(loaded.model))
+    spill = Spill() if streamed else None
+    merging = merge_pairs(loaded.model, loaded.folder, spill)
+    clock.start(Step.VERIFY)
+    verification = None if settings.dry_run else _check(loaded, merging, settings)
+    clock.stop()
+    report = _report(loaded, merging, verification, clock)
+    return Merged(model=merging.model, report=report, source=loaded, spill=spill)
+
+
+def _check(loaded: LoadedModel, merging: Merging, settings: MergeSettings) -> Verification:
+    """Compare the merged model with the one that was given.
+
+    Raises
+    ------
+    VerificationError
+        If they do not compute the same, to rounding.
+    """
+    execution = Execution(threads=settings.threads, provider=settings.provider)
+    samples = _samples(loaded, execution, settings)
+    if isinstance(samples, str):
+        return Verification(status=Status.NOT_VALIDATED, reason=samples)
+    types = {pair.encoder.tensor.data_type for pair in merging.pairs}
+    models = Candidates(
+        original=loaded.model,
+        compressed=merging.model,
+        composed=loaded.model,
+        layers=_outputs_of_main_graph(loaded.model, merging.pairs),
+        folder=loaded.folder,
+        called="the merged model",
+    )
+    tolerance = max((TOLERANCES[kind] for kind in types), default=0.0)
+    result = verify(models, samples, execution, tolerance)
+    if result.status is Status.FAILED:
+        raise VerificationError(
+            f"verification failed, nothing was written: {result.reason}; please report this"
+        )
+    return result
+
+
+def _samples(loaded: LoadedModel, execution: Execution, settings: MergeSettings) -> Samples | str:
+    """Random inputs; what a pair computes does not depend on the data."""
+    try:
+        return random_samples(
+            loaded.model,
+            loaded.folder,
+            execution,
+            shapes=dict(settings.input_shapes),
+            hints=input_hints(ModelIndex(loaded.model)),
+            seed=settings.seed,
+        )
+    except RunError as e:
+        return str(e)
+
+
+def _outputs_of_main_graph(model: ModelProto, pairs: tuple[Pair, ...]) -> tuple[str, ...]:
+    """Outputs of joined layers that the model has both before and after."""
+    made = {name for node in model.graph.node for name in node.output}
+    names = (pair.output for pair in pairs if pair.site.scope == 0)
+    return tuple(dict.fromkeys(name for name in names if name in made))
+
+
+def _report(
+    loaded: LoadedModel, merging: Merging, verification: Verification | None, clock: Clock
+) -> MergeReport:
+    before, after = ModelIndex(loaded.model), ModelIndex(merging.model)
+    return MergeReport(
+        file=loaded.name,
+        sha256=loaded.sha256,
+        merged=tuple(_row(pair) for pair in merging.pairs),
+        left=merging.left,
+        parameters_before=num_parameters(before),
+        parameters_after=num_parameters(after),
+        bytes_before=model_bytes(loaded.model, before),
+        bytes_after=model_bytes(merging.model, after),
+        verification=verification,
+        seconds=clock.seconds(),
+        warnings=tuple(_warnings(merging, verification)),
+    )
+
+
+def _row(pair: Pair) -> MergedLayer:
+    shape = pair.shape
+    return MergedLayer(
+        name=pair.name,
+        weight=pair.weight,
+        shape=(shape.out_features, shape.in_channels, *shape.kernel),
+        cut=pair.cut,
+        parameters_before=pair.cut.num_parameters(shape),
+        parameters_after=shape.num_parameters,
+    )
+
+
+def _warnings(merging: Merging, verification: Verification | None) -> list[str]:
+    warnings = []
+    if not merging.pairs:
+        warnings.append(
+            "no pair written by alds-onnx was found, by the names of its factors and nodes: "
+            "the model is unchanged"
+        )
+    warnings += [f"'{left.name}' stays as it is: {left.reason}" for left in merging.left]
+    if verification is not None and verification.status is Status.NOT_VALIDATED:
+        warnings.append(f"not validated: {verification.reason}")
+    return warnings
