@@ -54,6 +54,41 @@ def test_removes_what_was_asked_for_and_hardly_more(cr: float, tmp_path: Path) -
     assert cr <= removed <= cr + 0.01
 
 
+def test_a_compressed_model_is_merged_to_the_original_s_layers(
+    half: tuple[Path, str], tmp_path: Path
+) -> None:
+    dense, report = tmp_path / "dense.onnx", tmp_path / "report.json"
+    before = half[0].read_bytes()
+    done = alds(half[0], "--merge", dense, "--json", report, "--threads", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert half[0].read_bytes() == before
+    for words in ("merge is exact", "passed", "/layer3.2/conv2/Conv", f"written: {dense}"):
+        assert words in done.stdout
+    assert count_parameters(dense) == count_parameters(DIGITS)
+    assert list(onnx.load(dense).graph.node) == list(onnx.load(DIGITS).graph.node)
+    values = json.loads(report.read_text())
+    assert values["verification"]["status"] == "passed"
+    assert values["parameters"] == {
+        "before": count_parameters(half[0]),
+        "after": count_parameters(dense),
+    }
+
+
+def test_a_merge_without_pairs_is_a_copy_with_a_warning(tmp_path: Path) -> None:
+    done = alds(DIGITS, "--merge", tmp_path / "same.onnx", "--quiet")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("alds-onnx: warning: no pair")
+    assert onnx.load(tmp_path / "same.onnx") == onnx.load(DIGITS)
+
+
+def test_what_does_not_go_with_merge_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "--cr does not go with --merge", DIGITS, "--merge", "m.onnx", "--cr", "0.5")
+    refused(tmp_path, "OUT.onnx does not go with", DIGITS, "out.onnx", "--merge", "m.onnx")
+    refused(tmp_path, "--plan-out does not go", DIGITS, "--merge", "m.onnx", "--plan-out", "p")
+    refused(tmp_path, "is the input", DIGITS, "--merge", DIGITS)
+    refused(tmp_path, "'-' is not a file", DIGITS, "--merge", "-")
+
+
 def test_the_tables_say_what_was_done(half: tuple[Path, str]) -> None:
     out, printed = half
     for words in ("removed", "kept", "rewrite is exact", "passed", "latency", "multiply-acc"):
