@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -30,7 +32,28 @@ _LARGEST_FILE = 64 << 20
 # Sizes in ONNX are int64; larger numbers overflow in the arithmetic.
 _LARGEST_INT = 2**63 - 1
 
+_MISFIT = "the plan does not fit the model"
 _ERRORS = ("relative_error", "spectral_error", "error_bound")
+
+# The members of each object; plan.schema.json says what each is. Others are typing errors: an edit
+# that is read as no edit would be worse than a refusal.
+_PLAN = ("$schema", "schema", "model", "objective", "search", "seed", "budget", "result", "layers")
+_MODEL = ("file", "sha256", "parameters")
+_BUDGET = ("kind", "removed", "limit")
+_RESULT = ("parameters", "removed", "max_relative_error")
+_ROW = (
+    *("name", "op", "weight", "shape", "decision", "reason", "scheme", "num_slices", "rank"),
+    *(*_ERRORS, "local_error", "output_error"),
+    *("parameters_before", "parameters_after", "macs_before", "macs_after"),
+)
+
+_KINDS: Mapping[object, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+}
 
 _T = TypeVar("_T")
 
@@ -97,7 +120,11 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     try:
         if where.stat().st_size > _LARGEST_FILE:
             raise PlanError(f"plan '{where}' is too large to be a plan")
-        data = json.loads(where.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        data = json.loads(
+            where.read_text(encoding="utf-8"),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_without_repetition,
+        )
     except FileNotFoundError as e:
         raise PlanError(f"plan '{where}' does not exist: check the path") from e
     except OSError as e:
@@ -111,6 +138,16 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
+def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Refuse an object with a member twice, of which Python would take the last, unseen."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        of = f" of '{str(members['name'])[:200]}'" if "name" in members else ""
+        raise ValueError(f"the member '{name[:80]}'{of} is there twice")
+    return members
+
+
 def plan_from_json(data: object) -> Plan:
     """Read the plan that JSON values stand for.
 
@@ -119,12 +156,12 @@ def plan_from_json(data: object) -> Plan:
     PlanError
         If they are not a plan of schema 1; the message names the row.
     """
-    fields = _Fields(data, "the plan")
+    fields = _Fields(data, "the plan", _PLAN)
     if fields.get("schema", int) != SCHEMA:
         raise PlanError(f"the plan has a schema other than {SCHEMA}: write a new one")
-    model = _Fields(fields.get("model", dict), "the plan's model")
+    model = _Fields(fields.get("model", dict), "the plan's model", _MODEL)
     parameters = model.get("parameters", int)
-    result = _Fields(fields.get("result", dict, {}), "the plan's result")
+    result = _Fields(fields.get("result", dict, {}), "the plan's result", _RESULT)
     rows: list[object] = fields.get("layers", list)
     return Plan(
         file=model.get("file", str, ""),
@@ -143,7 +180,7 @@ def _budget(fields: _Fields, parameters: int) -> Budget | None:
     data: dict[str, object] = fields.get("budget", dict, {})
     if not data:
         return None
-    removed = _Fields(data, "the plan's budget").get("removed", float)
+    removed = _Fields(data, "the plan's budget", _BUDGET).get("removed", float)
     if not 0 < removed < 1:
         raise PlanError(f"the plan's budget removes {removed}, which is not between 0 and 1")
     return Budget(before=parameters, removed=removed)
@@ -152,7 +189,7 @@ def _budget(fields: _Fields, parameters: int) -> Budget | None:
 def _row(data: object, number: int) -> LayerPlan:
     fields = _Fields(data, f"row {number} of the plan")
     name = fields.get("name", str)
-    fields = _Fields(data, f"the plan's row '{name[:200]}'")
+    fields = _Fields(data, f"the plan's row '{name[:200]}'", _ROW)
     decision = fields.choice("decision", Decision)
     shape: list[Any] = fields.get("shape", list, [])
     if not all(type(n) is int and 0 <= n <= _LARGEST_INT for n in shape):
@@ -196,9 +233,14 @@ def _error(fields: _Fields) -> CutError | None:
 class _Fields:
     """Typed access to the members of a JSON object."""
 
-    def __init__(self, data: object, where: str) -> None:
+    def __init__(self, data: object, where: str, known: Collection[str] | None = None) -> None:
+        """`known` are the members that there may be; None does not look yet."""
         if not isinstance(data, Mapping):
             raise PlanError(f"{where} is not a JSON object")
+        unknown = [str(name) for name in data if known is not None and name not in known]
+        if unknown:
+            hint = _closest(unknown[0], known or ())
+            raise PlanError(f"{where} has an unknown member `{unknown[0][:80]}`{hint}")
         self._data, self.where = data, where
 
     def get(self, name: str, kind: Callable[..., _T], default: _T | None = None) -> _T:
@@ -208,15 +250,14 @@ class _Fields:
             if default is None:
                 raise PlanError(f"{self.where} has no `{name}`")
             return default
+        if kind is float and type(value) is int:
+            value = float(value) if value <= sys.float_info.max else math.inf
         if type(value) is int and not 0 <= value <= _LARGEST_INT:
             raise PlanError(f"{self.where}: `{name}` must be between 0 and {_LARGEST_INT}")
-        if kind is float and type(value) is int:
-            value = float(value)
         if type(value) is not kind:
-            wanted = getattr(kind, "__name__", str(kind))
-            raise PlanError(f"{self.where}: `{name}` must be of type {wanted}")
-        if type(value) is float and not math.isfinite(value):
-            raise PlanError(f"{self.where}: `{name}` must be a finite number")
+            raise PlanError(f"{self.where}: `{name}` must be {_KINDS[kind]}")
+        if type(value) is float and not 0 <= value < math.inf:
+            raise PlanError(f"{self.where}: `{name}` must be a finite number, 0 or more")
         return cast(_T, value)
 
     def choice(self, name: str, kind: Callable[[str], _T], default: _T | None = None) -> _T:
@@ -227,6 +268,12 @@ class _Fields:
             return kind(value)
         except ValueError as e:
             raise PlanError(f"{self.where}: `{name}` cannot be '{value[:80]}'") from e
+
+
+def _closest(name: str, names: Collection[str]) -> str:
+    """A hint at the name that may have been meant; "" if there is none like it."""
+    close = get_close_matches(name[:200], [n[:200] for n in names], n=1)
+    return f": is it `{close[0]}`?" if close else ""
 
 
 def match_plan(plan: Plan, rows: Mapping[str, LayerPlan], sha256: str) -> dict[str, Cut]:
@@ -255,14 +302,16 @@ def match_plan(plan: Plan, rows: Mapping[str, LayerPlan], sha256: str) -> dict[s
     if len(planned) != len(plan.layers):
         twice = Counter(row.name for row in plan.layers).most_common(1)[0][0]
         raise PlanError(f"the plan has more than one row '{twice[:200]}'")
-    for name in sorted(planned.keys() ^ rows.keys()):
-        which = "the model has no such layer" if name in planned else "the plan has no such row"
-        raise PlanError(f"the plan does not fit the model: '{name[:200]}': {which}")
+    for name in sorted(planned.keys() - rows.keys()):
+        hint = _closest(name, rows.keys() - planned.keys())
+        raise PlanError(f"{_MISFIT}: '{name[:200]}': the model has no such layer{hint}")
+    for name in sorted(rows.keys() - planned.keys()):
+        raise PlanError(f"{_MISFIT}: '{name[:200]}': the plan has no such row")
     return {name: row.cut for name, row in planned.items() if _fits(row, rows[name]) and row.cut}
 
 
 def _fits(row: LayerPlan, actual: LayerPlan) -> bool:
-    where = f"the plan does not fit the model: row '{row.name[:200]}'"
+    where = f"{_MISFIT}: row '{row.name[:200]}'"
     if row.op is not actual.op or (row.shape and row.shape != actual.shape):
         raise PlanError(
             f"{where} is a {row.op.value} of shape {list(row.shape)}, "

@@ -254,6 +254,11 @@ def test_a_malformed_row_is_refused_by_name(member: str, value: object) -> None:
         *((("budget", "removed"), v, "budget") for v in (*NOT_FLOAT, 0, 1, 0.0, 1.0, 1.5, ...)),
         *((("result",), v, "`result`") for v in ([], 480, "good")),
         *((("result", "parameters"), v, "`parameters`") for v in NOT_INT),
+        (("budgets",), None, "the plan has an unknown member `budgets`: is it `budget`"),
+        (("model", "sha"), "", "the plan's model has an unknown member `sha`: is it `sha256`"),
+        (("budget", "remove"), 0.5, "the plan's budget has an unknown .*: is it `removed`"),
+        (("result", "x"), 1, "the plan's result has an unknown member `x`$"),
+        (("layers", 0, "ranks"), 3, "row '/layer1/Conv' has an unknown .*: is it `rank`"),
     ],
     ids=short,
 )
@@ -353,6 +358,23 @@ def test_a_file_that_is_no_plan_is_refused(
         read_plan(path)
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ('"rank": 3', '"rank": 3,,', r"is not JSON: .* line 36 column \d+"),
+        ('"rank": 3', '"rank": 3, "rank": 4', "'rank' of '/layer1/Conv' is there twice"),
+        ('"seed": 7', '"seed": 7, "seed": 7', "'seed' is there twice"),
+        ('"rank": 3', '"rank": NaN', "NaN is not JSON"),
+    ],
+)
+def test_a_slip_of_the_hand_is_named(tmp_path: Path, right: str, wrong: str, message: str) -> None:
+    path, text = tmp_path / "plan.json", json.dumps(EXAMPLE, indent=1)
+    assert text.count(right) == 1
+    path.write_text(text.replace(right, wrong))
+    with pytest.raises(PlanError, match=message):
+        read_plan(path)
+
+
 def test_files_that_cannot_be_read_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,6 +421,13 @@ def test_a_plan_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(PlanError, match=message):
         match_plan(plan_from_json(changed(path, value)), model_rows(), "ab12")
+
+
+def test_a_misspelt_row_is_named_with_the_one_that_is_missing() -> None:
+    data = changed(("layers", 0, "name"), "/layer1/conv")
+    message = "'/layer1/conv': the model has no such layer: is it `/layer1/Conv`"
+    with pytest.raises(PlanError, match=message):
+        match_plan(plan_from_json(data), model_rows(), "ab12")
 
 
 def test_rows_that_the_model_does_not_have_are_refused() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+import re
 from enum import Enum
 from typing import Any
 
@@ -13,6 +14,8 @@ from alds_onnx.plans import plan_to_json
 from alds_onnx.steps.merge import MergeReport
 from alds_onnx.values import Report
 
+# A list of numbers over several lines; within strings, line breaks are escaped.
+_NUMBERS = re.compile(r"\[\n([-+.\deE,\s]*)\]")
 _PACKAGES = ("alds-onnx", "onnx", "onnxruntime", "numpy", "scipy", "onnx-graphsurgeon")
 
 
@@ -56,9 +59,13 @@ def _versions() -> dict[str, str]:
 
 
 def dump(values: object) -> bytes:
-    """JSON text, indented, in UTF-8; lone surrogates in names are escaped."""
+    """JSON text, indented, lists of numbers on one line; all but ASCII is escaped."""
     text = json.dumps(values, indent=1, ensure_ascii=True, allow_nan=False)
-    return (text + "\n").encode()
+    return (_NUMBERS.sub(_on_one_line, text) + "\n").encode()
+
+
+def _on_one_line(numbers: re.Match[str]) -> str:
+    return f"[{' '.join(numbers.group(1).split())}]"
 
 
 def _plain(value: object) -> Any:
