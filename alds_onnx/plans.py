@@ -43,7 +43,7 @@ _BUDGET = ("kind", "removed", "limit")
 _RESULT = ("parameters", "removed", "max_relative_error")
 _ROW = (
     *("name", "op", "weight", "shape", "decision", "reason", "scheme", "num_slices", "rank"),
-    *(*_ERRORS, "local_error", "output_error"),
+    *("rank_out", *_ERRORS, "local_error", "output_error"),
     *("parameters_before", "parameters_after", "macs_before", "macs_after"),
 )
 
