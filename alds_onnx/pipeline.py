@@ -10,6 +10,7 @@ from onnx import ModelProto
 from alds_onnx.decompose.factorize import cut_error, factorize
 from alds_onnx.evaluate.samples import Samples
 from alds_onnx.evaluate.sessions import check_provider
+from alds_onnx.evidence import Evidence
 from alds_onnx.graph.accounting import model_bytes, num_parameters
 from alds_onnx.graph.external import external_tensors, is_large
 from alds_onnx.graph.layers import read_matrix
@@ -33,6 +34,7 @@ from alds_onnx.steps.evaluation import (
     make_evaluator,
     make_scores,
 )
+from alds_onnx.steps.evidence import gather
 from alds_onnx.steps.fitting import fit
 from alds_onnx.steps.rows import Decomposition, plan_rows, total
 from alds_onnx.steps.survey import Survey, Weight, make_survey, side_by_side, weight_spectra
@@ -121,9 +123,23 @@ def run(source: Source, settings: Settings, progress: Progress) -> Compressed:
         attempt, target = _attempt(prepared, budget, clock), None
     else:
         attempt, target = _search(prepared, gauge, clock)
+    evidence = _evidence(prepared, attempt)
     # The float64 weights that the fit rests on should not stay beside the sessions of the checks.
     prepared = replace(prepared, calibrated=None)
-    return _finish(prepared, attempt, target, clock)
+    return _finish(prepared, attempt, target, evidence, clock)
+
+
+def _evidence(prepared: _Prepared, attempt: _Attempt) -> Evidence:
+    """What the choice rested on."""
+    found = prepared.calibrated
+    return gather(
+        curves=prepared.curves,
+        sensitivities=None if found is None else found.sensitivities,
+        decompositions=attempt.decompositions,
+        survey=prepared.survey,
+        settings=prepared.settings,
+        before=prepared.before,
+    )
 
 
 def _prepare(source: Source, settings: Settings, clock: Clock) -> _Prepared:
@@ -249,7 +265,11 @@ def _factorize(prepared: _Prepared, cuts: dict[str, Cut], clock: Clock) -> list[
 
 
 def _finish(
-    prepared: _Prepared, attempt: _Attempt, target: Target | None, clock: Clock
+    prepared: _Prepared,
+    attempt: _Attempt,
+    target: Target | None,
+    evidence: Evidence,
+    clock: Clock,
 ) -> Compressed:
     """Check the compressed model, score it, and say everything that is known."""
     survey, settings, samples = prepared.survey, prepared.settings, prepared.samples
@@ -282,7 +302,7 @@ def _finish(
         alignment=None if settings.plan else settings.alignment,
         measured=prepared.scoring[1] if prepared.scoring else None,
     )
-    report = _report(findings, attempt.model, after, clock)
+    report = replace(_report(findings, attempt.model, after, clock), evidence=evidence)
     return Compressed(
         model=attempt.model, plan=plan, report=report, source=survey.loaded, spill=attempt.spill
     )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from alds_onnx.evidence import Evidence
 from alds_onnx.runtimes import Preset
 from alds_onnx.targets import Score, Target
 
@@ -533,12 +534,15 @@ class Latency:
         Median and the quartiles around it, in milliseconds.
     runs
         How many runs were counted.
+    times_ms
+        Each of them, in the order in which they were taken.
     """
 
     median_ms: float
     low_ms: float
     high_ms: float
     runs: int
+    times_ms: tuple[float, ...] = field(default=(), repr=False)
 
 
 class Status(str, Enum):
@@ -616,6 +620,8 @@ class Report:
     preset, unaligned
         The runtime that ranks were chosen for, None where a plan was applied; and the layers whose
         ranks are less fast there, because the budget asked for them.
+    evidence
+        What the choice rested on, for pictures; None where a report was made without a run.
     """
 
     plan: Plan
@@ -630,6 +636,7 @@ class Report:
     target: Target | None = None
     preset: Preset | None = None
     unaligned: tuple[str, ...] = ()
+    evidence: Evidence | None = field(default=None, repr=False)
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -44,5 +44,9 @@ def measure(
 def _summary(milliseconds: list[float]) -> Latency:
     low, median, high = np.percentile(milliseconds, [25, 50, 75])
     return Latency(
-        median_ms=float(median), low_ms=float(low), high_ms=float(high), runs=len(milliseconds)
+        median_ms=float(median),
+        low_ms=float(low),
+        high_ms=float(high),
+        runs=len(milliseconds),
+        times_ms=tuple(milliseconds),
     )

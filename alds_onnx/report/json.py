@@ -72,7 +72,8 @@ def _plain(value: object) -> Any:
     if isinstance(value, Enum):
         return value.value
     if dataclasses.is_dataclass(value):
-        fields = dataclasses.fields(value)
+        # Long series, such as every time that was taken, are for pictures.
+        fields = [field for field in dataclasses.fields(value) if field.repr]
         return {field.name: _plain(getattr(value, field.name)) for field in fields}
     if isinstance(value, (tuple, list)):
         return [_plain(entry) for entry in value]

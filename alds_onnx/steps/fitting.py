@@ -167,7 +167,7 @@ class _Fitting:
     def _curves(self, alignment: Alignment) -> dict[str, Frontier]:
         """What each weight can be cut to, by squared errors of the model's outputs."""
         return {
-            name: _by_output(
+            name: by_output(
                 frontier(name, probe.spectra, alignment), self.calibrated.sensitivities[name]
             )
             for name, probe in self.calibrated.probes.items()
@@ -282,7 +282,7 @@ class _Fitting:
         ]
 
 
-def _by_output(local: Frontier, sensitivity: Sensitivity) -> Frontier:
+def by_output(local: Frontier, sensitivity: Sensitivity) -> Frontier:
     """The frontier with local errors exchanged for squared errors of the model's outputs."""
     return replace(local, error=sensitivity.damage(local.error))
 

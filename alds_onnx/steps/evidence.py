@@ -1,0 +1,129 @@
+"""What a choice of ranks rested on, thinned for pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from alds_onnx.calibrate.sensitivity import Sensitivity
+from alds_onnx.evidence import Damage, Evidence, ThinCurve, TradeOff, TradePoint, WeightEvidence
+from alds_onnx.runtimes import Runtime
+from alds_onnx.search.alignment import FREE, Alignment
+from alds_onnx.search.frontier import Frontier, frontier
+from alds_onnx.search.tradeoff import smallest_maxima, smallest_sums
+from alds_onnx.settings import Settings
+from alds_onnx.steps.fitting import by_output
+from alds_onnx.steps.rows import Decomposition
+from alds_onnx.steps.survey import Survey, Weight
+from alds_onnx.values import Cut, ErrorCurve, LayerShape, Objective, Spectra
+
+# Points of one curve; they are drawn a few hundred pixels wide.
+_POINTS = 120
+
+
+def gather(
+    *,
+    curves: Mapping[str, Spectra],
+    sensitivities: Mapping[str, Sensitivity] | None,
+    decompositions: Sequence[Decomposition],
+    survey: Survey,
+    settings: Settings,
+    before: int,
+) -> Evidence:
+    """Keep what pictures need.
+
+    Parameters
+    ----------
+    curves
+        Error curves by weight.
+    sensitivities
+        By weight; None without calibration data, empty where a plan was applied.
+    decompositions
+        The cuts that were chosen.
+    survey, settings
+        The model, and what was asked for.
+    before
+        Parameters of the whole model.
+    """
+    cuts = {d.weight.name: d.factors.cut for d in decompositions}
+    known = sensitivities or {}
+    return Evidence(
+        on_data=sensitivities is not None,
+        weights=tuple(
+            _weight(weight, curves[weight.name], cuts.get(weight.name), known.get(weight.name))
+            for weight in survey.weights()
+            if weight.name in curves
+        ),
+        trade_offs=_trade_offs(curves, sensitivities, settings, before),
+    )
+
+
+def _weight(
+    weight: Weight, spectra: Spectra, cut: Cut | None, sensitivity: Sensitivity | None
+) -> WeightEvidence:
+    wanted = {1, cut.num_slices if cut else 1}
+    probes: tuple[Damage, ...] = ()
+    if sensitivity is not None:
+        squared = zip(sensitivity.local, sensitivity.output, strict=True)
+        probes = tuple(Damage(local=x**0.5, output=y**0.5) for x, y in squared)
+    return WeightEvidence(
+        layers=tuple(layer.name for layer in weight.layers),
+        curves=tuple(
+            _thin(spectra.shape, curve, cut)
+            for curve in spectra.curves
+            if curve.num_slices in wanted
+        ),
+        probes=probes,
+    )
+
+
+def _thin(shape: LayerShape, curve: ErrorCurve, cut: Cut | None) -> ThinCurve:
+    """Half of the points evenly over the ranks, half of them over their logarithm."""
+    last = len(curve.relative_error) - 1
+    even = np.linspace(0, last, _POINTS // 2).round()
+    small = np.geomspace(1, max(last, 1), _POINTS // 2).round()
+    chosen = [cut.rank] if cut and cut.num_slices == curve.num_slices else []
+    ranks = sorted({int(r) for r in (*even, *small, *chosen) if r <= last})
+    return ThinCurve(
+        num_slices=curve.num_slices,
+        parameters_per_rank=shape.parameters_per_rank(curve.num_slices),
+        ranks=tuple(ranks),
+        errors=tuple(float(curve.relative_error[rank]) for rank in ranks),
+    )
+
+
+def _trade_offs(
+    curves: Mapping[str, Spectra],
+    sensitivities: Mapping[str, Sensitivity] | None,
+    settings: Settings,
+    before: int,
+) -> tuple[TradeOff, ...]:
+    if settings.plan is not None or not curves:
+        return ()
+    rules = [settings.alignment] if settings.alignment.is_free else [settings.alignment, FREE]
+    return tuple(_trade_off(curves, sensitivities, settings, before, rule) for rule in rules)
+
+
+def _trade_off(
+    curves: Mapping[str, Spectra],
+    sensitivities: Mapping[str, Sensitivity] | None,
+    settings: Settings,
+    before: int,
+    rule: Alignment,
+) -> TradeOff:
+    frontiers: list[Frontier] = []
+    for name, spectra in curves.items():
+        found = frontier(name, spectra, rule)
+        frontiers.append(found if sensitivities is None else by_output(found, sensitivities[name]))
+    summed = settings.objective is Objective.SUM_OUTPUT_ERROR
+    parameters, error = (smallest_sums if summed else smallest_maxima)(frontiers)
+    if sensitivities is not None:
+        error = np.sqrt(error)  # those of outputs are squared
+    dense = sum(spectra.shape.num_parameters for spectra in curves.values())
+    points = [
+        TradePoint(removed=(dense - int(n)) / before, error=float(e))
+        for n, e in zip(parameters, error, strict=True)
+    ]
+    runtime = settings.alignment.preset.runtime if not rule.is_free else Runtime.NONE
+    return TradeOff(runtime=runtime, points=tuple(reversed(points)))
