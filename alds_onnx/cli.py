@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -29,9 +29,10 @@ from alds_onnx.plans import plan_to_json, read_plan
 from alds_onnx.report.console import make_console, print_report
 from alds_onnx.report.json import dump, merge_to_json, report_to_json
 from alds_onnx.report.merged import print_merge
+from alds_onnx.report.origin import Origin, find_origin
 from alds_onnx.runtimes import Runtime
 from alds_onnx.settings import Progress, Step
-from alds_onnx.values import Objective, Scheme, SearchMethod
+from alds_onnx.values import Objective, Report, Scheme, SearchMethod
 
 _INTERRUPTED = 130
 _BUG = 1
@@ -229,18 +230,27 @@ _PATH = click.Path(path_type=Path)
     metavar="FILE.json",
     help="Write plan, measurements and versions.",
 )
+@option(
+    "Output",
+    "--report",
+    "report_out",
+    type=_PATH,
+    metavar="FILE.html",
+    help="Write a page with pictures of all this; needs alds-onnx[report].",
+)
 @option("Output", "--dry-run", is_flag=True, help="Decide and report; check and write no model.")
 @option("Output", "--quiet", is_flag=True, help="Print nothing but warnings and errors.")
 @option("Output", "--traceback", is_flag=True, help="Show where an error comes from.")
 @click.version_option(package_name="alds-onnx", message="alds-onnx %(version)s")
-def command(**options: Any) -> None:
+@click.pass_obj
+def command(argv: tuple[str, ...], /, **options: Any) -> None:
     """Compress a trained ONNX model by low-rank decomposition (ALDS).
 
     Every Conv, Gemm and MatMul with a constant weight may become a pair of smaller ones; ranks are
     chosen so that the largest relative error is as small as the budget allows. onnxruntime checks
     the result before OUT.onnx is written. IN.onnx is never changed.
     """
-    request = Request(**options)
+    request = Request(argv=argv, **options)
     if request.merge is None:
         _run(request)
     else:
@@ -252,6 +262,7 @@ def command(**options: Any) -> None:
 class Request:
     """The command line, parsed but not yet checked."""
 
+    argv: tuple[str, ...]
     source: Path
     target: Path | None
     cr: float | None
@@ -274,9 +285,15 @@ class Request:
     save_as_external_data: bool
     plan_out: Path | None
     json_out: Path | None
+    report_out: Path | None
     dry_run: bool
     quiet: bool
     traceback: bool
+
+    @property
+    def side_files(self) -> tuple[Path | None, ...]:
+        """What is written beside the model, in this order."""
+        return self.plan_out, self.json_out, self.report_out
 
 
 def run(argv: Sequence[str]) -> int:  # noqa: PLR0911 - one return for each way to end
@@ -289,7 +306,7 @@ def run(argv: Sequence[str]) -> int:  # noqa: PLR0911 - one return for each way 
     interruption = _Interruption()
     try:
         with interruption:
-            command.main(list(argv), prog_name="alds-onnx", standalone_mode=False)
+            command.main(list(argv), prog_name="alds-onnx", standalone_mode=False, obj=tuple(argv))
     except click.exceptions.NoArgsIsHelpError as e:
         return _fail(f"nothing to do: give IN.onnx OUT.onnx --cr FRACTION, or --help ({e})", 2)
     except click.ClickException as e:
@@ -365,6 +382,7 @@ def _ignore_interrupts() -> None:
 
 def _run(request: Request) -> None:
     target = _check_paths(request)
+    make_page = _page_maker() if request.report_out else None
     console = make_console()
     plan = read_plan(request.plan) if request.plan else None
     with _progress(make_console(stderr=True), quiet=request.quiet) as progress:
@@ -389,6 +407,7 @@ def _run(request: Request) -> None:
             dry_run=request.dry_run,
             progress=progress,
         )
+        page = make_page(result.report, find_origin(request.argv)) if make_page else b""
         if target is not None:
             result.save(target, external_data=request.save_as_external_data)
             _ignore_interrupts()
@@ -396,6 +415,8 @@ def _run(request: Request) -> None:
         write_bytes(dump(plan_to_json(result.plan)), request.plan_out)
     if request.json_out:
         write_bytes(dump(report_to_json(result.report)), request.json_out)
+    if request.report_out:
+        write_bytes(page, request.report_out)
     _print_result(console, request, result, target)
 
 
@@ -433,9 +454,20 @@ def _merge(request: Request, target: Path) -> None:
     _print_end(console, request, result.report.warnings, written)
 
 
+def _page_maker() -> Callable[[Report, Origin], bytes]:
+    """What makes the HTML report, if the packages that it takes are installed."""
+    try:
+        from alds_onnx.report.html import report_to_html  # noqa: PLC0415 - packages of an extra
+    except ImportError as e:
+        raise UsageError(
+            f"--report needs packages that are not installed ({e}): pip install 'alds-onnx[report]'"
+        ) from e
+    return report_to_html
+
+
 def _check_paths(request: Request) -> Path | None:
     """Refuse outputs that cannot be written, before any work is done; give the target."""
-    _check_outputs(request.source, [request.target, request.plan_out, request.json_out])
+    _check_outputs(request.source, [request.target, *request.side_files])
     if request.dry_run:
         return None
     if request.target is None:
@@ -456,7 +488,7 @@ def _check_outputs(source: Path, given: Sequence[Path | None]) -> None:
 def _print_result(console: Console, request: Request, result: Result, target: Path | None) -> None:
     if not request.quiet:
         print_report(console, result.report)
-    written = (target, request.plan_out, request.json_out)
+    written = (target, *request.side_files)
     _print_end(console, request, result.report.warnings, written)
 
 

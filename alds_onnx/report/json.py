@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import math
 import re
@@ -11,12 +10,12 @@ from enum import Enum
 from typing import Any
 
 from alds_onnx.plans import plan_to_json
+from alds_onnx.report.origin import versions
 from alds_onnx.steps.merge import MergeReport
 from alds_onnx.values import Report
 
 # A list of numbers over several lines; within strings, line breaks are escaped.
 _NUMBERS = re.compile(r"\[\n([-+.\deE,\s]*)\]")
-_PACKAGES = ("alds-onnx", "onnx", "onnxruntime", "numpy", "scipy", "onnx-graphsurgeon")
 
 
 def report_to_json(report: Report) -> dict[str, Any]:
@@ -34,7 +33,7 @@ def report_to_json(report: Report) -> dict[str, Any]:
         "bytes": {"before": report.bytes_before, "after": report.bytes_after},
         "seconds": dict(report.seconds),
         "warnings": list(report.warnings),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -50,12 +49,8 @@ def merge_to_json(report: MergeReport) -> dict[str, Any]:
         "bytes": {"before": report.bytes_before, "after": report.bytes_after},
         "seconds": dict(report.seconds),
         "warnings": list(report.warnings),
-        "versions": _versions(),
+        "versions": versions(),
     }
-
-
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def dump(values: object) -> bytes:

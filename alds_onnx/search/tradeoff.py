@@ -61,7 +61,8 @@ def _spread(values: FloatArray, most: int) -> FloatArray:
     """At most so many of the sorted values, the ends among them."""
     if len(values) <= most:
         return values
-    return values[np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))]
+    chosen = np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))
+    return np.asarray(values[chosen])
 
 
 def _thinned(

@@ -1,0 +1,80 @@
+"""The report as one HTML file that needs nothing else, with pictures.
+
+The packages that draw are an extra, `alds-onnx[report]`: this module cannot be imported without
+them. All names come from the model and are not trusted. Jinja2 escapes them in the page,
+`tables.embedded` in the data, the page's script sets them as text only, and the policy in the
+page's head lets the browser run no scripts but ours, and load nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from alds_onnx.report import numbers, plots, words
+from alds_onnx.report.origin import Origin
+from alds_onnx.report.tables import embedded, tables
+from alds_onnx.values import Report
+
+_FOLDER = files("alds_onnx.report") / "templates"
+_LONGEST_TEXT = 1000
+
+
+def report_to_html(report: Report, origin: Origin) -> bytes:
+    """Make the page.
+
+    Parameters
+    ----------
+    report
+        Of a run; pictures for which it holds no numbers are left out.
+    origin
+        What it was made with; see `alds_onnx.report.origin.find_origin`.
+
+    Returns
+    -------
+    UTF-8 text.
+    """
+    scripts = [plots.script(), _read("report.js")]
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    filters: dict[str, Callable[..., str]] = {
+        "printable": lambda text: numbers.printable(text, _LONGEST_TEXT),
+        "count": numbers.count,
+        "error": numbers.error,
+        "percent": numbers.percent,
+    }
+    environment.filters |= filters
+    page = environment.from_string(_read("report.html.j2")).render(
+        report=report,
+        plan=report.plan,
+        checks=report.verification,
+        origin=origin,
+        words=words,
+        tables=(found := tables(report)),
+        data=Markup(embedded(found)),
+        specifications=Markup(embedded(plots.specifications(on_data=found["onData"]))),
+        scripts=[Markup(script) for script in scripts],
+        policy=_policy(scripts),
+        style=Markup(_read("report.css")),
+    )
+    return page.encode()
+
+
+def _read(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def _policy(scripts: list[str]) -> str:
+    """What the browser may do: run these scripts, use styles of the page, and load nothing."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()) for script in scripts)
+    allowed = " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )

@@ -1,0 +1,319 @@
+"""The pictures of the HTML report: what is drawn, without the numbers.
+
+Altair describes a plot, vl-convert compiles it for Vega, and Vega draws it as SVG in the browser,
+from tables that the page fills in. Colours are variables of the page's style sheet, so that light,
+dark and print are the browser's business, and need no second drawing.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+_INK, _SOFT, _LINE = "var(--ink)", "var(--ink-2)", "var(--line)"
+_ACCENT, _FILL, _BACK = "var(--accent)", "var(--before)", "var(--surface)"
+_COLOURS = [f"var(--e{i})" for i in range(5)]
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+# Both pictures of all layers have their axis at the same place.
+_AXIS_WIDTH = 58
+
+#: What the page's script draws with; it brings all of Vega.
+_SNIPPET = "window.vegaEmbed = vegaEmbed;"
+
+
+class Plot(str, Enum):
+    """A picture, by the name of the place in the page where it stands."""
+
+    PARAMETERS = "parameters"
+    SHARES = "shares"
+    ERRORS = "errors"
+    SPECTRUM = "spectrum"
+    COST = "cost"
+    DAMAGE = "damage"
+    TRADE = "trade"
+    TRIALS = "trials"
+    LATENCY = "latency"
+
+
+def specifications(*, on_data: bool) -> dict[str, Any]:
+    """Vega specifications by the name of the plot.
+
+    Parameters
+    ----------
+    on_data
+        Whether errors are those of outputs, which differ by orders of magnitude.
+    """
+    plots = {
+        Plot.PARAMETERS: _bars("before", "after", "parameters", "~s"),
+        Plot.SHARES: _bars("whole", "share", "kept of each layer", ".0%"),
+        Plot.ERRORS: _errors(),
+        Plot.SPECTRUM: _curves("rank", "rank j", "~s", "error left"),
+        Plot.COST: _curves("cost", "parameters of the layer kept", ".0%", "error left"),
+        Plot.DAMAGE: _damage(),
+        Plot.TRADE: _trade(log=on_data),
+        Plot.TRIALS: _trials(),
+        Plot.LATENCY: _latency(),
+    }
+    return {plot.value: _compiled(chart) for plot, chart in plots.items()}
+
+
+def script() -> str:
+    """Vega, for a script element of a page without network."""
+    return vl_convert.javascript_bundle(_SNIPPET)
+
+
+def _compiled(chart: alt.Chart | alt.LayerChart) -> Any:
+    chart = chart.properties(width="container", background="transparent", padding=4)
+    described = chart.configure(aria=False, font=_FONT).configure_view(stroke=None)
+    described = described.configure_axis(
+        labelColor=_SOFT,
+        titleColor=_SOFT,
+        titleFontWeight="normal",
+        titleFontSize=12,
+        labelFontSize=11,
+        gridColor=_LINE,
+        domainColor=_LINE,
+        tickColor=_LINE,
+        labelLimit=120,
+    )
+    return vl_convert.vegalite_to_vega(described.to_dict())
+
+
+def _table(name: str) -> alt.Chart:
+    """A chart of a table that the page fills in."""
+    return alt.Chart(alt.NamedData(name=name))
+
+
+def _layer_axis(*, labels: bool) -> alt.X:
+    axis = alt.Axis(
+        labels=labels,
+        ticks=False,
+        labelAngle=0,
+        labelOverlap="greedy",
+        labelPadding=8,
+        title="layers, in the order of the graph" if labels else None,
+    )
+    return alt.X("number:O", axis=axis, scale=alt.Scale(paddingInner=0.18, paddingOuter=0.1))
+
+
+def _stacked(*charts: alt.Chart, height: int) -> alt.LayerChart:
+    """One picture over the other."""
+    return alt.LayerChart(layer=list(charts), height=height)
+
+
+def _chosen_layer() -> alt.Chart:
+    """A band behind the layer whose spectrum is shown."""
+    return (
+        _table("chosen")
+        .mark_bar(color="var(--accent-soft)")
+        .encode(x="number:O", y=alt.value(0), y2=alt.value("height"))
+    )
+
+
+def _layer_targets() -> alt.Chart:
+    """The full height of each layer reacts to the pointer, however small its bar is."""
+    return (
+        _table("layers")
+        .mark_bar(opacity=0, cursor="pointer")
+        .encode(
+            x="number:O",
+            y=alt.value(0),
+            y2=alt.value("height"),
+            tooltip=alt.Tooltip("number:O"),
+        )
+    )
+
+
+def _bars(before: str, after: str, title: str, form: str) -> alt.LayerChart:
+    """What each layer had, as a frame, and what it has, filled by the size of its error."""
+    axis = alt.Axis(
+        title=title,
+        format=form,
+        tickCount=4,
+        minExtent=_AXIS_WIDTH,
+        maxExtent=_AXIS_WIDTH,
+        domain=False,
+        ticks=False,
+    )
+    bars = _table("layers")
+    had = bars.mark_bar(color=_FILL).encode(
+        x=_layer_axis(labels=False), y=alt.Y(f"{before}:Q", axis=axis, stack=None)
+    )
+    skipped = "datum.decision === 'skip'"
+    has = bars.mark_bar(strokeDash=[2, 2], strokeWidth=1).encode(
+        x="number:O",
+        y=alt.Y(f"{after}:Q", stack=None),
+        fill=alt.Fill("band:O", scale=_bands(whole=True), legend=None),
+        stroke=alt.condition(skipped, alt.value(_SOFT), alt.value("transparent")),
+    )
+    return _stacked(_chosen_layer(), had, has, _layer_targets(), height=230)
+
+
+def _bands(*, whole: bool) -> alt.Scale:
+    """Colours of errors in bands; -1 is a layer that is kept whole, -2 one that is left alone."""
+    if not whole:
+        return alt.Scale(domain=[0, 1, 2, 3, 4], range=_COLOURS)
+    return alt.Scale(domain=[-2, -1, 0, 1, 2, 3, 4], range=[_BACK, "var(--kept)", *_COLOURS])
+
+
+def _errors() -> alt.LayerChart:
+    axis = alt.Axis(
+        title="error",
+        tickCount=3,
+        minExtent=_AXIS_WIDTH,
+        maxExtent=_AXIS_WIDTH,
+        domain=False,
+        ticks=False,
+        format="~g",
+    )
+    cut = _table("layers").transform_filter("isValid(datum.error)")
+    stems = cut.mark_rule(color=_SOFT, strokeWidth=1).encode(
+        x="number:O", y=alt.Y("error:Q", axis=axis), y2=alt.datum(0)
+    )
+    dots = cut.mark_point(
+        filled=True, opacity=1, size=42, stroke=_INK, strokeWidth=0.75, fillOpacity=1
+    ).encode(
+        x=_layer_axis(labels=True),
+        y="error:Q",
+        color=alt.Color("band:O", scale=_bands(whole=False), legend=None),
+    )
+    # A layer that is whole has its place on the axis too.
+    everything = _table("layers").mark_point(opacity=0).encode(x=_layer_axis(labels=True))
+    return _stacked(_chosen_layer(), everything, stems, dots, _layer_targets(), height=110)
+
+
+def _quantity(field: str, title: str, form: str, *, log: bool = False) -> dict[str, Any]:
+    """A number along an axis: from zero, or in logarithms."""
+    decade = "abs(log(datum.value) / LN10 - round(log(datum.value) / LN10)) < 0.01"
+    return {
+        "shorthand": f"{field}:Q",
+        "axis": alt.Axis(
+            title=title,
+            format=form,
+            tickCount=5,
+            labelOverlap="greedy",
+            gridOpacity=alt.condition(decade, alt.value(1), alt.value(0.35)) if log else 1,
+        ),
+        "scale": alt.Scale(type="log", nice=False) if log else alt.Scale(zero=True, nice=False),
+    }
+
+
+def _series() -> tuple[alt.StrokeDash, alt.Color]:
+    """The line that was chosen, and the one to compare it with: told apart without colours too."""
+    domain = ["chosen", "other"]
+    return (
+        alt.StrokeDash(
+            "series:N", scale=alt.Scale(domain=domain, range=[[1, 0], [5, 4]]), legend=None
+        ),
+        alt.Color("series:N", scale=alt.Scale(domain=domain, range=[_ACCENT, _SOFT]), legend=None),
+    )
+
+
+def _lines(table: str, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """Lines with points that appear under the pointer."""
+    dash, colour = _series()
+    base = _table(table)
+    lines = base.mark_line(strokeWidth=2, clip=True).encode(x=x, y=y, strokeDash=dash, color=colour)
+    points = base.mark_point(size=90, opacity=0, filled=True, clip=True).encode(
+        x=x, y=y, tooltip=alt.Tooltip("text:N")
+    )
+    return [lines, points]
+
+
+def _mark(table: str, x: alt.X, y: alt.Y, *, below: bool = False) -> list[alt.Chart]:
+    """The point that the picture is about; its name stands where the lines are not."""
+    base = _table(table).encode(x=x, y=y)
+    dot = base.mark_point(
+        filled=True, size=120, opacity=1, color=_ACCENT, stroke=_BACK, strokeWidth=2
+    ).encode(tooltip=alt.Tooltip("text:N"))
+    named = base.encode(text="label:N")
+    dy = 20 if below else -12
+    halo = named.mark_text(dx=10, dy=dy, align="left", fontSize=12, fontWeight=600, color=_BACK)
+    name = named.mark_text(dx=10, dy=dy, align="left", fontSize=12, fontWeight=600, color=_INK)
+    halo = halo.encode(stroke=alt.value(_BACK), strokeWidth=alt.value(4))
+    return [dot, halo, name]
+
+
+def _curves(field: str, title: str, form: str, y_title: str) -> alt.LayerChart:
+    x = alt.X(**_quantity(field, title, form))
+    y = alt.Y(**_quantity("error", y_title, "~g"))
+    cut = _table("cut").mark_rule(color=_ACCENT, strokeDash=[2, 3]).encode(x=x)
+    return _stacked(cut, *_lines("curves", x, y), *_mark("cut", x, y), height=220)
+
+
+def _damage() -> alt.LayerChart:
+    x = alt.X(**_quantity("local", "error of the layer", "~g", log=True))
+    y = alt.Y(**_quantity("output", "error of the outputs", "~g", log=True))
+    base = _table("damage").encode(x=x, y=y)
+    line = base.mark_line(color=_SOFT, strokeWidth=1.5)
+    dots = base.mark_point(
+        filled=True, size=60, opacity=1, color=_SOFT, stroke=_BACK, strokeWidth=1
+    ).encode(tooltip=alt.Tooltip("text:N"))
+    return _stacked(line, dots, *_mark("reached", x, y, below=True), height=220)
+
+
+def _trade(*, log: bool) -> alt.LayerChart:
+    x = alt.X(**_quantity("removed", "parameters of the model removed", ".0%"))
+    y = alt.Y(**_quantity("error", "error", "~g", log=log))
+    cut = _table("point").mark_rule(color=_ACCENT, strokeDash=[2, 3]).encode(x=x)
+    return _stacked(cut, *_lines("trade", x, y), *_mark("point", x, y, below=True), height=280)
+
+
+def _trials() -> alt.LayerChart:
+    x = alt.X(**_quantity("removed", "parameters of the model to remove", ".0%"))
+    y = alt.Y(**_quantity("value", "measured", "~g"))
+    limit = (
+        _table("limit")
+        .mark_rule(color=_INK, strokeDash=[5, 4])
+        .encode(y=alt.Y("value:Q"), tooltip=alt.Tooltip("text:N"))
+    )
+    domain = ["held", "not held"]
+    dots = (
+        _table("trials")
+        .mark_point(size=110, opacity=1, strokeWidth=2, filled=False)
+        .encode(
+            x=x,
+            y=y,
+            shape=alt.Shape(
+                "series:N", scale=alt.Scale(domain=domain, range=["circle", "cross"]), legend=None
+            ),
+            color=alt.Color(
+                "series:N", scale=alt.Scale(domain=domain, range=[_ACCENT, _SOFT]), legend=None
+            ),
+            tooltip=alt.Tooltip("text:N"),
+        )
+    )
+    return _stacked(limit, dots, height=220)
+
+
+def _latency() -> alt.LayerChart:
+    """Every run as a tick, the middle half of them as a box, the median as a line."""
+    x = alt.X(**_quantity("ms", "milliseconds for one run", "~g"))
+    y = alt.Y(
+        "model:N",
+        sort=None,
+        axis=alt.Axis(title=None, domain=False, ticks=False, labelFontSize=12, labelColor=_INK),
+    )
+    domain = ["before", "after"]
+    colour = alt.Color(
+        "series:N", scale=alt.Scale(domain=domain, range=[_SOFT, _ACCENT]), legend=None
+    )
+    ticks = (
+        _table("times")
+        .mark_tick(thickness=1.5, opacity=0.35, size=34)
+        .encode(x=x, y=y, color=colour)
+    )
+    boxes = _table("boxes").encode(y=y, tooltip=alt.Tooltip("text:N"))
+    middle = boxes.mark_bar(height=16, fillOpacity=0.25, strokeWidth=1.5).encode(
+        x=alt.X("low:Q"),
+        x2="high:Q",
+        color=colour,
+        stroke=alt.Stroke(
+            "series:N", scale=alt.Scale(domain=domain, range=[_SOFT, _ACCENT]), legend=None
+        ),
+    )
+    median = boxes.mark_tick(thickness=3, size=40, opacity=1).encode(x="median:Q", color=colour)
+    return _stacked(ticks, middle, median, height=140)

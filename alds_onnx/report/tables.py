@@ -1,0 +1,165 @@
+"""The numbers behind the pictures of the HTML report, as plain values for its script."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from alds_onnx.evidence import Evidence, WeightEvidence
+from alds_onnx.report import numbers
+from alds_onnx.report.words import point_error
+from alds_onnx.runtimes import Runtime
+from alds_onnx.targets import Target
+from alds_onnx.values import Latency, LayerPlan, Report, Verification
+
+_DIGITS = 4
+_LONGEST_NAME = 200
+# The file of a model with thousands of layers must stay small: fewer points for each of them.
+_MOST_POINTS, _FEWEST_POINTS = 120_000, 16
+# A few runs take many times as long as all others: the axis ends at so many times the 95th
+# percentile.
+_TAIL = 1.5
+
+
+def tables(report: Report) -> dict[str, Any]:
+    """Everything that is drawn; numbers that are not finite are None."""
+    evidence = report.evidence
+    weights = evidence.weights if evidence else ()
+    return {
+        "layers": _layers(report.plan.layers, weights),
+        "weights": [_weight(weight, _points(weights)) for weight in weights],
+        "onData": evidence is not None and evidence.on_data,
+        "trade": _trade(evidence),
+        "point": _point(report),
+        "limit": _limit(report.target),
+        "trials": _trials(report.target),
+        **_latency(report.verification),
+    }
+
+
+def embedded(values: object) -> str:
+    """JSON that ends no script element and starts no comment, whatever a name holds."""
+    text = json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def rounded(value: float | None) -> float | None:
+    """A number as it is shown; None where it is not finite."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def _layers(
+    rows: tuple[LayerPlan, ...], weights: tuple[WeightEvidence, ...]
+) -> list[dict[str, Any]]:
+    places = {name: place for place, weight in enumerate(weights) for name in weight.layers}
+    return [
+        {
+            "number": number,
+            "name": numbers.printable(row.name, _LONGEST_NAME),
+            "op": row.op.value,
+            "shape": " × ".join(map(str, row.shape)),
+            "decision": row.decision.value,
+            "reason": numbers.printable(row.reason, _LONGEST_NAME),
+            "scheme": row.cut.scheme.value if row.cut else "",
+            "slices": row.cut.num_slices if row.cut else None,
+            "rank": row.cut.rank if row.cut else None,
+            "relative": rounded(row.error.relative) if row.error else None,
+            "local": rounded(row.local_error),
+            "output": rounded(row.output_error),
+            "before": row.parameters_before,
+            "after": row.parameters_after,
+            "macsBefore": row.macs_before,
+            "macsAfter": row.macs_after,
+            "weight": places.get(row.name),
+        }
+        for number, row in enumerate(rows, 1)
+    ]
+
+
+def _points(weights: tuple[WeightEvidence, ...]) -> int:
+    count = sum(len(weight.curves) for weight in weights)
+    return max(_FEWEST_POINTS, _MOST_POINTS // max(count, 1))
+
+
+def _weight(weight: WeightEvidence, most: int) -> dict[str, Any]:
+    curves = []
+    for curve in weight.curves:
+        step = max(1, -(-len(curve.ranks) // most))
+        kept = sorted({*range(0, len(curve.ranks), step), len(curve.ranks) - 1})
+        curves.append(
+            {
+                "slices": curve.num_slices,
+                "perRank": curve.parameters_per_rank,
+                "ranks": [curve.ranks[i] for i in kept],
+                "errors": [rounded(curve.errors[i]) for i in kept],
+            }
+        )
+    probes = [[rounded(probe.local), rounded(probe.output)] for probe in weight.probes]
+    return {"curves": curves, "probes": probes}
+
+
+def _trade(evidence: Evidence | None) -> list[dict[str, Any]]:
+    if evidence is None:
+        return []
+    return [
+        {
+            "runtime": "" if line.runtime is Runtime.NONE else line.runtime.value,
+            "removed": [round(point.removed, 5) for point in line.points],
+            "error": [rounded(point.error) for point in line.points],
+        }
+        for line in evidence.trade_offs
+    ]
+
+
+def _point(report: Report) -> dict[str, Any] | None:
+    """Where the compressed model is in the trade-off."""
+    error = rounded(point_error(report))
+    if error is None:
+        return None
+    return {"removed": round(report.plan.removed, 5), "error": error}
+
+
+def _limit(target: Target | None) -> float | None:
+    return rounded(target.limit) if target else None
+
+
+def _trials(target: Target | None) -> list[dict[str, Any]]:
+    if target is None:
+        return []
+    return [
+        {
+            "removed": round(trial.removed, 5),
+            "value": rounded(trial.value),
+            "held": trial.value <= target.limit,
+        }
+        for trial in target.trials
+    ]
+
+
+def _latency(checks: Verification | None) -> dict[str, Any]:
+    if checks is None or checks.latency_before is None or checks.latency_after is None:
+        return {"times": [], "boxes": [], "beyond": 0}
+    both = {"original": checks.latency_before, "compressed": checks.latency_after}
+    end = _TAIL * max(_percentile(latency.times_ms) for latency in both.values())
+    drawn = {name: [t for t in latency.times_ms if t <= end] for name, latency in both.items()}
+    return {
+        "times": [[name, rounded(t)] for name, times in drawn.items() for t in times],
+        "boxes": [_box(name, latency) for name, latency in both.items()],
+        "beyond": sum(len(latency.times_ms) - len(drawn[name]) for name, latency in both.items()),
+    }
+
+
+def _percentile(times: tuple[float, ...]) -> float:
+    return sorted(times)[int(0.95 * (len(times) - 1))] if times else 0.0
+
+
+def _box(name: str, latency: Latency) -> dict[str, Any]:
+    return {
+        "model": name,
+        "low": rounded(latency.low_ms),
+        "median": rounded(latency.median_ms),
+        "high": rounded(latency.high_ms),
+    }
