@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alds_onnx.api import MergeResult, Result, compress, merge
+    from alds_onnx.api import MergeResult, Result, compress, merge, sweep
     from alds_onnx.errors import (
         AldsError,
         BudgetError,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from alds_onnx.runtimes import Runtime
     from alds_onnx.settings import Step
     from alds_onnx.steps.merge import MergeReport
+    from alds_onnx.sweeps import Sweep, make_sweep
     from alds_onnx.values import Plan, Report, Scheme, SearchMethod
 
 __all__ = [
@@ -46,23 +47,27 @@ __all__ = [
     "Scheme",
     "SearchMethod",
     "Step",
+    "Sweep",
     "TargetError",
     "UsageError",
     "VerificationError",
     "compress",
+    "make_sweep",
     "merge",
     "plan_to_json",
     "read_plan",
+    "sweep",
 ]
 
 _HOMES = {
-    "alds_onnx.api": ("MergeResult", "Result", "compress", "merge"),
+    "alds_onnx.api": ("MergeResult", "Result", "compress", "merge", "sweep"),
     "alds_onnx.errors": tuple(name for name in __all__ if name.endswith("Error")),
     "alds_onnx.evaluate.sessions": ("Provider",),
     "alds_onnx.plans": ("plan_to_json", "read_plan"),
     "alds_onnx.runtimes": ("Runtime",),
     "alds_onnx.settings": ("Step",),
     "alds_onnx.steps.merge": ("MergeReport",),
+    "alds_onnx.sweeps": ("Sweep", "make_sweep"),
     "alds_onnx.values": ("Plan", "Report", "Scheme", "SearchMethod"),
 }
 

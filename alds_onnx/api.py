@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from alds_onnx.evaluate.scores import Evaluation
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.graph.save import check_target, write_model
 from alds_onnx.graph.spill import Spill
-from alds_onnx.pipeline import run
+from alds_onnx.pipeline import Compressed, run, run_sweep
 from alds_onnx.runtimes import Runtime
 from alds_onnx.settings import MergeSettings, Progress, Settings, default_threads, silent
 from alds_onnx.steps.merge import MergeReport, run_merge
@@ -205,7 +205,81 @@ def compress(
         provider=provider,
         dry_run=dry_run,
     )
-    done = run(model, settings, progress)
+    return _result(run(model, settings, progress))
+
+
+def sweep(
+    model: str | os.PathLike[str] | ModelProto,
+    ratios: Sequence[float],
+    *,
+    calibration: Calibration | None = None,
+    objective: Objective | None = None,
+    evaluate: Evaluation | None = None,
+    search: SearchMethod = SearchMethod.EXACT,
+    target: Runtime = Runtime.NONE,
+    schemes: Sequence[Scheme] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    provider: Provider = Provider.CPU,
+    dry_run: bool = False,
+    progress: Progress = silent,
+) -> Iterator[Result]:
+    """Compress a model by several ratios; weights and data are looked at once.
+
+    With `calibration`, each point is fitted once; `compress` chooses its ranks a second time after
+    that, and is a little better.
+
+    Parameters
+    ----------
+    model
+        Path of a model file, or a model; neither is changed.
+    ratios
+        Fractions of the parameters to remove, each between 0 and 1. Those out of reach are left
+        out, unless all are.
+    calibration, objective, evaluate, search, target, schemes, include, exclude, input_shapes
+        As for `compress`.
+    seed, threads, provider, dry_run, progress
+        As for `compress`.
+
+    Yields
+    ------
+    A result for each ratio, in this order. `make_sweep` compares their reports.
+
+    Raises
+    ------
+    UsageError, ModelError, DataError, BudgetError, VerificationError
+        As `compress`.
+
+    Examples
+    --------
+    >>> import alds_onnx
+    >>> results = list(alds_onnx.sweep("models/digits.onnx", [0.2, 0.5], dry_run=True))
+    >>> [result.plan.removed >= cr for result, cr in zip(results, [0.2, 0.5])]
+    [True, True]
+    """
+    settings = Settings(
+        sweep=tuple(ratios),
+        search=search,
+        seed=seed,
+        runtime=target,
+        schemes=None if schemes is None else tuple(schemes),
+        include=tuple(include),
+        exclude=tuple(exclude),
+        calibration=calibration,
+        evaluate=evaluate,
+        objective=objective or _default_objective(calibration),
+        input_shapes=_shapes(input_shapes),
+        threads=threads if threads is not None else default_threads(),
+        provider=provider,
+        dry_run=dry_run,
+    )
+    return map(_result, run_sweep(model, settings, progress))
+
+
+def _result(done: Compressed) -> Result:
     return Result(
         model=done.model,
         plan=done.plan,

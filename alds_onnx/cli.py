@@ -20,18 +20,20 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from alds_onnx.api import Result, compress, merge
-from alds_onnx.errors import AldsError, UsageError
+from alds_onnx.api import Result, compress, merge, sweep
+from alds_onnx.errors import AldsError, TargetError, UsageError
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.graph.save import check_target, write_bytes
-from alds_onnx.options import EPILOG, GroupedCommand, Schemes, Shape, option
+from alds_onnx.options import EPILOG, GroupedCommand, Ratios, Schemes, Shape, option
 from alds_onnx.plans import plan_to_json, read_plan
 from alds_onnx.report.console import make_console, print_report
 from alds_onnx.report.json import dump, merge_to_json, report_to_json
 from alds_onnx.report.merged import print_merge
 from alds_onnx.report.origin import Origin, find_origin
+from alds_onnx.report.swept import print_sweep, sweep_to_csv, sweep_to_json
 from alds_onnx.runtimes import Runtime
 from alds_onnx.settings import Progress, Step
+from alds_onnx.sweeps import Sweep, make_sweep
 from alds_onnx.values import Objective, Report, Scheme, SearchMethod
 
 _INTERRUPTED = 130
@@ -109,6 +111,14 @@ _PATH = click.Path(path_type=Path)
     metavar="POINTS",
     help="Instead of --cr: remove as much as possible while top-1 falls by at most so many "
     "percentage points on the samples of --evaluate.",
+)
+@option(
+    "How far",
+    "--sweep",
+    type=Ratios(),
+    help="Instead of --cr: compress by each of several ratios, such as 0.1:0.9:0.1 or 0.3,0.5, "
+    "compare what they cost, and suggest one. OUT.onnx is optional then; it gets the suggested "
+    "model. With --calibration each is fitted once, where --cr chooses its ranks a second time.",
 )
 @option(
     "How far",
@@ -221,6 +231,21 @@ _PATH = click.Path(path_type=Path)
     is_flag=True,
     help="Write large weights to a data file beside OUT.onnx; over 2 GiB this is done anyway.",
 )
+@option(
+    "Output",
+    "--sweep-out",
+    type=_PATH,
+    metavar="DIR",
+    help="With --sweep: write the model and the plan of every ratio there.",
+)
+@option(
+    "Output",
+    "--csv",
+    "csv_out",
+    type=_PATH,
+    metavar="FILE.csv",
+    help="With --sweep: write the table.",
+)
 @option("Output", "--plan-out", type=_PATH, metavar="FILE.json", help="Write the plan.")
 @option(
     "Output",
@@ -251,11 +276,13 @@ def command(argv: tuple[str, ...], /, **options: Any) -> None:
     the result before OUT.onnx is written. IN.onnx is never changed.
     """
     request = Request(argv=argv, **options)
-    if request.merge is None:
-        _run(request)
-    else:
+    if request.merge is not None:
         _refuse_with_merge(click.get_current_context())
         _merge(request, request.merge)
+    elif request.sweep is not None:
+        _sweep(request, request.sweep)
+    else:
+        _run(request)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +296,9 @@ class Request:
     plan: Path | None
     max_error: float | None
     max_drop: float | None
+    sweep: tuple[float, ...] | None
+    sweep_out: Path | None
+    csv_out: Path | None
     merge: Path | None
     search: str
     runtime: str
@@ -381,6 +411,9 @@ def _ignore_interrupts() -> None:
 
 
 def _run(request: Request) -> None:
+    for name, given in (("--sweep-out", request.sweep_out), ("--csv", request.csv_out)):
+        if given is not None:
+            raise UsageError(f"{name} is about several ratios: give --sweep too")
     target = _check_paths(request)
     make_page = _page_maker() if request.report_out else None
     console = make_console()
@@ -418,6 +451,109 @@ def _run(request: Request) -> None:
     if request.report_out:
         write_bytes(page, request.report_out)
     _print_result(console, request, result, target)
+
+
+def _sweep(request: Request, ratios: tuple[float, ...]) -> None:
+    """Compress by each ratio, write the models, compare them."""
+    _check_sweep(request)
+    console = make_console()
+    reports: list[tuple[float, Report]] = []
+    models: list[Result] = []  # kept only where one of them is written in the end
+    with (
+        contextlib.ExitStack() as undo,
+        _progress(make_console(stderr=True), quiet=request.quiet) as progress,
+    ):
+        for result in _points(request, ratios, progress):
+            assert result.plan.budget is not None
+            reports.append((result.plan.budget.removed, result.report))
+            if request.sweep_out is not None and not request.dry_run:
+                for path in _write_point(request, request.sweep_out, reports[-1][0], result):
+                    undo.callback(path.unlink)
+            if request.target is not None and not request.dry_run:
+                models.append(result)
+        found = make_sweep(reports)
+        if request.target is not None and models:
+            _suggested(found, models).save(
+                request.target, external_data=request.save_as_external_data
+            )
+        _ignore_interrupts()
+        undo.pop_all()
+    unreachable = tuple(cr for cr in ratios if cr not in dict(reports))
+    if request.csv_out:
+        write_bytes(sweep_to_csv(found), request.csv_out)
+    if request.json_out:
+        write_bytes(dump(sweep_to_json(found, unreachable)), request.json_out)
+    if not request.quiet:
+        print_sweep(console, found, unreachable)
+    target = None if request.dry_run else request.target
+    folder = None if request.dry_run else request.sweep_out
+    warnings = found.points[-1].report.warnings
+    _print_end(console, request, warnings, (target, folder, request.csv_out, request.json_out))
+
+
+def _points(request: Request, ratios: tuple[float, ...], progress: Progress) -> Iterator[Result]:
+    return sweep(
+        request.source,
+        ratios,
+        evaluate=request.evaluate,
+        calibration=request.calibration,
+        objective=_OBJECTIVES[request.objective] if request.objective else None,
+        search=SearchMethod(request.search),
+        target=Runtime(request.runtime),
+        schemes=request.schemes,
+        include=request.include,
+        exclude=request.exclude,
+        input_shapes=dict(request.input_shapes),
+        seed=request.seed,
+        threads=request.threads,
+        provider=Provider(request.provider),
+        dry_run=request.dry_run,
+        progress=progress,
+    )
+
+
+def _check_sweep(request: Request) -> None:
+    """Refuse what a sweep cannot do, before any work is done."""
+    if any(way is not None for way in (request.cr, request.max_error, request.max_drop)):
+        raise UsageError(
+            "--sweep stands instead of --cr, --max-error and --max-drop: leave them out"
+        )
+    for name, given in (("--plan", request.plan), ("--plan-out", request.plan_out)):
+        if given is not None:
+            raise UsageError(f"{name} is about one model, --sweep about several: see --sweep-out")
+    outputs = [request.target, request.json_out, request.csv_out, request.report_out]
+    _check_outputs(request.source, outputs)
+    if request.sweep_out is not None:
+        try:
+            request.sweep_out.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise UsageError(f"cannot make the folder of --sweep-out: {e}") from e
+        for cr in request.sweep or ():
+            _check_outputs(request.source, _paths(request, request.sweep_out, cr))
+
+
+def _paths(request: Request, folder: Path, cr: float) -> tuple[Path, Path]:
+    """Model and plan of one point."""
+    stem = f"{request.source.stem}-cr{cr:g}"
+    return folder / f"{stem}.onnx", folder / f"{stem}.plan.json"
+
+
+def _write_point(request: Request, folder: Path, cr: float, result: Result) -> Iterator[Path]:
+    """Write one model and its plan; gives each file once it is there."""
+    model, plan = _paths(request, folder, cr)
+    result.save(model, external_data=request.save_as_external_data)
+    yield model
+    write_bytes(dump(plan_to_json(result.plan)), plan)
+    yield plan
+
+
+def _suggested(found: Sweep, models: Sequence[Result]) -> Result:
+    for point, model in zip(found.points, models, strict=True):
+        if point is found.suggested:
+            return model
+    raise TargetError(
+        "no ratio stands out, nothing was written: give one of them as --cr, or --sweep-out"
+    )
 
 
 def _refuse_with_merge(context: click.Context) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import click
 
 from alds_onnx.values import Scheme
+
+#: Most points of a sweep.
+MOST_RATIOS = 100
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -20,6 +24,8 @@ Examples:
       and keep the accuracy, with real inputs (arrays named by input)
   alds-onnx in.onnx out.onnx --max-drop 0.5 --evaluate labelled.npz --calibration samples.npz
       as small as half a point of top-1 allows
+  alds-onnx in.onnx --sweep 0.1:0.9:0.1
+      what each ratio would cost, and which one to take
   alds-onnx in.onnx --cr 0.5 --dry-run --plan-out plan.json
       only decide; edit the plan, then apply it:
   alds-onnx in.onnx out.onnx --plan plan.json
@@ -95,3 +101,25 @@ class Schemes(click.ParamType[tuple[Scheme, ...]]):
             if name not in known:
                 self.fail(f"'{name}' is not one of {', '.join(known)}, all", param, ctx)
         return tuple(known[name] for name in names)
+
+
+class Ratios(click.ParamType[tuple[float, ...]]):
+    """`0.1:0.9:0.1`, the last one included, or `0.2,0.5`; counted in decimal numbers."""
+
+    name = "FIRST:LAST:STEP"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Split, and count from the first to the last."""
+        text = str(value)
+        try:
+            if ":" not in text:
+                return tuple(float(Decimal(part)) for part in text.split(","))
+            first, last, step = (Decimal(part) for part in text.split(":"))
+            count = int((last - first) / step) + 1
+        except (ArithmeticError, ValueError):
+            self.fail(f"'{value}' is not like 0.1:0.9:0.1 or 0.2,0.5", param, ctx)
+        if step <= 0 or not 0 < count <= MOST_RATIOS:
+            self.fail(f"'{value}' makes no steps, or more than {MOST_RATIOS}", param, ctx)
+        return tuple(float(first + i * step) for i in range(count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -117,16 +118,28 @@ def run(source: Source, settings: Settings, progress: Progress) -> Compressed:
     check_provider(settings.provider)
     prepared = _prepare(source, settings, clock)
     gauge = make_gauge(prepared.survey, settings, prepared.data, prepared.samples, prepared.scoring)
-    if gauge is None:
-        cr = settings.cr
-        budget = None if cr is None else Budget(before=prepared.before, removed=cr)
-        attempt, target = _attempt(prepared, budget, clock), None
-    else:
+    if gauge is not None:
         attempt, target = _search(prepared, gauge, clock)
-    evidence = _evidence(prepared, attempt)
-    # The float64 weights that the fit rests on should not stay beside the sessions of the checks.
-    prepared = replace(prepared, calibrated=None)
-    return _finish(prepared, attempt, target, evidence, clock)
+        return _finish(prepared, attempt, target, clock)
+    budget = None if settings.cr is None else _budget(prepared, settings.cr)
+    return _finish(prepared, _attempt(prepared, budget, clock), None, clock)
+
+
+def run_sweep(source: Source, settings: Settings, progress: Progress) -> Iterator[Compressed]:
+    """Compress a model by several ratios; see `alds_onnx.sweep`."""
+    clock = Clock(progress)
+    check_provider(settings.provider)
+    prepared = _prepare(source, settings, clock)
+    reach = _reach(prepared)
+    within = [cr for cr in settings.sweep if cr <= reach]
+    for number, cr in enumerate(within or settings.sweep[:1], start=1):
+        clock.attempt(number, len(within))
+        made = _attempt(prepared, _budget(prepared, cr), clock)
+        yield _finish(prepared, made, None, clock)
+
+
+def _budget(prepared: _Prepared, cr: float) -> Budget:
+    return Budget(before=prepared.before, removed=cr)
 
 
 def _evidence(prepared: _Prepared, attempt: _Attempt) -> Evidence:
@@ -198,7 +211,7 @@ def _search(prepared: _Prepared, gauge: Gauge, clock: Clock) -> tuple[_Attempt, 
 
     def attempt(removed: float) -> _Attempt:
         clock.attempt(next(numbers), most_trials(candidates))
-        made = _attempt(prepared, Budget(before=prepared.before, removed=removed), clock)
+        made = _attempt(prepared, _budget(prepared, removed), clock)
         clock.start(Step.MEASURE)
         return replace(made, reading=gauge.read(made.model, clock.advance))
 
@@ -268,10 +281,12 @@ def _finish(
     prepared: _Prepared,
     attempt: _Attempt,
     target: Target | None,
-    evidence: Evidence,
     clock: Clock,
 ) -> Compressed:
     """Check the compressed model, score it, and say everything that is known."""
+    evidence = _evidence(prepared, attempt)
+    # The float64 weights that a fit rests on should not stay beside the sessions of the checks.
+    prepared = replace(prepared, calibrated=None)
     survey, settings, samples = prepared.survey, prepared.settings, prepared.samples
     clock.start(Step.VERIFY)
     work = count_work(survey, samples, settings)

@@ -93,10 +93,11 @@ class Settings:
 
     Attributes
     ----------
-    cr, plan, max_error, max_drop
-        Exactly one is given. `cr`: fraction of the parameters to remove, in (0, 1). `plan`: cuts to
-        apply. The others: as much as possible, while the relative L2 error of every output is at
-        most `max_error`, or the first score falls by at most `max_drop` (`targets.Score.drop`).
+    cr, sweep, plan, max_error, max_drop
+        Exactly one is given. `cr`: fraction of the parameters to remove, in (0, 1). `sweep`:
+        several of them, a model for each. `plan`: cuts to apply. The others: as much as possible,
+        while the relative L2 error of every output is at most `max_error`, or the first score
+        falls by at most `max_drop` (`targets.Score.drop`).
     search, seed
         How to choose ranks, and the seed of random starts and inputs.
     include, exclude
@@ -128,6 +129,7 @@ class Settings:
     """
 
     cr: float | None = None
+    sweep: tuple[float, ...] = ()
     plan: Plan | None = None
     max_error: float | None = None
     max_drop: float | None = None
@@ -175,16 +177,19 @@ class Settings:
         return (Scheme.ENCODE,)
 
     def _check_how_far(self) -> None:
-        given = [x for x in (self.cr, self.plan, self.max_error, self.max_drop) if x is not None]
-        if len(given) != 1:
+        ways = (self.cr, self.sweep or None, self.plan, self.max_error, self.max_drop)
+        if sum(way is not None for way in ways) != 1:
             raise UsageError(
-                "say how far to compress: give one of --cr, --plan, --max-error and --max-drop"
+                "say how far to compress: give one of --cr, --sweep, --plan, --max-error and "
+                "--max-drop"
             )
-        if self.cr is not None and not 0 < self.cr < 1:
-            raise UsageError(
-                f"--cr is {self.cr:g}, but must be between 0 and 1: "
-                "the fraction of the parameters that is removed, such as 0.5"
-            )
+        option = "--cr" if self.cr is not None else "--sweep"
+        for cr in self.sweep if self.cr is None else (self.cr,):
+            if not 0 < cr < 1:
+                raise UsageError(
+                    f"{option} is {cr:g}, but must be between 0 and 1: "
+                    "the fraction of the parameters that is removed, such as 0.5"
+                )
         if self.max_error is not None and not 0 < self.max_error < math.inf:
             raise UsageError(
                 f"--max-error is {self.max_error:g}, but must be above 0: "

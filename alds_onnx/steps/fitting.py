@@ -188,7 +188,9 @@ class _Fitting:
         """Attempts by probes, then by slopes; the best one."""
         whole = reference(self.calibrated.runner, self.model)
         best = self._attempt(curves, room, whole)
-        if self.settings.objective is Objective.MAX_OUTPUT_ERROR or not best.fits:
+        summed = self.settings.objective is not Objective.MAX_OUTPUT_ERROR
+        # The points of a sweep are many, and near enough without.
+        if not (summed and best.fits) or self.settings.sweep:
             return best
         slopes = self._slopes(best)
         room = replace(room, finer=tuple(_all_corrected(finer, slopes) for finer in room.finer))

@@ -1,0 +1,140 @@
+"""Several compressions of one model, by the command and from Python."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import alds_onnx
+from alds_onnx.cli import run
+from alds_onnx.errors import BudgetError, UsageError
+from alds_onnx.sweeps import make_sweep
+from tests.graph.builders import Array, normal, parse
+from tests.steps.test_calibrated import DENSE, feeds, models
+
+RATIOS = (0.2, 0.4, 0.6)
+
+
+def low_rank(rows: int, columns: int) -> Array:
+    """Of rank 4 but for a little noise: cutting is cheap for long, then it is not."""
+    noise = 0.02 * normal(rows, columns, seed=3)
+    return np.asarray(normal(rows, 4, seed=1) @ normal(4, columns, seed=2) + noise, np.float32)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in.onnx"
+    weights = {"w1": low_rank(24, 32), "b1": normal(32), "w2": low_rank(32, 16)}
+    onnx.save(parse(DENSE, weights), path)
+    return path
+
+
+@pytest.mark.parametrize("data", [False, True])
+def test_a_point_is_what_its_ratio_gives(data: bool) -> None:
+    """With data, up to the second choice of ranks, which a sweep leaves out."""
+    calibration = feeds("dense") if data else None
+    model = models()["dense"]
+    points = list(alds_onnx.sweep(model, RATIOS, calibration=calibration, threads=1))
+    assert [p.plan.budget.removed for p in points if p.plan.budget] == list(RATIOS)
+    for cr, point in zip(RATIOS, points, strict=True):
+        alone = alds_onnx.compress(model, cr=cr, calibration=calibration, threads=1)
+        assert point.plan.removed >= cr
+        if not data:
+            assert point.model.SerializeToString() == alone.model.SerializeToString()
+
+
+def test_ratios_out_of_reach_are_left_out_unless_all_are() -> None:
+    model = models()["dense"]
+    points = list(alds_onnx.sweep(model, [0.5, 0.999], threads=1, dry_run=True))
+    assert len(points) == 1
+    with pytest.raises(BudgetError):
+        list(alds_onnx.sweep(model, [0.999], threads=1))
+
+
+@pytest.mark.parametrize("ratios", [[], [0.5, 1.0], [0.0]])
+def test_ratios_are_fractions(ratios: list[float]) -> None:
+    with pytest.raises(UsageError):
+        alds_onnx.sweep(models()["dense"], ratios)
+
+
+def test_the_command_writes_every_model_and_the_comparison(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "points"
+    names = {"csv": tmp_path / "s.csv", "json": tmp_path / "s.json"}
+    options = [f"--{name}={path}" for name, path in names.items()]
+    target = tmp_path / "out.onnx"
+    argv = [str(source), str(target), "--sweep", "0.2:0.8:0.2", f"--sweep-out={folder}", *options]
+    assert run([*argv, "--threads", "1"]) == 0
+    printed = capsys.readouterr().out
+    ratios = [0.2, 0.4, 0.6, 0.8]
+    rows = list(csv.DictReader(io.StringIO(names["csv"].read_text())))
+    points = json.loads(names["json"].read_text())
+    assert [float(row["cr"]) for row in rows] == ratios
+    assert [point["cr"] for point in points["points"]] == ratios
+    assert f"suggested: --cr {points['suggested']:g}" in printed
+    for cr, row in zip(ratios, rows, strict=True):
+        model, plan = folder / f"in-cr{cr:g}.onnx", folder / f"in-cr{cr:g}.plan.json"
+        onnx.checker.check_model(onnx.load(model))
+        assert json.loads(plan.read_text())["result"]["parameters"] == int(row["parameters"])
+        if row["suggested"] == "1":
+            assert model.read_bytes() == target.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sweep", "0.1:0.9"], "is not like"),
+        (["--sweep", "0.9:0.1:0.1"], "makes no steps"),
+        (["--sweep", "0.1:0.9:0"], "is not like"),
+        (["--sweep", "0.1:0.9:1e-9"], "more than"),
+        (["--sweep", "0.5,1.5"], "between 0 and 1"),
+        (["--sweep", "0.5", "--cr", "0.5"], "leave them out"),
+        (["--sweep", "0.5", "--plan-out", "p.json"], "--sweep-out"),
+        (["--cr", "0.5", "--sweep-out", "d"], "give --sweep too"),
+    ],
+)
+def test_what_a_sweep_cannot_do_is_refused(
+    source: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([str(source), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_what_was_written_goes_if_a_later_point_fails(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alds_onnx import pipeline  # noqa: PLC0415 - patched
+
+    attempt, calls = pipeline._attempt, []
+
+    def failing(*args: object) -> object:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return attempt(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "_attempt", failing)
+    folder = tmp_path / "points"
+    assert run([str(source), "--sweep", "0.2,0.4", f"--sweep-out={folder}", "--quiet"]) == 130
+    assert len(calls) == 2
+    assert not list(folder.glob("*"))
+
+
+def test_scores_decide_where_there_are_any() -> None:
+    model = models()["dense"]
+    values = iter([1.0, 0.99, 0.98, 0.2])
+    points = list(alds_onnx.sweep(model, RATIOS, threads=1, evaluate=lambda run: next(values)))
+    found = make_sweep([(cr, point.report) for cr, point in zip(RATIOS, points, strict=True)])
+    assert found.suggested is not None
+    assert found.suggested.cr == 0.4
+    assert [point.on_front for point in found.points] == [True] * 3
+    assert np.isfinite(found.points[0].output_error)
