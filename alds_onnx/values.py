@@ -275,7 +275,8 @@ class Spectra:
     E is at most sqrt(kh·kw)·||E||_2, and that holds for the spectral norm of each of the four folds
     of E (Singla and Feizi, "Fantastic Four", ICLR 2021). So what a cut leaves out, measured in its
     own fold, bounds the same quantity by the same factor, and all are divided by the same ||W||_2:
-    that of the fold of `ENCODE`, for which the error is the paper's.
+    that of the fold of `ENCODE`, for which the error is the paper's. (Divided each by the norm of
+    its own fold, they chose models with less accuracy on average.)
 
     Tucker-2 projects W (f, c, kh, kw) along f and along c. Both residuals are those of k = 1 of a
     fold, of `ENCODE` and of `DECODE`, at rank `rank_out` and `rank`; its error is the larger one,

@@ -224,10 +224,9 @@ def measure(network: str, weights: Weights, names: str, rates: Rates, threads: i
 
 def networks(*, billion: bool) -> Mapping[str, tuple[Sequence[int], float, tuple[str, ...]]]:
     """Stages, width and schemes to look at, by name."""
-    one_by_one = tuple(s.value for s in Scheme if s is not Scheme.TUCKER2)
     found: dict[str, tuple[Sequence[int], float, tuple[str, ...]]] = {
-        "resnet50": (_STAGES["resnet50"], 1.0, (*one_by_one, "all")),
-        "resnet101": (_STAGES["resnet101"], 1.0, ("encode", "all")),
+        "resnet50": (_STAGES["resnet50"], 1.0, ("encode", "decode", "split-height", "all")),
+        "resnet101": (_STAGES["resnet101"], 1.0, ("all",)),
     }
     for name, size in _SIZES.items():
         if size < 1e9 or billion:
