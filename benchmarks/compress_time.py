@@ -4,7 +4,8 @@ What: spectra of every weight, for every number of slices, fold by fold and for 
 the global optimum over all schemes, slices and ranks at half of the parameters. Networks:
 
     resnet50, resnet101   the layers of these networks
-    1 M ... 1 G           those of ResNet-50, with wider or narrower channels; 1 G with --billion
+    1 M ... 1 G           those of ResNet-50, with wider or narrower channels; from 100 M on with
+                          --large, which takes minutes, and 16 GB for 1 G
 
 The weights are random, in memory, in float32: the times do not depend on the numbers in them.
 
@@ -222,14 +223,14 @@ def measure(network: str, weights: Weights, names: str, rates: Rates, threads: i
     )
 
 
-def networks(*, billion: bool) -> Mapping[str, tuple[Sequence[int], float, tuple[str, ...]]]:
+def networks(*, large: bool) -> Mapping[str, tuple[Sequence[int], float, tuple[str, ...]]]:
     """Stages, width and schemes to look at, by name."""
     found: dict[str, tuple[Sequence[int], float, tuple[str, ...]]] = {
         "resnet50": (_STAGES["resnet50"], 1.0, ("encode", "decode", "split-height", "all")),
         "resnet101": (_STAGES["resnet101"], 1.0, ("all",)),
     }
     for name, size in _SIZES.items():
-        if size < 1e9 or billion:
+        if size < 1e8 or large:
             width = float(np.sqrt(size / 25.5e6))
             found[name] = (_STAGES["resnet50"], width, ("encode",))
     return found
@@ -286,7 +287,7 @@ def main() -> int:
     )
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--only", action="append", help="a network (repeatable); default: all")
-    parser.add_argument("--billion", action="store_true", help="1 G parameters too: 16 GB memory")
+    parser.add_argument("--large", action="store_true", help="100 M and 1 G parameters too")
     parser.add_argument("--write", action="store_true", help=f"write {_TABLE.name}")
     options = parser.parse_args()
     rates = find_rates()
@@ -299,7 +300,7 @@ def main() -> int:
     ]
     print("\n".join(printed), flush=True)
     rows = []
-    for network, (stages, width, schemes) in networks(billion=options.billion).items():
+    for network, (stages, width, schemes) in networks(large=options.large).items():
         if options.only and network not in options.only:
             continue
         weights = drawn(resnet_shapes(stages, width))

@@ -22,6 +22,7 @@ thread of onnxruntime, which also runs the models made for tflite.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -189,18 +190,25 @@ def main() -> int:
     parser.add_argument("--only", choices=TASKS, help="one model; default: all")
     parser.add_argument("--write", action="store_true", help=f"write {_TABLE.name}")
     options = parser.parse_args()
-    printed = []
     for name in [options.only] if options.only else TASKS:
+        printed = []
         for line in table(TASKS[name]()):
             printed.append(line)
             print(line, flush=True)
-        printed.append("")
         print()
-    if options.write:
-        head = "# Schemes\n\nPrinted by `python benchmarks/schemes.py --write`."
-        text = "\n".join([head, "", "```", *printed[:-1], "```", ""])
-        _TABLE.write_text(text, encoding="utf-8")
+        if options.write:
+            write(name, printed)
     return 0
+
+
+def write(name: str, printed: Sequence[str]) -> None:
+    """Put one model's table into the file; those of the others stay."""
+    text = _TABLE.read_text(encoding="utf-8") if _TABLE.is_file() else ""
+    found = dict(re.findall(r"^## (\w+)\n\n```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    found[name] = "".join(f"{line}\n" for line in printed)
+    sections = [f"## {task}\n\n```\n{found[task]}```\n" for task in TASKS if task in found]
+    head = "# Schemes\n\nPrinted by `python benchmarks/schemes.py --write`.\n"
+    _TABLE.write_text("\n".join([head, *sections]), encoding="utf-8")
 
 
 if __name__ == "__main__":
