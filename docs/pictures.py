@@ -1,0 +1,84 @@
+"""The pictures of the documentation, from runs on the embedded model.
+
+Takes about a minute; needs matplotlib. Run it from the project's root, with the package installed:
+
+    python docs/pictures.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import onnx
+
+import alds_onnx
+from alds_onnx.decompose.folding import fold
+from alds_onnx.decompose.spectra import spectra
+from alds_onnx.values import LayerPlan, LayerShape
+
+ROOT = Path(__file__).parent.parent
+MODEL = ROOT / "models" / "digits.onnx"
+CALIBRATION = ROOT / "models" / "digits_calibration.npz"
+IMAGES = Path(__file__).parent / "images"
+
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+_BEFORE, _BLIND, _FITTED = "#bbbbbb", "#D55E00", "#0072B2"
+_SLICES = {1: "#000000", 4: "#0072B2", 16: "#009E73", 64: "#D55E00"}
+
+
+def layers() -> None:
+    """Parameters of each layer before and after, with and without calibration data."""
+    blind = alds_onnx.compress(MODEL, cr=0.8, dry_run=True).plan.layers
+    fitted = alds_onnx.compress(MODEL, cr=0.8, calibration=CALIBRATION, dry_run=True).plan.layers
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    places = np.arange(len(blind))
+    axes.barh(places, [row.parameters_before for row in blind], 0.9, color=_BEFORE, label="before")
+    axes.barh(places - 0.2, _after(blind), 0.35, color=_BLIND, label="--cr 0.8")
+    axes.barh(places + 0.2, _after(fitted), 0.35, color=_FITTED, label="and --calibration")
+    axes.set_yticks(places, [row.name for row in blind], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("parameters")
+    axes.legend()
+    _save(figure, "layers.png")
+
+
+def _after(rows: tuple[LayerPlan, ...]) -> list[int]:
+    return [row.parameters_after for row in rows]
+
+
+def slices() -> None:
+    """The relative error of one layer against its parameters, for some numbers of slices."""
+    name = "layer3.1.conv1.weight"
+    (tensor,) = (t for t in onnx.load(MODEL).graph.initializer if t.name == name)
+    weight = onnx.numpy_helper.to_array(tensor)
+    shape = LayerShape(
+        out_features=weight.shape[0], in_channels=weight.shape[1], kernel=weight.shape[2:]
+    )
+    found = spectra(fold(weight, shape), shape, tuple(_SLICES))
+    figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    for num_slices, colour in _SLICES.items():
+        error = found.curve(num_slices).relative_error[1:]
+        parameters = np.arange(1, len(error) + 1) * shape.parameters_per_rank(num_slices)
+        axes.plot(parameters, error, "o-", color=colour, label=f"k = {num_slices}", markersize=3)
+    axes.axvline(shape.num_parameters, color=_BEFORE)
+    axes.text(shape.num_parameters, 0.62, " whole", color="#666666")
+    axes.set_xlim(0, 1.2 * shape.num_parameters)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(f"parameters of the factors ({name})")
+    axes.set_ylabel("relative error")
+    axes.legend()
+    _save(figure, "slices.png")
+
+
+def _save(figure: plt.Figure, name: str) -> None:
+    figure.savefig(IMAGES / name, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    matplotlib.use("Agg")
+    layers()
+    slices()
