@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from alds_onnx import cli
 from tests.conftest import CALIBRATION, DIGITS, ROOT, TEST
+from tests.graph.builders import normal, parse, run
 
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -28,11 +33,96 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert "models/digits.onnx" in setup[0]
 
 
+def prepare(folder: Path) -> None:
+    """The files that the documents name: little data, and a small model as `in.onnx`."""
+    models = folder / "models"
+    models.mkdir()
+    samples = np.load(CALIBRATION)["image"][:40]
+    labelled = {name: array[:40] for name, array in np.load(TEST).items()}
+    (models / DIGITS.name).write_bytes(DIGITS.read_bytes())
+    np.savez(models / CALIBRATION.name, image=samples)
+    np.savez(models / TEST.name, **labelled)
+    model = small_model()
+    (folder / "in.onnx").write_bytes(model.SerializeToString())
+    np.savez(folder / "samples.npz", image=samples)
+    (scores,) = run(model, {"image": labelled["image"]})
+    np.savez(folder / "labelled.npz", image=labelled["image"], labels=scores.argmax(1))
+
+
+def small_model() -> onnx.ModelProto:
+    """A classifier of images with layers named as in the embedded model, made to be cut."""
+    names = {"l31": "/layer3.1/conv1/Conv", "l32": "/layer3.2/conv1/Conv", "fc": "/fc/Gemm"}
+    generator = np.random.default_rng(0)
+
+    def weight(*shape: int) -> np.ndarray:
+        """Of rank 4, and 2 % of noise."""
+        left, right = generator.normal(size=(shape[0], 4)), generator.normal(size=(4, *shape[1:]))
+        noise = 0.04 * generator.normal(size=shape)
+        return ((np.tensordot(left, right, 1) + noise) / prod(shape[1:]) ** 0.5).astype(np.float32)
+
+    model = parse(
+        """
+        g (float[n, 1, 28, 28] image) => (float[n, 10] logits) {
+            a = Conv<strides = [4, 4]>(image, stem)
+            b = Relu(a)
+            [l31] c = Conv<pads = [1, 1, 1, 1]>(b, V)
+            d = Relu(c)
+            [l32] e = Conv<pads = [1, 1, 1, 1]>(d, W)
+            f = Relu(e)
+            h = GlobalAveragePool(f)
+            i = Flatten(h)
+            [fc] logits = Gemm<transB = 1>(i, U)
+        }
+        """,
+        {"stem": normal(16, 1, 5, 5) / 255, "V": weight(32, 16, 3, 3),
+         "W": weight(32, 32, 3, 3), "U": weight(10, 32)},
+    )  # fmt: skip
+    for node in model.graph.node:
+        node.name = names.get(node.name, node.name)
+    return model
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Language and lines of the blocks of a page that are to be run, in order.
+
+    Those behind a comment `not run here: why` are not.
+    """
+    found = re.findall(
+        r"^(<!-- .* -->\n)?```(\w+)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE
+    )
+    return [
+        (kind, code) for note, kind, code in found if not note.startswith("<!-- not run here: ")
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs")))
+def test_every_command_of_the_documentation_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In the order of the page, in one folder; Python too."""
+    prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for kind, code in blocks(page.read_text(encoding="utf-8")):
+        if kind == "python":
+            exec(compile(code, page.name, "exec"), {})
+        for line in code.splitlines() if kind == "sh" else ():
+            program, *arguments = shlex.split(line)
+            assert program == "alds-onnx", line
+            assert cli.run(arguments) == 0, capfd.readouterr().err
+
+
+def test_a_block_that_is_not_run_says_why() -> None:
+    """What is not a command of ours cannot be run here, and a misspelt mark would hide a block."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        shown = len(re.findall(r"^```(?:sh|python)$", text, flags=re.MULTILINE))
+        run = sum(kind in ("sh", "python") for kind, _ in blocks(text))
+        reasons = re.findall(r"^<!-- not run here: \w.{9,} -->\n```sh$", text, flags=re.MULTILINE)
+        assert shown == run + len(reasons), page
+
+
 def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
-    (tmp_path / "in.onnx").write_bytes(DIGITS.read_bytes())
-    np.savez(tmp_path / "samples.npz", image=np.load(CALIBRATION)["image"][:64])
-    test = np.load(TEST)
-    np.savez(tmp_path / "labelled.npz", image=test["image"][:40], labels=test["labels"][:40])
+    prepare(tmp_path)
     found = commands(README)
     assert len(found) >= 6
     for line in found:
