@@ -88,7 +88,7 @@ def blocks(text: str) -> list[tuple[str, str]]:
     Those behind a comment `not run here: why` are not.
     """
     found = re.findall(
-        r"^(<!-- .* -->\n)?```(\w+)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE
+        r"^(<!-- [^\n]* -->\n)?```(\w+)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE
     )
     return [
         (kind, code) for note, kind, code in found if not note.startswith("<!-- not run here: ")
