@@ -31,6 +31,8 @@ Examples:
   alds-onnx in.onnx out.onnx --plan plan.json
   alds-onnx in.onnx out.onnx --cr 0.3 --exclude '/head/*'
       leave some layers alone
+  alds-onnx out.onnx --merge dense.onnx
+      the way back: dense layers that compute the same
 
 \b
 Exit codes: 0 done and verified (or not verifiable: a warning says so);

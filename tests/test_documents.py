@@ -34,19 +34,16 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 
 def prepare(folder: Path) -> None:
-    """The files that the documents name: little data, and a small model as `in.onnx`."""
-    models = folder / "models"
-    models.mkdir()
-    samples = np.load(CALIBRATION)["image"][:40]
-    labelled = {name: array[:40] for name, array in np.load(TEST).items()}
-    (models / DIGITS.name).write_bytes(DIGITS.read_bytes())
-    np.savez(models / CALIBRATION.name, image=samples)
-    np.savez(models / TEST.name, **labelled)
-    model = small_model()
-    (folder / "in.onnx").write_bytes(model.SerializeToString())
-    np.savez(folder / "samples.npz", image=samples)
-    (scores,) = run(model, {"image": labelled["image"]})
-    np.savez(folder / "labelled.npz", image=labelled["image"], labels=scores.argmax(1))
+    """The files that the documents name, with little data, and a small model in place of others."""
+    (folder / "models").mkdir()
+    model, images = small_model(), np.load(TEST)["image"][:40]
+    (scores,) = run(model, {"image": images})
+    for path in (folder / "in.onnx", folder / "models" / DIGITS.name):
+        path.write_bytes(model.SerializeToString())
+    for path in (folder / "samples.npz", folder / "models" / CALIBRATION.name):
+        np.savez(path, image=np.load(CALIBRATION)["image"][:40])
+    for path in (folder / "labelled.npz", folder / "models" / TEST.name):
+        np.savez(path, image=images, labels=scores.argmax(1))
 
 
 def small_model() -> onnx.ModelProto:
