@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import os
 import re
@@ -385,6 +386,45 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     refused(tmp_path, "not a regular file", DIGITS, "/dev/null", "--cr", "0.5")
     refused(tmp_path, "is a directory", DIGITS, tmp_path, "--cr", "0.5")
     refused(tmp_path, "'-' is not a file", DIGITS, "-", "--cr", "0.5")
+
+
+def test_the_report_as_a_page(tmp_path: Path) -> None:
+    """Also of a dry run; the command in it is the one that was given."""
+    page = tmp_path / "my report.html"
+    done = alds(DIGITS, "--cr", "0.5", "--dry-run", "--report", page)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.rstrip().endswith(f"written: {page}")
+    text = page.read_text(encoding="utf-8")
+    assert html.escape(f"alds-onnx {DIGITS} --cr 0.5 --dry-run --report '{page}'") in text
+    assert "/layer3.2/conv2/Conv" in text
+    assert [p.name for p in tmp_path.iterdir()] == [page.name]
+
+
+def test_the_report_is_no_other_file(tmp_path: Path) -> None:
+    source = tmp_path / "in.onnx"
+    source.write_bytes(DIGITS.read_bytes())
+    for arguments in (
+        ("out.onnx", "--report", "out.onnx"),
+        ("out.onnx", "--report", "in.onnx"),
+        ("out.onnx", "--report", "no/report.html"),
+        ("out.onnx", "--report", "-"),
+    ):
+        refused(tmp_path, "", source, *arguments, "--cr", "0.5")
+
+
+@pytest.mark.parametrize("missing", ["jinja2", "altair", "vl_convert"])
+def test_a_report_without_the_packages_for_it(missing: str, tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None; from alds_onnx.cli import run; "
+        f"sys.exit(run([{str(DIGITS)!r}, 'out.onnx', '--cr', '0.5', '--report', 'r.html']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'alds-onnx[report]'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def refused(tmp_path: Path, message: str, *arguments: object) -> None:

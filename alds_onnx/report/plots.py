@@ -8,6 +8,7 @@ dark and print are the browser's business, and need no second drawing.
 from __future__ import annotations
 
 from enum import Enum
+from functools import cache
 from typing import Any
 
 import altair as alt
@@ -38,6 +39,7 @@ class Plot(str, Enum):
     LATENCY = "latency"
 
 
+@cache
 def specifications(*, on_data: bool) -> dict[str, Any]:
     """Vega specifications by the name of the plot.
 
@@ -60,6 +62,7 @@ def specifications(*, on_data: bool) -> dict[str, Any]:
     return {plot.value: _compiled(chart) for plot, chart in plots.items()}
 
 
+@cache
 def script() -> str:
     """Vega, for a script element of a page without network."""
     return vl_convert.javascript_bundle(_SNIPPET)
@@ -106,25 +109,19 @@ def _stacked(*charts: alt.Chart, height: int) -> alt.LayerChart:
 
 def _chosen_layer() -> alt.Chart:
     """A band behind the layer whose spectrum is shown."""
-    return (
-        _table("chosen")
-        .mark_bar(color="var(--accent-soft)")
-        .encode(x="number:O", y=alt.value(0), y2=alt.value("height"))
-    )
+    return _full_height(_table("chosen").mark_bar(color="var(--accent-soft)"))
 
 
 def _layer_targets() -> alt.Chart:
     """The full height of each layer reacts to the pointer, however small its bar is."""
-    return (
-        _table("layers")
-        .mark_bar(opacity=0, cursor="pointer")
-        .encode(
-            x="number:O",
-            y=alt.value(0),
-            y2=alt.value("height"),
-            tooltip=alt.Tooltip("number:O"),
-        )
-    )
+    targets = _full_height(_table("layers").mark_bar(opacity=0, cursor="pointer"))
+    return targets.encode(tooltip=alt.Tooltip("number:O"))
+
+
+def _full_height(bars: alt.Chart) -> alt.Chart:
+    """Bars over the whole height, whatever the numbers are."""
+    full: alt.Chart = bars.encode(x="number:O", y=alt.value(0), y2=alt.value("height"))
+    return full
 
 
 def _bars(before: str, after: str, title: str, form: str) -> alt.LayerChart:

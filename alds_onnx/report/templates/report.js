@@ -44,7 +44,7 @@
     return facts;
   }
 
-  // What appears under the pointer.
+  // What appears beside the pointer: of a number the layer, of anything else the text itself.
   const tip = $("tip");
 
   function showTip(event, value) {
@@ -53,14 +53,14 @@
       return;
     }
     tip.replaceChildren();
-    if (value.number !== undefined) {
-      const row = layerOf(Number(value.number));
+    if (typeof value === "number") {
+      const row = layerOf(value);
       tip.append(element("b", `${row.number} · ${row.name}`));
       const list = element("dl");
       for (const [key, text] of factsOf(row)) list.append(element("dt", key), element("dd", text));
       tip.append(list);
     } else {
-      tip.append(element("span", Object.values(value).join(" ")));
+      tip.append(element("span", String(value)));
     }
     tip.hidden = false;
     const gap = 14;
@@ -80,6 +80,8 @@
     actions: false,
     defaultStyle: false,
     hover: true,
+    // Errors only: Vega warns of the extent of empty tables, and a layer that is whole has no cut.
+    logLevel: 1,
     tooltip: (handler, event, item, value) => showTip(event, value),
   };
 
