@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from hypothesis import given
 
@@ -42,6 +44,26 @@ def test_sums_are_those_of_the_search(model: dict[str, Spectra]) -> None:
         chosen = minimize_sum_of_errors(curves, int(budget))
         found = sum(float(f.error[i]) for f, i in zip(curves, chosen, strict=True))
         assert abs(found - total) <= ROUNDING
+
+
+@given(models())
+def test_sums_are_convex(model: dict[str, Spectra]) -> None:
+    """Each parameter saves less than the one before: that is what a price means."""
+    parameters, error = smallest_sums(frontiers(model), 10_000)
+    saved = -np.diff(error) / np.diff(parameters)
+    assert (np.diff(saved) <= ROUNDING).all()
+
+
+@given(models(most=1))
+def test_sums_miss_no_vertex(model: dict[str, Spectra]) -> None:
+    """Of one layer: every choice that lies below all lines between two others is there."""
+    (curve,) = frontiers(model)
+    points = list(zip(curve.parameters.tolist(), curve.error.tolist(), strict=True))
+    found = smallest_sums([curve], 10_000)[0].tolist()
+    for n, (x, y) in enumerate(points):
+        lines = product(points[:n], points[n + 1 :])
+        if all(y < a + (b - a) * (x - p) / (q - p) - ROUNDING for (p, a), (q, b) in lines):
+            assert x in found
 
 
 @given(models())

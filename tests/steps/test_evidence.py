@@ -7,7 +7,8 @@ import pytest
 
 import alds_onnx
 from alds_onnx.evidence import Evidence
-from alds_onnx.values import Objective
+from alds_onnx.steps.evidence import _thin
+from alds_onnx.values import Cut, ErrorCurve, LayerShape, Objective
 from tests.conftest import DIGITS
 from tests.graph.builders import normal, parse
 
@@ -30,7 +31,7 @@ def half() -> alds_onnx.Result:
 
 @pytest.fixture(scope="module")
 def fitted() -> alds_onnx.Result:
-    return alds_onnx.compress(parse(GRAPH, WEIGHTS), cr=0.4, calibration=FEEDS, threads=1)
+    return alds_onnx.compress(parse(GRAPH, WEIGHTS), cr=0.1, calibration=FEEDS, threads=1)
 
 
 def test_the_cut_is_a_point_of_its_curve(half: alds_onnx.Result) -> None:
@@ -45,6 +46,15 @@ def test_the_cut_is_a_point_of_its_curve(half: alds_onnx.Result) -> None:
         at = curve.ranks.index(row.cut.rank)
         assert curve.errors[at] == row.error.relative
         assert curve.parameters_per_rank * row.cut.rank == row.parameters_after
+
+
+def test_the_cut_of_a_long_curve_is_kept_too() -> None:
+    shape = LayerShape(out_features=2000, in_channels=2000)
+    curve = ErrorCurve(num_slices=1, relative_error=np.linspace(1, 0, 2001))
+    for rank in (1, 777, 1999):
+        thin = _thin(shape, curve, Cut(num_slices=1, rank=rank))
+        assert len(thin.ranks) <= 121
+        assert thin.errors[thin.ranks.index(rank)] == 1 - rank / 2000
 
 
 def test_curves_fall_from_end_to_end(half: alds_onnx.Result) -> None:
