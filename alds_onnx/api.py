@@ -108,6 +108,7 @@ def compress(
     threads: int | None = None,
     provider: Provider = Provider.CPU,
     dry_run: bool = False,
+    cache: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
 ) -> Result:
     """Compress a trained ONNX model by low-rank decomposition (ALDS).
@@ -167,6 +168,9 @@ def compress(
         onnxruntime's execution provider for the checks.
     dry_run
         Whether to skip the checks by onnxruntime, and scores that `max_drop` does not need.
+    cache
+        A folder for error curves and measurements on data, by what they depend on: another run on
+        the same model and data starts at the search.
     progress
         Called as the work goes on.
 
@@ -204,6 +208,7 @@ def compress(
         threads=threads if threads is not None else default_threads(),
         provider=provider,
         dry_run=dry_run,
+        cache=None if cache is None else Path(cache),
     )
     return _result(run(model, settings, progress))
 
@@ -225,6 +230,7 @@ def sweep(
     threads: int | None = None,
     provider: Provider = Provider.CPU,
     dry_run: bool = False,
+    cache: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
 ) -> Iterator[Result]:
     """Compress a model by several ratios; weights and data are looked at once.
@@ -241,7 +247,7 @@ def sweep(
         out, unless all are.
     calibration, objective, evaluate, search, target, schemes, include, exclude, input_shapes
         As for `compress`.
-    seed, threads, provider, dry_run, progress
+    seed, threads, provider, dry_run, cache, progress
         As for `compress`.
 
     Yields
@@ -275,6 +281,7 @@ def sweep(
         threads=threads if threads is not None else default_threads(),
         provider=provider,
         dry_run=dry_run,
+        cache=None if cache is None else Path(cache),
     )
     return map(_result, run_sweep(model, settings, progress))
 

@@ -263,6 +263,14 @@ _PATH = click.Path(path_type=Path)
     metavar="FILE.html",
     help="Write a page with pictures of all this; needs alds-onnx[report].",
 )
+@option(
+    "Output",
+    "--cache",
+    type=_PATH,
+    metavar="DIR",
+    help="Keep error curves and measurements there, by what they depend on: another run on the "
+    "same model and data starts at the search. DIR may be deleted at any time.",
+)
 @option("Output", "--dry-run", is_flag=True, help="Decide and report; check and write no model.")
 @option("Output", "--quiet", is_flag=True, help="Print nothing but warnings and errors.")
 @option("Output", "--traceback", is_flag=True, help="Show where an error comes from.")
@@ -315,6 +323,7 @@ class Request:
     save_as_external_data: bool
     plan_out: Path | None
     json_out: Path | None
+    cache: Path | None
     report_out: Path | None
     dry_run: bool
     quiet: bool
@@ -438,6 +447,7 @@ def _run(request: Request) -> None:
             threads=request.threads,
             provider=Provider(request.provider),
             dry_run=request.dry_run,
+            cache=request.cache,
             progress=progress,
         )
         page = make_page(result.report, find_origin(request.argv)) if make_page else b""
@@ -508,6 +518,7 @@ def _points(request: Request, ratios: tuple[float, ...], progress: Progress) -> 
         threads=request.threads,
         provider=Provider(request.provider),
         dry_run=request.dry_run,
+        cache=request.cache,
         progress=progress,
     )
 

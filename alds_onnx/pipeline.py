@@ -8,6 +8,7 @@ from itertools import count
 
 from onnx import ModelProto
 
+from alds_onnx.cache import Cache
 from alds_onnx.decompose.factorize import cut_error, factorize
 from alds_onnx.evaluate.samples import Samples
 from alds_onnx.evaluate.sessions import check_provider
@@ -158,6 +159,7 @@ def _evidence(prepared: _Prepared, attempt: _Attempt) -> Evidence:
 def _prepare(source: Source, settings: Settings, clock: Clock) -> _Prepared:
     """Everything that needs no budget: read, score the original, look at weights and data."""
     clock.start(Step.LOAD)
+    Cache(folder=settings.cache).prepare()
     survey = make_survey(load_model(source), settings)
     data = load_data(survey, settings)
     evaluator = make_evaluator(survey, settings)
@@ -195,7 +197,7 @@ def _calibrate(
     if settings.plan is not None:
         return calibrated
     clock.start(Step.SENSITIVITY)
-    return probe_all(survey, calibrated, clock.advance)
+    return probe_all(survey, calibrated, settings, clock.advance)
 
 
 def _search(prepared: _Prepared, gauge: Gauge, clock: Clock) -> tuple[_Attempt, Target]:

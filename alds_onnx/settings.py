@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from onnx import ModelProto
@@ -121,6 +122,8 @@ class Settings:
         Of the decomposition and of onnxruntime.
     dry_run
         Whether to stop before the checks.
+    cache
+        A folder that keeps error curves and measurements for other runs; None: nothing is kept.
 
     Raises
     ------
@@ -146,6 +149,7 @@ class Settings:
     threads: int
     provider: Provider = Provider.CPU
     dry_run: bool = False
+    cache: Path | None = None
 
     def __post_init__(self) -> None:
         self._check_how_far()

@@ -14,6 +14,7 @@ import numpy as np
 from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
+from alds_onnx.cache import Cache
 from alds_onnx.calibrate.behind import Behind, can_be_fed
 from alds_onnx.calibrate.reader import model_inputs, read_feeds
 from alds_onnx.calibrate.reference import Reference, reference
@@ -36,6 +37,13 @@ from alds_onnx.graph.bias import constant_bias
 from alds_onnx.graph.layers import Layer, read_matrix
 from alds_onnx.graph.rewrite import Dense, with_dense_weights
 from alds_onnx.settings import Settings
+from alds_onnx.steps.remember import (
+    identity_of_data,
+    identity_of_model,
+    remembered_sensitivities,
+    remembered_spectra,
+    remembered_sums,
+)
 from alds_onnx.steps.survey import Advance, Survey, Weight, side_by_side
 from alds_onnx.values import FloatArray
 
@@ -55,6 +63,8 @@ class Calibrated:
     ----------
     runner, sampler
         The data.
+    origin
+        What all this depends on, for a cache.
     probes
         Weight, moments and error curves of each weight, by its name, in graph order.
     sensitivities
@@ -63,6 +73,7 @@ class Calibrated:
 
     runner: Runner
     sampler: Sampler
+    origin: tuple[str | int, ...]
     probes: Mapping[str, Probe]
     sensitivities: Mapping[str, Sensitivity]
 
@@ -96,6 +107,7 @@ def observe(
         threads=settings.threads,
         provider=settings.provider,
     )
+    cache, origin = Cache(folder=settings.cache), _origin(survey, runner, settings)
     sampler = Sampler(index=survey.index, seed=settings.seed, num_batches=len(runner.batches))
     weights = [weight for weight in survey.weights() if weight.name in names]
     layers = [layer for weight in weights for layer in weight.layers if layer.site.scope == 0]
@@ -103,7 +115,12 @@ def observe(
         with threadpool_limits(limits=1):
             wide = {layer.name: layer for layer in layers if is_wide(layer.shape)}
             transposed = {name: _transposed(survey, layer) for name, layer in wide.items()}
-            sums = input_sums(runner, sampler, layers, transposed, advance) if layers else {}
+            sums = remembered_sums(
+                cache,
+                lambda: input_sums(runner, sampler, layers, transposed, advance) if layers else {},
+                *origin,
+                tuple(layer.name for layer in layers),
+            )
     except RunError as e:
         raise DataError(f"the model does not run on the calibration data: {e}") from e
 
@@ -116,8 +133,21 @@ def observe(
     return Calibrated(
         runner=runner,
         sampler=sampler,
+        origin=origin,
         probes={weight.name: probe for weight, probe in zip(weights, probes, strict=True)},
         sensitivities={},
+    )
+
+
+def _origin(survey: Survey, runner: Runner, settings: Settings) -> tuple[str | int, ...]:
+    """What measurements on the data depend on, for a cache; nothing without one."""
+    if settings.cache is None:
+        return ()
+    return (
+        identity_of_model(survey.loaded),
+        identity_of_data(runner.batches),
+        settings.provider.value,
+        settings.seed,
     )
 
 
@@ -147,7 +177,16 @@ def _probe(survey: Survey, weight: Weight, inputs: Sums | None, settings: Settin
         matrix=matrix,
         moments=moments,
         bias=bias,
-        spectra=joint_spectra(matrix, layer.shape, moments, counts),
+        spectra=remembered_spectra(
+            Cache(folder=settings.cache),
+            layer.shape,
+            lambda: joint_spectra(matrix, layer.shape, moments, counts),
+            "curves",
+            counts,
+            matrix,
+            moments.inputs,
+            moments.uncertainty,
+        ),
     )
 
 
@@ -159,7 +198,9 @@ def _own_bias(survey: Survey, weight: Weight) -> FloatArray | None:
     return constant_bias(survey.index, first, survey.loaded.folder)
 
 
-def probe_all(survey: Survey, calibrated: Calibrated, advance: Advance) -> Calibrated:
+def probe_all(
+    survey: Survey, calibrated: Calibrated, settings: Settings, advance: Advance
+) -> Calibrated:
     """Add the sensitivities of all weights; see `alds_onnx.calibrate.sensitivity`.
 
     Raises
@@ -167,6 +208,20 @@ def probe_all(survey: Survey, calibrated: Calibrated, advance: Advance) -> Calib
     DataError
         If onnxruntime cannot run the model.
     """
+    ranks = (
+        (name, tuple(curve.num_slices for curve in probe.spectra.curves))
+        for name, probe in calibrated.probes.items()
+    )
+    found = remembered_sensitivities(
+        Cache(folder=settings.cache),
+        lambda: _measured(survey, calibrated, advance),
+        *calibrated.origin,
+        *ranks,
+    )
+    return replace(calibrated, sensitivities=found)
+
+
+def _measured(survey: Survey, calibrated: Calibrated, advance: Advance) -> dict[str, Sensitivity]:
     model = survey.loaded.model
     runner = some(calibrated.runner, _PROBE_NUMBERS, _MOST_PROBES)
     in_order = sorted(calibrated.probes.items(), key=lambda item: place(item[1].layers))
@@ -181,7 +236,7 @@ def probe_all(survey: Survey, calibrated: Calibrated, advance: Advance) -> Calib
                 advance(len(found), len(calibrated.probes))
     except RunError as e:
         raise DataError(f"the model does not run on the calibration data: {e}") from e
-    return replace(calibrated, sensitivities=found)
+    return found
 
 
 def distance_of_weights(

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from alds_onnx.cache import Cache
 from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.graph.layers import Layer, Skipped, find_layers, read_matrix, skipped
 from alds_onnx.graph.load import LoadedModel
@@ -17,6 +18,7 @@ from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks
 from alds_onnx.graph.tensors import smallest_normal
 from alds_onnx.settings import Settings
+from alds_onnx.steps.remember import remembered_spectra
 from alds_onnx.values import Plan, Scheme, Spectra
 
 _T = TypeVar("_T")
@@ -83,7 +85,7 @@ def weight_spectra(
 ) -> tuple[Survey, dict[str, Spectra]]:
     """Error curves of all weights; those without finite numbers become skipped rows."""
     weights = survey.weights()
-    planned = settings.plan
+    planned, cache = settings.plan, Cache(folder=settings.cache)
 
     def compute(weight: Weight) -> Spectra | str:
         layer = weight.layers[0]
@@ -99,7 +101,14 @@ def weight_spectra(
             return "its weight is all zeros"
         if np.abs(matrix).max() < smallest_normal(layer.source.tensor.data_type):
             return "its weight has subnormal entries only, which have too few digits to factorize"
-        return spectra_of_schemes(matrix, layer.shape, counts)
+        return remembered_spectra(
+            cache,
+            layer.shape,
+            lambda: spectra_of_schemes(matrix, layer.shape, counts),
+            "spectra",
+            tuple((scheme.value, ks) for scheme, ks in counts.items()),
+            matrix,
+        )
 
     results = side_by_side(compute, weights, settings.threads, advance)
     reasons = {

@@ -1,0 +1,129 @@
+"""What a cache keeps of a run: error curves, sums over the data, sensitivities, as plain arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from alds_onnx.cache import Arrays, Cache
+from alds_onnx.calibrate.reader import Feed
+from alds_onnx.calibrate.sensitivity import Sensitivity
+from alds_onnx.calibrate.sums import Sums
+from alds_onnx.graph.external import external_tensors
+from alds_onnx.graph.load import LoadedModel
+from alds_onnx.graph.tensors import read_array
+from alds_onnx.values import ErrorCurve, LayerShape, Scheme, Spectra, read_only
+
+_SCHEMES = tuple(Scheme)
+_SUMS = ("xx", "yx", "x", "y")
+
+
+def remembered_spectra(
+    cache: Cache, shape: LayerShape, compute: Callable[[], Spectra], kind: str, *parts: object
+) -> Spectra:
+    """Error curves of a weight of this shape; `parts` are what else they depend on."""
+    if cache.folder is None:
+        return compute()
+    found = cache.arrays(lambda: _from_spectra(compute()), kind, shape, *parts)
+    curves = (
+        ErrorCurve(
+            num_slices=int(k),
+            relative_error=read_only(found[f"error{i}"]),
+            scheme=_SCHEMES[int(scheme)],
+        )
+        for i, (k, scheme) in enumerate(found["curves"])
+    )
+    return Spectra(
+        shape=shape,
+        norm=float(found["norm"]),
+        curves=tuple(curves),
+        schemes=tuple(_SCHEMES[int(scheme)] for scheme in found["schemes"]),
+    )
+
+
+def _from_spectra(spectra: Spectra) -> Arrays:
+    errors = {f"error{i}": curve.relative_error for i, curve in enumerate(spectra.curves)}
+    curves = [(curve.num_slices, _SCHEMES.index(curve.scheme)) for curve in spectra.curves]
+    return {
+        "norm": np.array(spectra.norm),
+        "curves": np.array(curves, np.int64),
+        "schemes": np.array([_SCHEMES.index(scheme) for scheme in spectra.schemes], np.int64),
+        **errors,
+    }
+
+
+def remembered_sums(
+    cache: Cache, compute: Callable[[], Mapping[str, Sums]], *parts: object
+) -> Mapping[str, Sums]:
+    """Sums over the data by layer name."""
+    if cache.folder is None:
+        return compute()
+
+    def arrays() -> Arrays:
+        sums = compute()
+        packed = {
+            f"{field}{i}": np.asarray(getattr(one, field))
+            for i, one in enumerate(sums.values())
+            for field in _SUMS
+        }
+        scalars = [(one.count, one.yy) for one in sums.values()]
+        return {"names": np.array(list(sums), np.str_), "scalars": np.array(scalars), **packed}
+
+    found = cache.arrays(arrays, "sums", *parts)
+    return {
+        str(name): Sums(
+            count=int(found["scalars"][i, 0]),
+            yy=float(found["scalars"][i, 1]),
+            xx=found[f"xx{i}"],
+            yx=found[f"yx{i}"],
+            x=found[f"x{i}"],
+            y=found[f"y{i}"],
+        )
+        for i, name in enumerate(found["names"])
+    }
+
+
+def remembered_sensitivities(
+    cache: Cache, compute: Callable[[], Mapping[str, Sensitivity]], *parts: object
+) -> Mapping[str, Sensitivity]:
+    """Sensitivities by the names of the weights."""
+    if cache.folder is None:
+        return compute()
+
+    def arrays() -> Arrays:
+        measured = compute()
+        points = {
+            f"points{i}": np.array([one.local, one.output])
+            for i, one in enumerate(measured.values())
+        }
+        return {"names": np.array(list(measured), np.str_), **points}
+
+    found = cache.arrays(arrays, "sensitivities", *parts)
+    return {
+        str(name): Sensitivity(
+            local=tuple(map(float, found[f"points{i}"][0])),
+            output=tuple(map(float, found[f"points{i}"][1])),
+        )
+        for i, name in enumerate(found["names"])
+    }
+
+
+def identity_of_model(loaded: LoadedModel) -> str:
+    """A hash of a model and of all data outside of its file."""
+    digest = hashlib.sha256(loaded.sha256.encode())
+    for tensor in external_tensors(loaded.model):
+        digest.update(np.ascontiguousarray(read_array(tensor, loaded.folder)).tobytes())
+    return digest.hexdigest()
+
+
+def identity_of_data(feeds: Sequence[Feed]) -> str:
+    """A hash of calibration data and of how it is cut into runs."""
+    digest = hashlib.sha256()
+    for feed in feeds:
+        for name, array in sorted(feed.items()):
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(b"end of a run")
+    return digest.hexdigest()
