@@ -72,6 +72,17 @@ def test_crash_of_the_verification(function: str, tmp_path: Path) -> None:
     assert files(tmp_path) == ["out.onnx"]
 
 
+def test_a_report_that_cannot_be_made(tmp_path: Path) -> None:
+    """It is made before the model is written: exit 1 says that nothing was."""
+    target = tmp_path / "out.onnx"
+    target.write_bytes(OLD)
+    page = str(tmp_path / "report.html")
+    patch = "import alds_onnx.report.html as m; m.report_to_html = fail"
+    finish(start(target, "--report", page, patch=patch)).assert_one_line(1)
+    assert target.read_bytes() == OLD
+    assert files(tmp_path) == ["out.onnx"]
+
+
 def test_failed_verification(tmp_path: Path) -> None:
     """A rewrite that is wrong is not written."""
     target = tmp_path / "out.onnx"

@@ -119,6 +119,17 @@ def test_150_layers(browser: Browser, deep_page: Path) -> None:
     assert opened.complaints == []
 
 
+@pytest.mark.parametrize("graph", ["y = Relu(x)", "y = MatMul(x, x)"], ids=["none", "skipped"])
+def test_a_model_in_which_there_is_nothing_to_do(
+    browser: Browser, tmp_path: Path, graph: str
+) -> None:
+    model = parse(f"m (float[8,8] x) => (float[8,8] y) {{ {graph} }}")
+    opened = Opened(browser, written(alds_onnx.compress(model, cr=0.5).report, tmp_path))
+    assert opened.plots() <= {"parameters", "errors", "latency"}
+    assert "No layer of this model can be decomposed" in opened.page.inner_text("#layer")
+    assert opened.complaints == []
+
+
 @pytest.mark.network
 def test_a_real_model_with_layers_of_every_kind(browser: Browser, tmp_path: Path) -> None:
     report = alds_onnx.compress(wheel_member(*RECOGNITION), cr=0.3).report
