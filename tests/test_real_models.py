@@ -47,6 +47,21 @@ def test_compressed_exactly(name: str, cr: float, tmp_path: Path) -> None:
 
 
 @pytest.mark.network
+@pytest.mark.parametrize("name", ["detection", "recognition", "basic-pitch"])
+def test_merged_exactly(name: str) -> None:
+    """At this ratio the weights alone are not enough: the detector finds nothing any more."""
+    source = wheel_member(*MODELS[name])
+    result = alds_onnx.compress(source, cr=0.3, threads=1, dry_run=True)
+    merged = alds_onnx.merge(result.model, threads=1).report
+    cuts = {row.name: row.cut for row in result.plan.layers if row.cut}
+    assert {row.name: row.cut for row in merged.merged} == cuts
+    assert merged.warnings == ()
+    assert merged.parameters_after == result.plan.parameters
+    assert merged.verification is not None
+    assert merged.verification.status is Status.PASSED
+
+
+@pytest.mark.network
 def test_a_model_whose_layers_are_all_inside_if(tmp_path: Path) -> None:
     """silero-vad holds one network for each sampling rate in the branches of an If."""
     source = wheel_member("silero-vad==6.2.3", "silero_vad/data/silero_vad.onnx")

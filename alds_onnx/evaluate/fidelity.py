@@ -44,14 +44,15 @@ class Comparison:
         """Give the measures of each output."""
         return tuple(sums.fidelity(n, self._ignore.get(n, "")) for n, sums in self._sums)
 
-    def difference(self, reference: Comparison) -> float:
+    def difference(self, reference: Comparison, floor: float = 0.0) -> float:
         """Largest relative L2 difference over the floating-point outputs that can be compared.
 
         Relative to the norm of the expected output or of that of `reference`, whichever is larger:
         where a compressed model's sigmoid falls to 1e-8, only the rounding of the sigmoid is left.
+        Where there is no original to tell, an output's entries count as `floor` at least.
         """
         found = [
-            _ratio(sums.noise, max(sums.signal, other.signal)) ** 0.5
+            _ratio(sums.noise, max(sums.signal, other.signal, floor**2 * sums.entries)) ** 0.5
             for (name, sums), (_, other) in zip(self._sums, reference._sums, strict=True)
             if not (sums.note or self._ignore.get(name))
         ]
@@ -63,7 +64,7 @@ class _Sums:
 
     def __init__(self) -> None:
         self.signal = self.noise = self.other = self.product = self.largest = 0.0
-        self.rows = self.agreeing = 0
+        self.rows = self.agreeing = self.entries = 0
         self.note = ""
 
     def add(self, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> None:
@@ -78,6 +79,7 @@ class _Sums:
         # Far below the largest float64, so that no square overflows.
         y, z = np.clip(y, -_LARGEST, _LARGEST), np.clip(z, -_LARGEST, _LARGEST)
         noise = y - z
+        self.entries += y.size
         self.signal += float(np.vdot(y, y))
         self.other += float(np.vdot(z, z))
         self.product += float(np.vdot(y, z))

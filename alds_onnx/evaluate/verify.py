@@ -58,6 +58,8 @@ class Candidates:
         Where their external data lies.
     called
         What the user knows the compressed one as.
+    floor
+        Entries of the models' outputs below this count as this large. The layers' own do not.
     """
 
     original: ModelProto
@@ -66,6 +68,7 @@ class Candidates:
     layers: tuple[str, ...]
     folder: Path
     called: str = "the compressed model"
+    floor: float = 0.0
 
 
 def verify(
@@ -177,7 +180,7 @@ def _compare(
         before, after = measure(original.session, compressed, samples.feeds[0])
     del compressed
     layers = _difference_at_layers(models, samples.feeds[0], execution, tolerance)
-    difference = max(exact.difference(fidelity), layers)
+    difference = max(exact.difference(fidelity, models.floor), layers)
     passed = difference <= tolerance
     reason = "" if passed else f"outputs differ by {difference:.2g}, allowed are {tolerance:.2g}"
     return Verification(

@@ -22,6 +22,10 @@ from alds_onnx.settings import MergeSettings, Progress, Source, Step
 from alds_onnx.steps.clock import Clock
 from alds_onnx.values import Cut, Status, Verification
 
+# A model compressed too far may end in a sigmoid of 1e-8, whose rounding is that of a number near
+# 1, 6e-8: so much is allowed with this floor and the tolerance for float32.
+_FLOOR = 1e-3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergedLayer:
@@ -130,6 +134,7 @@ def _check(loaded: LoadedModel, merging: Merging, settings: MergeSettings) -> Ve
         layers=_outputs_of_main_graph(loaded.model, merging.pairs),
         folder=loaded.folder,
         called="the merged model",
+        floor=_FLOOR,
     )
     tolerance = max((TOLERANCES[kind] for kind in types), default=0.0)
     result = verify(models, samples, execution, tolerance)

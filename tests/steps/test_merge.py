@@ -129,6 +129,38 @@ def test_a_wrong_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         alds_onnx.merge(small(), threads=1)
 
 
+def test_an_output_that_is_all_rounding_is_no_reason_to_fail() -> None:
+    """A detector that finds nothing any more: sigmoids of 1e-8."""
+    model = small()
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(-18), "far"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1e-3), "tiny"))
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Mul", ["y", "tiny"], ["m"]),
+            onnx.helper.make_node("Add", ["m", "far"], ["a"]),
+            onnx.helper.make_node("Sigmoid", ["a"], ["s"]),
+        ]
+    )
+    model.graph.output[0].name = "s"
+    result = alds_onnx.merge(model, threads=1)
+    assert result.report.verification is not None
+    assert result.report.verification.status is Status.PASSED
+
+
+def test_a_wrong_layer_is_found_where_the_output_is_all_rounding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = small()
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1e-12), "tiny"))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["y", "tiny"], ["m"]))
+    model.graph.output[0].name = "m"
+    assert len(alds_onnx.merge(model, threads=1).report.merged) == 2
+    right = joining.compose
+    monkeypatch.setattr(joining, "compose", lambda factors: 1.01 * right(factors))
+    with pytest.raises(VerificationError, match="outputs differ"):
+        alds_onnx.merge(model, threads=1)
+
+
 def test_a_model_that_does_not_run_is_not_validated() -> None:
     model = small()
     model.graph.node.add(op_type="Unheard", domain="of", input=["y"], output=["z"])
