@@ -16,7 +16,7 @@ from alds_onnx.settings import Settings
 from alds_onnx.steps.fitting import by_output
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Survey, Weight
-from alds_onnx.values import Cut, ErrorCurve, LayerShape, Objective, Spectra
+from alds_onnx.values import Cut, ErrorCurve, LayerShape, Objective, Scheme, Spectra
 
 # Points of one curve; they are drawn a few hundred pixels wide.
 _POINTS = 120
@@ -62,7 +62,7 @@ def gather(
 def _weight(
     weight: Weight, spectra: Spectra, cut: Cut | None, sensitivity: Sensitivity | None
 ) -> WeightEvidence:
-    wanted = {1, cut.num_slices if cut else 1}
+    wanted, scheme = {1, cut.num_slices if cut else 1}, _fold(cut)
     probes: tuple[Damage, ...] = ()
     if sensitivity is not None:
         squared = zip(sensitivity.local, sensitivity.output, strict=True)
@@ -72,10 +72,16 @@ def _weight(
         curves=tuple(
             _thin(spectra.shape, curve, cut)
             for curve in spectra.curves
-            if curve.num_slices in wanted
+            if curve.scheme is scheme and curve.num_slices in wanted
         ),
         probes=probes,
     )
+
+
+def _fold(cut: Cut | None) -> Scheme:
+    """The fold to show: that of the cut; for Tucker-2, that in which the inputs are projected."""
+    scheme = cut.scheme if cut else Scheme.ENCODE
+    return Scheme.DECODE if scheme is Scheme.TUCKER2 else scheme
 
 
 def _thin(shape: LayerShape, curve: ErrorCurve, cut: Cut | None) -> ThinCurve:
@@ -87,7 +93,7 @@ def _thin(shape: LayerShape, curve: ErrorCurve, cut: Cut | None) -> ThinCurve:
     ranks = sorted({int(r) for r in (*even, *small, *chosen) if r <= last})
     return ThinCurve(
         num_slices=curve.num_slices,
-        parameters_per_rank=shape.parameters_per_rank(curve.num_slices),
+        parameters_per_rank=shape.folded(curve.scheme).parameters_per_rank(curve.num_slices),
         ranks=tuple(ranks),
         errors=tuple(float(curve.relative_error[rank]) for rank in ranks),
     )

@@ -8,7 +8,7 @@ import pytest
 import alds_onnx
 from alds_onnx.evidence import Evidence
 from alds_onnx.steps.evidence import _thin
-from alds_onnx.values import Cut, ErrorCurve, LayerShape, Objective
+from alds_onnx.values import Cut, ErrorCurve, LayerShape, Objective, Scheme
 from tests.conftest import DIGITS
 from tests.graph.builders import normal, parse
 
@@ -46,6 +46,25 @@ def test_the_cut_is_a_point_of_its_curve(half: alds_onnx.Result) -> None:
         at = curve.ranks.index(row.cut.rank)
         assert curve.errors[at] == row.error.relative
         assert curve.parameters_per_rank * row.cut.rank == row.parameters_after
+
+
+@pytest.mark.parametrize("scheme", Scheme)
+def test_the_curve_is_that_of_the_fold_that_was_cut(scheme: Scheme) -> None:
+    made = alds_onnx.compress(DIGITS, cr=0.5, schemes=(scheme,), dry_run=True, threads=1)
+    rows = {row.name: row for row in made.plan.layers}
+    cut = [w for w in evidence(made).weights if (c := rows[w.layers[0]].cut) and c.scheme is scheme]
+    assert cut
+    for weight in cut:
+        row = rows[weight.layers[0]]
+        assert row.cut is not None
+        assert row.error is not None
+        (curve,) = (c for c in weight.curves if c.num_slices == row.cut.num_slices)
+        error = curve.errors[curve.ranks.index(row.cut.rank)]
+        if scheme is Scheme.TUCKER2:
+            assert error <= row.error.relative
+        else:
+            assert error == row.error.relative
+            assert curve.parameters_per_rank * row.cut.rank == row.parameters_after
 
 
 def test_the_cut_of_a_long_curve_is_kept_too() -> None:
