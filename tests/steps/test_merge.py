@@ -130,17 +130,17 @@ def test_a_wrong_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_output_that_is_all_rounding_is_no_reason_to_fail() -> None:
-    """A detector that finds nothing any more: sigmoids of 1e-8."""
+    """As of a detector that finds nothing any more: its sigmoids are the rounding of 1."""
     model = small()
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(-18), "far"))
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1e-3), "tiny"))
-    model.graph.node.extend(
-        [
-            onnx.helper.make_node("Mul", ["y", "tiny"], ["m"]),
-            onnx.helper.make_node("Add", ["m", "far"], ["a"]),
-            onnx.helper.make_node("Sigmoid", ["a"], ["s"]),
-        ]
-    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), "one"))
+    for op, inputs, output in (
+        ("Mul", ["y", "tiny"], "m"),
+        ("Add", ["m", "one"], "a"),
+        ("Sub", ["a", "m"], "b"),
+        ("Sub", ["b", "one"], "s"),
+    ):
+        model.graph.node.append(onnx.helper.make_node(op, inputs, [output]))
     model.graph.output[0].name = "s"
     result = alds_onnx.merge(model, threads=1)
     assert result.report.verification is not None
