@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from alds_onnx.evaluate.sessions import Provider
     from alds_onnx.plans import plan_to_json, read_plan
     from alds_onnx.runtimes import Runtime
-    from alds_onnx.settings import Step
+    from alds_onnx.settings import Measuring, Step
     from alds_onnx.steps.merge import MergeReport
     from alds_onnx.sweeps import Sweep, make_sweep
     from alds_onnx.values import Plan, Report, Scheme, SearchMethod
@@ -35,6 +35,7 @@ __all__ = [
     "BudgetError",
     "DataError",
     "InputError",
+    "Measuring",
     "MergeReport",
     "MergeResult",
     "ModelError",
@@ -65,7 +66,7 @@ _HOMES = {
     "alds_onnx.evaluate.sessions": ("Provider",),
     "alds_onnx.plans": ("plan_to_json", "read_plan"),
     "alds_onnx.runtimes": ("Runtime",),
-    "alds_onnx.settings": ("Step",),
+    "alds_onnx.settings": ("Measuring", "Step"),
     "alds_onnx.steps.merge": ("MergeReport",),
     "alds_onnx.sweeps": ("Sweep", "make_sweep"),
     "alds_onnx.values": ("Plan", "Report", "Scheme", "SearchMethod"),

@@ -16,7 +16,14 @@ from alds_onnx.graph.save import check_target, write_model
 from alds_onnx.graph.spill import Spill
 from alds_onnx.pipeline import Compressed, run, run_sweep
 from alds_onnx.runtimes import Runtime
-from alds_onnx.settings import MergeSettings, Progress, Settings, default_threads, silent
+from alds_onnx.settings import (
+    Measuring,
+    MergeSettings,
+    Progress,
+    Settings,
+    default_threads,
+    silent,
+)
 from alds_onnx.steps.merge import MergeReport, run_merge
 from alds_onnx.values import Objective, Plan, Report, Scheme, SearchMethod
 
@@ -92,6 +99,8 @@ def compress(
     model: str | os.PathLike[str] | ModelProto,
     *,
     cr: float | None = None,
+    cr_macs: float | None = None,
+    latency_ratio: float | None = None,
     calibration: Calibration | None = None,
     objective: Objective | None = None,
     plan: Plan | None = None,
@@ -103,6 +112,10 @@ def compress(
     schemes: Sequence[Scheme] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    measuring: Measuring = Measuring.NEVER,
+    allow_slower: bool = False,
+    timings: str | os.PathLike[str] | None = None,
+    remeasure: bool = False,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -123,8 +136,16 @@ def compress(
     model
         Path of a model file, or a model; neither is changed.
     cr
-        Fraction of the model's parameters to remove, between 0 and 1. Give exactly one of this,
-        `plan`, `max_error` and `max_drop`.
+        Fraction of the model's parameters to remove, between 0 and 1. Give one of this, `plan`,
+        `max_error` and `max_drop`; or the next two, which may come together with each other and
+        with this.
+    cr_macs
+        Fraction of the multiply-accumulates of one run to remove, of all Conv, Gemm and MatMul
+        nodes whose shapes are known.
+    latency_ratio
+        Part of the time of one run in onnxruntime on this machine that may be left, such as 0.6;
+        measured with the whole model, and missed by a few percent of itself. The slices and ranks
+        are those of `target`, or of `ORT` if that is `NONE`.
     calibration
         Real inputs without labels, a few hundred if possible; see
         `alds_onnx.calibrate.reader.read_feeds`. Ranks are then chosen by measured errors of the
@@ -158,6 +179,14 @@ def compress(
         `NONE`, else `ENCODE`.
     include, exclude
         Globs on layer names: which layers may be decomposed.
+    measuring
+        Whether cuts are timed in onnxruntime on this machine, each layer on its own, so that none
+        is chosen that is slower than the layer. The result then depends on the machine and on
+        chance. A plan, and what `iterative` chooses, is not timed.
+    allow_slower
+        With `measuring`: only say which cuts are slower.
+    timings, remeasure
+        A file that times are kept in for other runs; whether to measure again what it holds.
     input_shapes
         Shapes of graph inputs with free sizes, by name.
     seed
@@ -192,6 +221,8 @@ def compress(
     """
     settings = Settings(
         cr=cr,
+        cr_macs=cr_macs,
+        latency_ratio=latency_ratio,
         plan=plan,
         max_error=max_error,
         max_drop=max_drop,
@@ -204,6 +235,10 @@ def compress(
         calibration=calibration,
         evaluate=evaluate,
         objective=objective or _default_objective(calibration),
+        measuring=measuring,
+        allow_slower=allow_slower,
+        timings=Path(timings) if timings is not None else None,
+        remeasure=remeasure,
         input_shapes=_shapes(input_shapes),
         threads=threads if threads is not None else default_threads(),
         provider=provider,

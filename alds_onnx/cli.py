@@ -23,6 +23,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from alds_onnx.api import Result, compress, merge, sweep
 from alds_onnx.errors import AldsError, TargetError, UsageError
 from alds_onnx.evaluate.sessions import Provider
+from alds_onnx.evaluate.timings import default_file
 from alds_onnx.graph.save import check_target, write_bytes
 from alds_onnx.options import EPILOG, GroupedCommand, Ratios, Schemes, Shape, option
 from alds_onnx.plans import plan_to_json, read_plan
@@ -32,7 +33,7 @@ from alds_onnx.report.merged import print_merge
 from alds_onnx.report.origin import Origin, find_origin
 from alds_onnx.report.swept import print_sweep, sweep_to_csv, sweep_to_json
 from alds_onnx.runtimes import Runtime
-from alds_onnx.settings import Progress, Step
+from alds_onnx.settings import Measuring, Progress, Step
 from alds_onnx.sweeps import Sweep, make_sweep
 from alds_onnx.values import Objective, Report, Scheme, SearchMethod
 
@@ -48,6 +49,7 @@ _STEPS = {
     Step.INPUTS: "Finding inputs",
     Step.ATTEMPT: "Attempt",
     Step.SEARCH: "Choosing slices and ranks",
+    Step.TIMING: "Timing cuts",
     Step.FACTORIZE: "Decomposing",
     Step.MEASURE: "Measuring",
     Step.MERGE: "Joining pairs",
@@ -56,7 +58,7 @@ _STEPS = {
 }
 
 # What is done again for every attempt of --max-error and --max-drop.
-_OF_AN_ATTEMPT = (Step.SEARCH, Step.FACTORIZE, Step.MEASURE)
+_OF_AN_ATTEMPT = (Step.SEARCH, Step.TIMING, Step.FACTORIZE, Step.MEASURE)
 
 # What a merge takes, by the names in `Request`.
 _OF_A_MERGE = (
@@ -75,6 +77,8 @@ _OF_A_MERGE = (
 
 _OBJECTIVES = {"sum": Objective.SUM_OUTPUT_ERROR, "max": Objective.MAX_OUTPUT_ERROR}
 
+_MEASURING = {None: Measuring.CHEAP, True: Measuring.ALWAYS, False: Measuring.NEVER}
+
 _PATH = click.Path(path_type=Path)
 
 
@@ -87,6 +91,21 @@ _PATH = click.Path(path_type=Path)
     type=float,
     metavar="FRACTION",
     help="Fraction of the model's parameters to remove, such as 0.5.",
+)
+@option(
+    "How far",
+    "--cr-macs",
+    type=float,
+    metavar="FRACTION",
+    help="Fraction of the multiply-accumulates of one run to remove; instead of --cr or with it.",
+)
+@option(
+    "How far",
+    "--latency-ratio",
+    type=float,
+    metavar="RATIO",
+    help="Part of the time of one run that may be left, in onnxruntime on this machine with "
+    "--threads, such as 0.6; instead of --cr and --cr-macs or with them.",
 )
 @option(
     "How far",
@@ -154,7 +173,28 @@ _PATH = click.Path(path_type=Path)
     help="What a convolution may become, comma-separated: encode (kh x kw, 1x1; the paper's), "
     "decode (1x1, kh x kw), split-height (kh x 1, 1 x kw), split-width (1 x kw, kh x 1), tucker2 "
     "(1x1, kh x kw, 1x1), or all. The search chooses for each layer. Default: all with a --target, "
-    "encode without one, and with --calibration or --search iterative, which know no other.",
+    "encode without one, and with --calibration, --latency-ratio or --search iterative, which know "
+    "no other.",
+)
+@option(
+    "Which layers, which ranks",
+    "--measure/--no-measure",
+    default=None,
+    help="Time the cuts of each layer in onnxruntime on this machine, and choose none that is "
+    "slower than the layer; default: if it is cheap, up to about half a minute. Without, the same "
+    "input and options give the same bytes.",
+)
+@option(
+    "Which layers, which ranks",
+    "--allow-slower",
+    is_flag=True,
+    help="Choose by error and budget alone; of slower cuts, only say which they are.",
+)
+@option(
+    "Which layers, which ranks",
+    "--remeasure",
+    is_flag=True,
+    help="Do not use times that an earlier run has kept.",
 )
 @option(
     "Which layers, which ranks",
@@ -301,6 +341,8 @@ class Request:
     source: Path
     target: Path | None
     cr: float | None
+    cr_macs: float | None
+    latency_ratio: float | None
     plan: Path | None
     max_error: float | None
     max_drop: float | None
@@ -311,6 +353,9 @@ class Request:
     search: str
     runtime: str
     schemes: tuple[Scheme, ...] | None
+    measure: bool | None
+    allow_slower: bool
+    remeasure: bool
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     seed: int
@@ -431,6 +476,8 @@ def _run(request: Request) -> None:
         result = compress(
             request.source,
             cr=request.cr,
+            cr_macs=request.cr_macs,
+            latency_ratio=request.latency_ratio,
             max_error=request.max_error,
             max_drop=request.max_drop,
             evaluate=request.evaluate,
@@ -440,6 +487,10 @@ def _run(request: Request) -> None:
             search=SearchMethod(request.search),
             target=Runtime(request.runtime),
             schemes=request.schemes,
+            measuring=_MEASURING[request.measure],
+            allow_slower=request.allow_slower,
+            timings=default_file(),
+            remeasure=request.remeasure,
             include=request.include,
             exclude=request.exclude,
             input_shapes=dict(request.input_shapes),
@@ -525,9 +576,15 @@ def _points(request: Request, ratios: tuple[float, ...], progress: Progress) -> 
 
 def _check_sweep(request: Request) -> None:
     """Refuse what a sweep cannot do, before any work is done."""
-    if any(way is not None for way in (request.cr, request.max_error, request.max_drop)):
+    ways = (request.cr, request.cr_macs, request.latency_ratio, request.max_error, request.max_drop)
+    if any(way is not None for way in ways):
         raise UsageError(
-            "--sweep stands instead of --cr, --max-error and --max-drop: leave them out"
+            "--sweep stands instead of --cr, --cr-macs, --latency-ratio, --max-error and "
+            "--max-drop: leave them out"
+        )
+    if request.measure or request.allow_slower or request.remeasure:
+        raise UsageError(
+            "--sweep times no cuts: leave --measure, --allow-slower and --remeasure out"
         )
     for name, given in (("--plan", request.plan), ("--plan-out", request.plan_out)):
         if given is not None:

@@ -26,6 +26,8 @@ Examples:
       as small as half a point of top-1 allows
   alds-onnx in.onnx --sweep 0.1:0.9:0.1
       what each ratio would cost, and which one to take
+  alds-onnx in.onnx out.onnx --latency-ratio 0.6 --threads 1
+      6 tenths of the time of a run on this machine, on one thread
   alds-onnx in.onnx --cr 0.5 --dry-run --plan-out plan.json
       only decide; edit the plan, then apply it:
   alds-onnx in.onnx out.onnx --plan plan.json

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -10,25 +10,27 @@ from onnx import ModelProto
 
 from alds_onnx.cache import Cache
 from alds_onnx.decompose.factorize import cut_error, factorize
+from alds_onnx.errors import BudgetError, UsageError
 from alds_onnx.evaluate.samples import Samples
 from alds_onnx.evaluate.sessions import check_provider
 from alds_onnx.evidence import Evidence
-from alds_onnx.graph.accounting import model_bytes, num_parameters
+from alds_onnx.graph.accounting import model_bytes, num_parameters, work_of_layers
 from alds_onnx.graph.external import external_tensors, is_large
 from alds_onnx.graph.layers import read_matrix
 from alds_onnx.graph.load import LoadedModel, load_model
 from alds_onnx.graph.rewrite import Replacement, rewrite, stored_factors
-from alds_onnx.graph.scopes import ModelIndex
+from alds_onnx.graph.scopes import ModelIndex, Site
 from alds_onnx.graph.spill import Spill
 from alds_onnx.search.limits import smallest_parameters
 from alds_onnx.search.target import fractions, largest_that_holds, most_trials
 from alds_onnx.settings import Progress, Settings, Source, Step
 from alds_onnx.steps.advice import Findings, make_warnings, unaligned
+from alds_onnx.steps.budgets import Limit, make_limits, parameter_limit
 from alds_onnx.steps.calibrated import Calibrated, observe, probe_all
-from alds_onnx.steps.checks import check, count_work, make_samples
+from alds_onnx.steps.checks import check, find_shapes, make_samples
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.data import Data, load_data
-from alds_onnx.steps.decide import decide
+from alds_onnx.steps.decide import decide, planned_cuts
 from alds_onnx.steps.evaluation import (
     Evaluator,
     Measured,
@@ -37,12 +39,14 @@ from alds_onnx.steps.evaluation import (
     make_scores,
 )
 from alds_onnx.steps.evidence import gather
-from alds_onnx.steps.fitting import fit
+from alds_onnx.steps.fitting import fit, search
+from alds_onnx.steps.latency import corrected, latency_limit, make_table, most_saved, need_pace
+from alds_onnx.steps.pace import Pace, Slow, decide_in_time, make_pace
 from alds_onnx.steps.rows import Decomposition, plan_rows, total
 from alds_onnx.steps.survey import Survey, Weight, make_survey, side_by_side, weight_spectra
 from alds_onnx.steps.target import Gauge, Reading, make_gauge, make_target
 from alds_onnx.targets import Score, Target
-from alds_onnx.values import Budget, Cut, Plan, Report, Spectra
+from alds_onnx.values import Budget, Cut, Plan, Report, Spectra, Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,6 +86,10 @@ class _Prepared:
         As given, with the calibration data that ranks and factors rest on.
     data, samples
         Calibration data, and the inputs of the checks or the reason why there are none.
+    work
+        What the layers compute in one run, where known.
+    pace
+        Times cuts of the layers; None where that was not asked for or is not cheap.
     scoring
         What models are scored by, and the scores of the original; None if there is no evaluation,
         or only a dry run.
@@ -89,6 +97,8 @@ class _Prepared:
         Error curves of the weights by name; with calibration data, of the layers on it.
     calibrated
         What calibration data says about the layers; None without.
+    attention_cut
+        Whether projections of attention are cut although nobody asked for them.
     """
 
     survey: Survey
@@ -96,16 +106,19 @@ class _Prepared:
     settings: Settings
     data: Data | None
     samples: Samples | str
+    work: dict[Site, Work]
+    pace: Pace | None
     scoring: tuple[Evaluator, Measured] | None
     curves: dict[str, Spectra]
     calibrated: Calibrated | None
+    attention_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Attempt:
     """A compressed model; `reading` is what was measured of it if a limit was asked for."""
 
-    budget: Budget | None
+    budgets: tuple[Budget, ...]
     decompositions: list[Decomposition]
     replacements: list[Replacement]
     model: ModelProto
@@ -114,33 +127,50 @@ class _Attempt:
 
 
 def run(source: Source, settings: Settings, progress: Progress) -> Compressed:
-    """Compress a model; see `alds_onnx.compress`."""
-    clock = Clock(progress)
+    """Compress a model; see `alds_onnx.compress`.
+
+    Projections of attention stay whole; a budget that is out of reach so gets them too.
+    """
     check_provider(settings.provider)
-    prepared = _prepare(source, settings, clock)
+    clock = Clock(progress)
+    prepared = _prepare(source, settings, clock, keep_attention=True)
+    try:
+        return _compressed(prepared, clock)
+    except BudgetError:
+        if not prepared.survey.attention:
+            raise
+    prepared = _prepare(source, settings, clock, keep_attention=False)
+    return _compressed(replace(prepared, attention_cut=True), clock)
+
+
+def _compressed(prepared: _Prepared, clock: Clock) -> Compressed:
+    settings = prepared.settings
     gauge = make_gauge(prepared.survey, settings, prepared.data, prepared.samples, prepared.scoring)
-    if gauge is not None:
+    if gauge is None:
+        attempt, target = _attempt(prepared, _limits(prepared, clock), clock), None
+    else:
         attempt, target = _search(prepared, gauge, clock)
-        return _finish(prepared, attempt, target, clock)
-    budget = None if settings.cr is None else _budget(prepared, settings.cr)
-    return _finish(prepared, _attempt(prepared, budget, clock), None, clock)
+    return _finish(prepared, attempt, target, clock)
 
 
 def run_sweep(source: Source, settings: Settings, progress: Progress) -> Iterator[Compressed]:
-    """Compress a model by several ratios; see `alds_onnx.sweep`."""
+    """Compress a model by several ratios; see `alds_onnx.sweep`.
+
+    Projections of attention are cut for those ratios that are out of reach without.
+    """
     clock = Clock(progress)
     check_provider(settings.provider)
-    prepared = _prepare(source, settings, clock)
-    reach = _reach(prepared)
-    within = [cr for cr in settings.sweep if cr <= reach]
+    usual = furthest = _prepare(source, settings, clock, keep_attention=True)
+    reach = _reach(usual)
+    if usual.survey.attention and max(settings.sweep) > reach:
+        furthest = _prepare(source, settings, clock, keep_attention=False)
+        furthest = replace(furthest, attention_cut=True)
+    within = [cr for cr in settings.sweep if cr <= _reach(furthest)]
     for number, cr in enumerate(within or settings.sweep[:1], start=1):
         clock.attempt(number, len(within))
-        made = _attempt(prepared, _budget(prepared, cr), clock)
-        yield _finish(prepared, made, None, clock)
-
-
-def _budget(prepared: _Prepared, cr: float) -> Budget:
-    return Budget(before=prepared.before, removed=cr)
+        prepared = usual if cr <= reach else furthest
+        limits = (parameter_limit(prepared.before, cr),)
+        yield _finish(prepared, _attempt(prepared, limits, clock), None, clock)
 
 
 def _evidence(prepared: _Prepared, attempt: _Attempt) -> Evidence:
@@ -156,11 +186,37 @@ def _evidence(prepared: _Prepared, attempt: _Attempt) -> Evidence:
     )
 
 
-def _prepare(source: Source, settings: Settings, clock: Clock) -> _Prepared:
+def _limits(prepared: _Prepared, clock: Clock) -> tuple[Limit, ...]:
+    """The budgets that were asked for."""
+    survey, settings = prepared.survey, prepared.settings
+    limits = make_limits(survey, settings, prepared.before, prepared.work)
+    if settings.latency_ratio is None:
+        return limits
+    pace, samples = need_pace(prepared.pace), prepared.samples
+    if isinstance(samples, str):
+        raise UsageError(f"--latency-ratio: the model cannot be timed: {samples}")
+    feeds, calibrated = samples.feeds[0], prepared.calibrated
+    table = make_table(survey, settings.alignment, list(prepared.curves), pace)
+    whole = pace.whole({}, feeds).dense
+    limit = latency_limit(settings.latency_ratio, whole, table)
+    most = most_saved(table) / whole
+
+    def choose(limits: Sequence[Limit]) -> dict[str, Cut]:
+        if calibrated is None:
+            return decide(prepared.curves, settings, limits)
+        return search(survey, calibrated, settings, limits)
+
+    clock.start(Step.TIMING)
+    return corrected((*limits, limit), choose, lambda cuts: pace.whole(cuts, feeds).ratio, most)
+
+
+def _prepare(
+    source: Source, settings: Settings, clock: Clock, *, keep_attention: bool
+) -> _Prepared:
     """Everything that needs no budget: read, score the original, look at weights and data."""
     clock.start(Step.LOAD)
     Cache(folder=settings.cache).prepare()
-    survey = make_survey(load_model(source), settings)
+    survey = make_survey(load_model(source), settings, keep_attention=keep_attention)
     data = load_data(survey, settings)
     evaluator = make_evaluator(survey, settings)
     scoring = None
@@ -176,12 +232,17 @@ def _prepare(source: Source, settings: Settings, clock: Clock) -> _Prepared:
         calibrated = _calibrate(survey, curves, settings, clock)
         curves = {name: probe.spectra for name, probe in calibrated.probes.items()}
     clock.start(Step.INPUTS)
+    samples = make_samples(survey, data, settings)
+    shapes = find_shapes(survey, samples, settings)
+    work = work_of_layers(survey.index, shapes)
     return _Prepared(
         survey=survey,
         before=num_parameters(survey.index),
         settings=settings,
         data=data,
-        samples=make_samples(survey, data, settings),
+        samples=samples,
+        work=work,
+        pace=make_pace(survey, shapes, work, settings, clock),
         scoring=scoring,
         curves=curves,
         calibrated=calibrated,
@@ -213,13 +274,13 @@ def _search(prepared: _Prepared, gauge: Gauge, clock: Clock) -> tuple[_Attempt, 
 
     def attempt(removed: float) -> _Attempt:
         clock.attempt(next(numbers), most_trials(candidates))
-        made = _attempt(prepared, _budget(prepared, removed), clock)
+        made = _attempt(prepared, (parameter_limit(prepared.before, removed),), clock)
         clock.start(Step.MEASURE)
         return replace(made, reading=gauge.read(made.model, clock.advance))
 
     found = largest_that_holds(attempt, _value, gauge.limit, candidates)
     target = make_target(gauge, found.trials)
-    return found.best or _attempt(prepared, None, clock), target
+    return found.best or _attempt(prepared, (), clock), target
 
 
 def _value(attempt: _Attempt) -> float:
@@ -234,28 +295,45 @@ def _reach(prepared: _Prepared) -> float:
     return 1 - smallest / prepared.before if prepared.before else 0.0
 
 
-def _attempt(prepared: _Prepared, budget: Budget | None, clock: Clock) -> _Attempt:
-    """Choose ranks within a budget, or take those of the plan; compute factors; put them in."""
+def _attempt(prepared: _Prepared, limits: Sequence[Limit], clock: Clock) -> _Attempt:
+    """Choose ranks within budgets, or take those of the plan; compute factors; put them in."""
     survey, settings = prepared.survey, prepared.settings
     if prepared.calibrated is None:
         clock.start(Step.SEARCH)
-        cuts = decide(survey, prepared.curves, settings, budget)
+        if settings.plan is not None:
+            cuts = planned_cuts(survey, settings.plan)
+        else:
+            cuts = decide_in_time(prepared.curves, settings, limits, _judge(prepared))
         clock.start(Step.FACTORIZE)
         decompositions = _factorize(prepared, cuts, clock)
     else:
         clock.start(Step.FACTORIZE)
-        decompositions = fit(survey, prepared.calibrated, settings, budget, clock.advance)
+        decompositions = fit(
+            survey, prepared.calibrated, settings, limits, clock.advance, pace=_judge(prepared)
+        )
     replacements = [
         Replacement(layers=d.weight.layers, factors=d.factors, bias=d.bias) for d in decompositions
     ]
     spill = Spill() if _is_streamed(survey.loaded.model) else None
     return _Attempt(
-        budget=budget,
+        budgets=tuple(limit.budget for limit in limits),
         decompositions=decompositions,
         replacements=replacements,
         model=rewrite(survey.loaded.model, replacements, spill),
         spill=spill,
     )
+
+
+def _judge(prepared: _Prepared) -> Pace | None:
+    """What keeps slow cuts out; a budget of time does that by itself."""
+    return prepared.pace if prepared.settings.latency_ratio is None else None
+
+
+def _is_timed(prepared: _Prepared) -> bool:
+    """Whether times decided: those of a budget of time do, and others unless slow is allowed."""
+    if prepared.pace is None:
+        return False
+    return _judge(prepared) is None or not prepared.settings.allow_slower
 
 
 def _is_streamed(model: ModelProto) -> bool:
@@ -291,7 +369,6 @@ def _finish(
     prepared = replace(prepared, calibrated=None)
     survey, settings, samples = prepared.survey, prepared.settings, prepared.samples
     clock.start(Step.VERIFY)
-    work = count_work(survey, samples, settings)
     verification = None
     if not settings.dry_run:
         verification = check(survey, attempt.model, attempt.replacements, samples, settings)
@@ -305,8 +382,9 @@ def _finish(
         objective=settings.objective,
         search=settings.search,
         seed=settings.seed,
-        budget=attempt.budget,
-        layers=plan_rows(survey, attempt.decompositions, work),
+        budget=attempt.budgets[0] if attempt.budgets else None,
+        constraints=attempt.budgets[1:],
+        layers=plan_rows(survey, attempt.decompositions, prepared.work),
         parameters_after=num_parameters(after),
     )
     findings = Findings(
@@ -317,12 +395,25 @@ def _finish(
         scores=scores,
         target=target,
         alignment=None if settings.plan else settings.alignment,
+        attention_cut=prepared.attention_cut,
+        slow=_slow(prepared, attempt),
         measured=prepared.scoring[1] if prepared.scoring else None,
     )
-    report = replace(_report(findings, attempt.model, after, clock), evidence=evidence)
+    report = _report(findings, attempt.model, after, clock)
+    report = replace(report, evidence=evidence, timed=_is_timed(prepared))
     return Compressed(
         model=attempt.model, plan=plan, report=report, source=survey.loaded, spill=attempt.spill
     )
+
+
+def _slow(prepared: _Prepared, attempt: _Attempt) -> tuple[Slow, ...]:
+    """Cuts that were kept although they are slower; times are kept for other runs."""
+    pace = prepared.pace
+    if pace is None:
+        return ()
+    slow = pace.slow({d.weight.name: d.factors.cut for d in attempt.decompositions})
+    pace.save()
+    return tuple(slow)
 
 
 def _scores(prepared: _Prepared, attempt: _Attempt, clock: Clock) -> tuple[Score, ...]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from alds_onnx.errors import PlanError
 from alds_onnx.values import (
     Budget,
+    BudgetKind,
     Cut,
     CutError,
     Decision,
@@ -37,9 +38,12 @@ _ERRORS = ("relative_error", "spectral_error", "error_bound")
 
 # The members of each object; plan.schema.json says what each is. Others are typing errors: an edit
 # that is read as no edit would be worse than a refusal.
-_PLAN = ("$schema", "schema", "model", "objective", "search", "seed", "budget", "result", "layers")
+_PLAN = (
+    *("$schema", "schema", "model", "objective", "search", "seed", "budget", "constraints"),
+    *("result", "layers"),
+)
 _MODEL = ("file", "sha256", "parameters")
-_BUDGET = ("kind", "removed", "limit")
+_BUDGET = ("kind", "removed", "limit", "before")
 _RESULT = ("parameters", "removed", "max_relative_error")
 _ROW = (
     *("name", "op", "weight", "shape", "decision", "reason", "scheme", "num_slices", "rank"),
@@ -60,16 +64,15 @@ _T = TypeVar("_T")
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
     """Write the plan as JSON values, in the order of the schema."""
-    budget = plan.budget
+    more = {"constraints": [_budget_to_json(budget) for budget in plan.constraints]}
     return {
         "schema": SCHEMA,
         "model": {"file": plan.file, "sha256": plan.sha256, "parameters": plan.parameters},
         "objective": plan.objective.value,
         "search": plan.search.value,
         "seed": plan.seed,
-        "budget": None
-        if budget is None
-        else {"kind": "parameters", "removed": budget.removed, "limit": budget.limit},
+        "budget": None if plan.budget is None else _budget_to_json(plan.budget),
+        **(more if plan.constraints else {}),
         "result": {
             "parameters": plan.parameters_after,
             "removed": plan.removed,
@@ -77,6 +80,12 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         },
         "layers": [_row_to_json(row) for row in plan.layers],
     }
+
+
+def _budget_to_json(budget: Budget) -> dict[str, Any]:
+    counted = {"kind": budget.kind.value, "removed": budget.removed, "limit": budget.limit}
+    # That of parameters is known: it is the model's.
+    return counted if budget.kind is BudgetKind.PARAMETERS else counted | {"before": budget.before}
 
 
 def _row_to_json(row: LayerPlan) -> dict[str, Any]:
@@ -163,6 +172,8 @@ def plan_from_json(data: object) -> Plan:
     parameters = model.get("parameters", int)
     result = _Fields(fields.get("result", dict, {}), "the plan's result", _RESULT)
     rows: list[object] = fields.get("layers", list)
+    budget: dict[str, object] = fields.get("budget", dict, {})
+    more: list[object] = fields.get("constraints", list, [])
     return Plan(
         file=model.get("file", str, ""),
         sha256=model.get("sha256", str, ""),
@@ -170,20 +181,22 @@ def plan_from_json(data: object) -> Plan:
         objective=fields.choice("objective", Objective, Objective.MAX_RELATIVE_ERROR),
         search=fields.choice("search", SearchMethod, SearchMethod.EXACT),
         seed=fields.get("seed", int, 0),
-        budget=_budget(fields, parameters),
+        budget=_budget(budget, parameters) if budget else None,
+        constraints=tuple(_budget(entry, parameters) for entry in more),
         layers=tuple(_row(row, number) for number, row in enumerate(rows)),
         parameters_after=result.get("parameters", int, 0),
     )
 
 
-def _budget(fields: _Fields, parameters: int) -> Budget | None:
-    data: dict[str, object] = fields.get("budget", dict, {})
-    if not data:
-        return None
-    removed = _Fields(data, "the plan's budget", _BUDGET).get("removed", float)
+def _budget(data: object, parameters: int) -> Budget:
+    fields = _Fields(data, "the plan's budget", _BUDGET)
+    kind = fields.choice("kind", BudgetKind, BudgetKind.PARAMETERS)
+    removed = fields.get("removed", float)
     if not 0 < removed < 1:
         raise PlanError(f"the plan's budget removes {removed}, which is not between 0 and 1")
-    return Budget(before=parameters, removed=removed)
+    # Of parameters the model itself says how many there were.
+    before = parameters if kind is BudgetKind.PARAMETERS else fields.get("before", int)
+    return Budget(kind=kind, before=before, removed=removed)
 
 
 def _row(data: object, number: int) -> LayerPlan:

@@ -37,10 +37,22 @@ class Step(str, Enum):
     MERGE = "merge"
     ATTEMPT = "attempt"
     SEARCH = "search"
+    TIMING = "timing"
     FACTORIZE = "factorize"
     MEASURE = "measure"
     VERIFY = "verify"
     DONE = "done"
+
+
+class Measuring(str, Enum):
+    """When cuts are timed, so that slower ones are not chosen.
+
+    What is chosen then depends on the machine, and may differ from run to run.
+    """
+
+    NEVER = "never"
+    CHEAP = "if it is cheap"
+    ALWAYS = "always"
 
 
 class Progress(Protocol):
@@ -88,17 +100,23 @@ class MergeSettings:
         _check_numbers(self.threads, self.seed)
 
 
+def _check_fraction(option: str, value: float | None, what: str) -> None:
+    if value is not None and not 0 < value < 1:
+        raise UsageError(f"{option} is {value:g}, but must be between 0 and 1: {what}, such as 0.5")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Settings:
     """Options of one run.
 
     Attributes
     ----------
-    cr, sweep, plan, max_error, max_drop
-        Exactly one is given. `cr`: fraction of the parameters to remove, in (0, 1). `sweep`:
-        several of them, a model for each. `plan`: cuts to apply. The others: as much as possible,
-        while the relative L2 error of every output is at most `max_error`, or the first score
-        falls by at most `max_drop` (`targets.Score.drop`).
+    cr, cr_macs, latency_ratio, sweep, plan, max_error, max_drop
+        How far. Of the first three one or more are given: fractions of the parameters and of the
+        multiply-accumulates to remove, and part of the time of a run that may be left, in (0, 1).
+        Or one of the others. `sweep`: several `cr`, a model for each. `plan`: cuts to apply. The
+        last two: as much as possible, while the relative L2 error of every output is at most
+        `max_error`, or the first score falls by at most `max_drop` (`targets.Score.drop`).
     search, seed
         How to choose ranks, and the seed of random starts and inputs.
     include, exclude
@@ -116,6 +134,10 @@ class Settings:
         Labelled samples, or a function that scores a model; goes with `max_drop`.
     objective
         What the choice of ranks makes small; one of the two on outputs goes with `calibration`.
+    measuring, allow_slower, timings, remeasure
+        Whether cuts are timed in onnxruntime; whether those that are slower than the layer are kept
+        all the same; the file that times are kept in, None: nowhere; and whether times that it
+        holds already are measured again. A plan and `iterative` are never timed.
     input_shapes
         Shapes of graph inputs, by name.
     threads, provider
@@ -132,6 +154,8 @@ class Settings:
     """
 
     cr: float | None = None
+    cr_macs: float | None = None
+    latency_ratio: float | None = None
     sweep: tuple[float, ...] = ()
     plan: Plan | None = None
     max_error: float | None = None
@@ -145,6 +169,10 @@ class Settings:
     calibration: Calibration | None = None
     evaluate: Evaluation | None = None
     objective: Objective = Objective.MAX_RELATIVE_ERROR
+    measuring: Measuring = Measuring.NEVER
+    allow_slower: bool = False
+    timings: Path | None = None
+    remeasure: bool = False
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     threads: int
     provider: Provider = Provider.CPU
@@ -163,8 +191,12 @@ class Settings:
 
     @property
     def alignment(self) -> Alignment:
-        """The rule that `runtime` stands for."""
-        return Alignment(preset=preset(self.runtime))
+        """The rule that `runtime` stands for; for a budget of time, onnxruntime's if there is none.
+
+        Tables of time are drawn for the slices and ranks that the runtime is fast at.
+        """
+        timed = self.latency_ratio is not None and self.runtime is Runtime.NONE
+        return Alignment(preset=preset(Runtime.ORT if timed else self.runtime))
 
     @property
     def candidates(self) -> tuple[Scheme, ...]:
@@ -172,28 +204,32 @@ class Settings:
 
         With all slices and ranks, `ENCODE` has the smallest errors in nearly every layer, so that
         the others make no difference; without, they keep more accuracy (benchmarks/schemes.md).
+        Calibration, the iterative search and tables of time know `ENCODE` only.
         """
         if self.schemes is not None:
             return self.schemes
-        on_weights = self.calibration is None and self.search is SearchMethod.EXACT
-        if on_weights and not self.alignment.is_free:
+        others = self.calibration is None and self.latency_ratio is None
+        if others and self.search is SearchMethod.EXACT and not self.alignment.is_free:
             return tuple(Scheme)
         return (Scheme.ENCODE,)
 
     def _check_how_far(self) -> None:
-        ways = (self.cr, self.sweep or None, self.plan, self.max_error, self.max_drop)
-        if sum(way is not None for way in ways) != 1:
+        budgets = [x for x in (self.cr, self.cr_macs, self.latency_ratio) if x is not None]
+        others = (self.sweep or None, self.plan, self.max_error, self.max_drop)
+        if sum(other is not None for other in others) + bool(budgets) != 1:
             raise UsageError(
                 "say how far to compress: give one of --cr, --sweep, --plan, --max-error and "
-                "--max-drop"
+                "--max-drop, or --cr-macs or --latency-ratio, which go together with each other "
+                "and with --cr"
             )
-        option = "--cr" if self.cr is not None else "--sweep"
-        for cr in self.sweep if self.cr is None else (self.cr,):
-            if not 0 < cr < 1:
-                raise UsageError(
-                    f"{option} is {cr:g}, but must be between 0 and 1: "
-                    "the fraction of the parameters that is removed, such as 0.5"
-                )
+        for cr in self.sweep:
+            _check_fraction("--sweep", cr, "the fraction of the parameters that is removed")
+        _check_fraction("--cr", self.cr, "the fraction of the parameters that is removed")
+        _check_fraction("--cr-macs", self.cr_macs, "the fraction of the MACs that is removed")
+        _check_fraction(
+            "--latency-ratio", self.latency_ratio, "the part of the time of a run that is left"
+        )
+        self._check_search()
         if self.max_error is not None and not 0 < self.max_error < math.inf:
             raise UsageError(
                 f"--max-error is {self.max_error:g}, but must be above 0: "
@@ -209,6 +245,15 @@ class Settings:
         if self.evaluate is None:
             raise UsageError("--max-drop is about scores: give labelled samples with --evaluate")
 
+    def _check_search(self) -> None:
+        if self.search is not SearchMethod.ITERATIVE:
+            return
+        if self.cr_macs is not None or self.latency_ratio is not None:
+            raise UsageError(
+                "--search iterative knows parameters only: give --cr instead of --cr-macs and "
+                "--latency-ratio, or use --search exact"
+            )
+
     def _check_schemes(self) -> None:
         if self.schemes == ():
             raise UsageError("--schemes names no scheme: give one, such as encode")
@@ -223,6 +268,11 @@ class Settings:
             raise UsageError(
                 f"--calibration fits the scheme 'encode' only, but {where} has '{others[0]}': "
                 "leave one of the two out"
+            )
+        if self.latency_ratio is not None:
+            raise UsageError(
+                "--latency-ratio has tables of the scheme 'encode' only, but --schemes has "
+                f"'{others[0]}': leave one of the two out, or give --cr-macs"
             )
         if self.search is SearchMethod.ITERATIVE and self.plan is None:
             raise UsageError(
@@ -246,6 +296,10 @@ class Settings:
                     )
         return frozenset(name for name in names if self._is_excluded(name))
 
+    def includes(self, name: str) -> bool:
+        """Whether a pattern of `include` asks for a layer."""
+        return any(fnmatchcase(name, pattern) for pattern in self.include)
+
     def _is_excluded(self, name: str) -> bool:
-        included = not self.include or any(fnmatchcase(name, p) for p in self.include)
+        included = not self.include or self.includes(name)
         return not included or any(fnmatchcase(name, p) for p in self.exclude)

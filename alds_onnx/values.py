@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,10 @@ from alds_onnx.runtimes import Preset
 from alds_onnx.targets import Score, Target
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+# One number, or one for each of several cuts.
+_Count = TypeVar("_Count", int, IntArray)
 
 
 class Op(str, Enum):
@@ -110,6 +114,19 @@ class LayerShape:
         per_rank = self.parameters_per_rank(num_slices)
         return max(0, (self.num_parameters - 1) // per_rank) if per_rank else 0
 
+    def parameters_of_factors(
+        self, scheme: Scheme, num_slices: int, rank: _Count, rank_out: _Count
+    ) -> tuple[_Count, ...]:
+        """Entries of each factor of a cut, or of several, in the order in which they are applied.
+
+        All arguments as in `Cut`.
+        """
+        if scheme is Scheme.TUCKER2:
+            core = rank * rank_out * self.kernel_size
+            return rank * self.in_channels, core, rank_out * self.out_features
+        folded = self.folded(scheme)
+        return rank * folded.num_columns, rank * (num_slices * folded.out_features)
+
     def stays_with_encoder(self, scheme: Scheme, axis: int) -> bool:
         """Whether an axis of the kernel, with its strides and so on, belongs to the encoder.
 
@@ -196,12 +213,7 @@ class Cut:
 
     def parameters_of_factors(self, shape: LayerShape) -> tuple[int, ...]:
         """Entries of each factor, in the order in which they are applied."""
-        if self.scheme is Scheme.TUCKER2:
-            core = self.rank * self.rank_out * shape.kernel_size
-            return self.rank * shape.in_channels, core, self.rank_out * shape.out_features
-        folded = shape.folded(self.scheme)
-        decoder = self.rank * self.num_slices * folded.out_features
-        return self.rank * folded.num_columns, decoder
+        return shape.parameters_of_factors(self.scheme, self.num_slices, self.rank, self.rank_out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,27 +234,31 @@ class Work:
     outputs: tuple[int, ...] = ()
 
     def of_cut(self, shape: LayerShape, cut: Cut) -> int | None:
-        """Multiply-accumulates of the factors; None where `inputs` are needed and not known.
+        """Multiply-accumulates of the factors; None where `inputs` are needed and not known."""
+        uses = self.uses(shape, cut.scheme)
+        if uses is None:
+            return None
+        return sum(n * size for n, size in zip(uses, cut.parameters_of_factors(shape), strict=True))
+
+    def uses(self, shape: LayerShape, scheme: Scheme) -> tuple[int, ...] | None:
+        """How often one run uses an entry of each factor of a scheme; None as in `of_cut`.
 
         Each factor is applied at every position of its own output: an axis has its output size from
         the factor on that has it in its kernel.
         """
-        if not shape.num_parameters:
-            return 0
-        positions = self.macs // shape.num_parameters
-        *earlier, last = cut.parameters_of_factors(shape)
-        if cut.scheme is Scheme.ENCODE:
-            return positions * (sum(earlier) + last)
+        positions = self.macs // max(1, shape.num_parameters)
+        if scheme is Scheme.ENCODE:
+            return positions, positions
         if self.inputs is None:
             return None
         batch = positions // max(1, prod(self.outputs))
-        if cut.scheme is Scheme.TUCKER2:
-            return batch * prod(self.inputs) * earlier[0] + positions * (sum(earlier[1:]) + last)
+        if scheme is Scheme.TUCKER2:
+            return batch * prod(self.inputs), positions, positions
         between = prod(
-            after if shape.stays_with_encoder(cut.scheme, axis) else before
+            after if shape.stays_with_encoder(scheme, axis) else before
             for axis, (before, after) in enumerate(zip(self.inputs, self.outputs, strict=True))
         )
-        return batch * between * earlier[0] + positions * last
+        return batch * between, positions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -385,24 +401,36 @@ class CutError:
     bound: float
 
 
+class BudgetKind(str, Enum):
+    """What a budget counts."""
+
+    PARAMETERS = "parameters"
+    MACS = "macs"
+    LATENCY = "latency"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """How many parameters the whole model may keep.
+    """How much of something the whole model may keep.
 
     Attributes
     ----------
+    kind
+        What is counted.
     before
-        Floating-point parameters of the whole model.
+        Floating-point parameters of the whole model; multiply-accumulates of one run, as far as
+        they are known; or nanoseconds of one run.
     removed
         The fraction to remove, in (0, 1).
     """
 
+    kind: BudgetKind = BudgetKind.PARAMETERS
     before: int
     removed: float
 
     @property
     def limit(self) -> int:
-        """Most parameters that may be left so that `removed` or more of them are reported removed.
+        """Most that may be left so that `removed` or more is reported removed.
 
         In exact numbers floor((1 - removed)·before). In floating point that is off by one either
         way (0.9 of 10 leaves 0.99...), so the reported fraction itself decides.
@@ -467,6 +495,8 @@ class Plan:
         How the ranks were chosen.
     budget
         None where the plan was written by hand.
+    constraints
+        Further budgets that were kept.
     layers
         One row for each Conv, Gemm and MatMul, in graph order.
     parameters_after
@@ -480,6 +510,7 @@ class Plan:
     search: SearchMethod
     seed: int
     budget: Budget | None
+    constraints: tuple[Budget, ...] = ()
     layers: tuple[LayerPlan, ...]
     parameters_after: int
 
@@ -621,6 +652,8 @@ class Report:
     preset, unaligned
         The runtime that ranks were chosen for, None where a plan was applied; and the layers whose
         ranks are less fast there, because the budget asked for them.
+    timed
+        Whether the choice rests on times measured on this machine: it may differ from run to run.
     evidence
         What the choice rested on, for pictures; None where a report was made without a run.
     """
@@ -637,6 +670,7 @@ class Report:
     target: Target | None = None
     preset: Preset | None = None
     unaligned: tuple[str, ...] = ()
+    timed: bool = False
     evidence: Evidence | None = field(default=None, repr=False)
 
 

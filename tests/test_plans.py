@@ -19,6 +19,7 @@ from alds_onnx.errors import PlanError
 from alds_onnx.plans import match_plan, plan_from_json, plan_to_json, read_plan
 from alds_onnx.values import (
     Budget,
+    BudgetKind,
     Cut,
     CutError,
     Decision,
@@ -66,13 +67,21 @@ def rows(draw: st.DrawFn) -> LayerPlan:
 def made_plans(draw: st.DrawFn) -> Plan:
     parameters = draw(sizes)
     removed = st.floats(0, 1, exclude_min=True, exclude_max=True)
+    own = st.builds(Budget, before=st.just(parameters), removed=removed)
+    other = st.builds(
+        Budget,
+        kind=st.sampled_from([BudgetKind.MACS, BudgetKind.LATENCY]),
+        before=sizes,
+        removed=removed,
+    )
     return Plan(
         file=draw(names),
         sha256=draw(names),
         parameters=parameters,
         search=draw(st.sampled_from(SearchMethod)),
         seed=draw(sizes),
-        budget=draw(st.none() | st.builds(Budget, before=st.just(parameters), removed=removed)),
+        budget=draw(st.none() | own),
+        constraints=tuple(draw(st.lists(own | other, max_size=2))),
         layers=tuple(draw(st.lists(rows(), max_size=3))),
         parameters_after=draw(sizes),
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from alds_onnx.errors import UsageError
 from alds_onnx.settings import Settings, Step, default_threads, silent
-from alds_onnx.values import Plan, SearchMethod
+from alds_onnx.values import Plan, Scheme, SearchMethod
 
 NAMES = ("/stem/Conv", "/layer1/Conv", "/layer1/conv", "/layer2/Gemm", "node[0]")
 PLAN = Plan(
@@ -34,10 +34,10 @@ def options(**changed: Any) -> Settings:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"cr": None}, "give one of --cr, --plan, --max-error and --max-drop"),
-        ({"plan": PLAN}, "give one of --cr, --plan"),
-        ({"max_error": 0.1}, "give one of --cr, --plan"),
-        ({"cr": None, "max_error": 0.1, "max_drop": 1.0}, "give one of --cr, --plan"),
+        ({"cr": None}, "give one of --cr, --sweep, --plan, --max-error and --max-drop"),
+        ({"plan": PLAN}, "give one of --cr, --sweep, --plan"),
+        ({"max_error": 0.1}, "give one of --cr, --sweep, --plan"),
+        ({"cr": None, "max_error": 0.1, "max_drop": 1.0}, "give one of --cr, --sweep, --plan"),
         ({"cr": None, "max_error": 0.0}, "--max-error is 0,"),
         ({"cr": None, "max_error": -1.0}, "--max-error is -1,"),
         ({"cr": None, "max_error": float("inf")}, "--max-error is inf,"),
@@ -46,6 +46,16 @@ def options(**changed: Any) -> Settings:
         ({"cr": None, "max_drop": float("inf"), "evaluate": {}}, "--max-drop is inf,"),
         ({"cr": None, "max_drop": float("nan"), "evaluate": {}}, "--max-drop is nan,"),
         ({"cr": None, "max_drop": 0.5}, "--max-drop .* --evaluate"),
+        ({"cr_macs": 0.5, "plan": PLAN, "cr": None}, "give one of --cr, --sweep, --plan"),
+        ({"latency_ratio": 0.5, "max_error": 0.5, "cr": None}, "give one of --cr, --sweep, --plan"),
+        ({"cr_macs": 0.0}, "--cr-macs is 0,"),
+        ({"cr": None, "cr_macs": 1.5}, "--cr-macs is 1.5,"),
+        ({"cr": None, "latency_ratio": 1.0}, "--latency-ratio is 1,"),
+        ({"latency_ratio": float("nan")}, "--latency-ratio is nan,"),
+        ({"cr_macs": 0.5, "search": SearchMethod.ITERATIVE}, "--search iterative knows"),
+        ({"latency_ratio": 0.5, "search": SearchMethod.ITERATIVE}, "--search iterative knows"),
+        ({"latency_ratio": 0.5, "schemes": tuple(Scheme)}, "--latency-ratio .* has 'decode'"),
+        ({"cr_macs": 0.5, "cr": None, "sweep": (0.5,)}, "give one of --cr, --sweep, --plan"),
         ({"cr": 0.0}, "--cr is 0,"),
         ({"cr": 1.0}, "--cr is 1,"),
         ({"cr": -0.5}, "--cr is -0.5,"),
@@ -66,6 +76,8 @@ def test_what_makes_no_sense_is_refused(changed: dict[str, Any], message: str) -
 def test_what_makes_sense_is_accepted() -> None:
     assert options(cr=1e-9).cr == 1e-9
     assert options(cr=None, plan=PLAN).plan is PLAN
+    assert options(cr_macs=0.3, latency_ratio=0.6).cr == 0.5
+    assert options(cr=None, cr_macs=0.3).cr_macs == 0.3
     assert options(cr=None, max_error=2.0).max_error == 2.0
     assert options(cr=None, max_drop=0.0, evaluate={}).max_drop == 0.0
 

@@ -124,6 +124,8 @@ class Session:
         options.log_severity_level = _FATAL_ONLY
         options.intra_op_num_threads = execution.threads
         options.inter_op_num_threads = 1
+        # Threads that spin after a run would take the time of the session whose turn it is.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         providers = list(dict.fromkeys([_PROVIDERS[execution.provider], _PROVIDERS[Provider.CPU]]))
         try:
             # The numbers apart must live as long as the session.

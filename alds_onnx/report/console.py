@@ -179,6 +179,8 @@ def _summary(report: Report) -> Table:
     )
     if report.preset is not None:
         table.add_row("ranks for", "", report.preset.runtime.value, _runtime(report))
+    if report.timed:
+        table.add_row("chosen by times", "", "yes", "of this machine; --no-measure: same bytes")
     if report.target is not None:
         _add_target(table, report.target)
     for score in report.scores:

@@ -28,6 +28,7 @@ def report_to_json(report: Report) -> dict[str, Any]:
         "runtime": {**_plain(report.preset), "unaligned": list(report.unaligned)}
         if report.preset
         else None,
+        "timed": report.timed,
         "scores": [{**_plain(score), "drop": _plain(score.drop)} for score in report.scores],
         "macs": {"before": report.macs_before, "after": report.macs_after},
         "bytes": {"before": report.bytes_before, "after": report.bytes_after},

@@ -166,7 +166,8 @@ def how(report: Report) -> str:
     }[plan.objective]
     runtime = report.preset.runtime.value if report.preset else "none"
     fast = "" if runtime == "none" else f", among those that {runtime} is fast at"
-    return f"Slices and ranks make {goal} small (search: {plan.search.value}{fast})."
+    timed = " Times that were measured on this machine had a part in it." if report.timed else ""
+    return f"Slices and ranks make {goal} small (search: {plan.search.value}{fast}).{timed}"
 
 
 def layers(report: Report) -> str:

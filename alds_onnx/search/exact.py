@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from alds_onnx.search.alignment import FREE, Alignment
+from alds_onnx.search.costs import PLAIN, Terms
 from alds_onnx.search.frontier import frontier
 from alds_onnx.search.minmax import minimize_maximum_error
 from alds_onnx.values import Cut, Spectra
 
 
 def search_exact(
-    spectra: Mapping[str, Spectra], budget: int, alignment: Alignment = FREE
+    spectra: Mapping[str, Spectra],
+    budget: int,
+    alignment: Alignment = FREE,
+    terms: Terms = PLAIN,
 ) -> dict[str, Cut | None]:
     """Choose (k, j) for every layer; the largest relative error is the smallest possible.
 
@@ -20,15 +24,17 @@ def search_exact(
     spectra
         Error curves by layer name.
     budget
-        Most parameters that these layers may have together; at least what
-        `alds_onnx.search.limits.smallest_parameters` gives.
+        What these layers may cost together; at least what
+        `alds_onnx.search.limits.smallest_total` gives.
     alignment
         Which (k, j) there are.
+    terms
+        What is counted, and which of them there are not.
 
     Returns
     -------
     The cut of each layer; None where it stays dense.
     """
-    frontiers = [frontier(name, curves, alignment) for name, curves in spectra.items()]
+    frontiers = [frontier(name, curves, alignment, terms) for name, curves in spectra.items()]
     chosen = minimize_maximum_error(frontiers, budget)
     return {f.name: f.cut(i) for f, i in zip(frontiers, chosen, strict=True)}

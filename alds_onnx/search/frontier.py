@@ -1,17 +1,28 @@
-"""What one layer can be cut to: its cheapest parameters for each error."""
+"""What one layer can be cut to: its cheapest choice for each error."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from alds_onnx.search.alignment import FREE, Alignment
-from alds_onnx.values import Cut, ErrorCurve, FloatArray, LayerShape, Scheme, Spectra
+from alds_onnx.search.costs import PLAIN, Cuts, Terms
+from alds_onnx.values import (
+    Cut,
+    ErrorCurve,
+    FloatArray,
+    IntArray,
+    LayerShape,
+    Scheme,
+    Spectra,
+)
 
 _SCHEMES = tuple(Scheme)
+# Cuts of one scheme and k, and the error of each.
+_Choices: TypeAlias = tuple[Cuts, FloatArray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,8 +35,8 @@ class Frontier:
     ----------
     name
         Breaks ties between layers, so that the plan does not depend on their order.
-    parameters
-        Strictly rising; the last entry is the dense weight's.
+    cost
+        What is counted (`search.costs`). Strictly rising; the last entry is the dense weight's.
     error
         Strictly falling; the last entry is 0, the dense weight's.
     num_slices, rank
@@ -37,23 +48,23 @@ class Frontier:
     """
 
     name: str
-    parameters: npt.NDArray[np.int64]
+    cost: IntArray
     error: FloatArray
-    num_slices: npt.NDArray[np.int64]
-    rank: npt.NDArray[np.int64]
-    scheme: npt.NDArray[np.int64]
-    rank_out: npt.NDArray[np.int64]
+    num_slices: IntArray
+    rank: IntArray
+    scheme: IntArray
+    rank_out: IntArray
 
     def __len__(self) -> int:
-        return len(self.parameters)
+        return len(self.cost)
 
     def cheapest(self, threshold: float) -> int:
         """Index of the cheapest choice whose error is at most `threshold` (>= 0)."""
         return int(np.searchsorted(-self.error, -threshold))
 
-    def largest(self, parameters: int) -> int | None:
-        """Index of the best choice with at most `parameters`; None if there is none."""
-        index = int(np.searchsorted(self.parameters, parameters, side="right")) - 1
+    def largest(self, cost: int) -> int | None:
+        """Index of the best choice that costs at most `cost`; None if there is none."""
+        index = int(np.searchsorted(self.cost, cost, side="right")) - 1
         return index if index >= 0 else None
 
     def cut(self, index: int) -> Cut | None:
@@ -68,7 +79,9 @@ class Frontier:
         )
 
 
-def frontier(name: str, spectra: Spectra, alignment: Alignment = FREE) -> Frontier:
+def frontier(
+    name: str, spectra: Spectra, alignment: Alignment = FREE, terms: Terms = PLAIN
+) -> Frontier:
     """Build the frontier over all schemes, k and j of a layer that are allowed.
 
     Ties go to the smaller k: fewer slices are simpler and no runtime is slower with them; then to
@@ -76,31 +89,37 @@ def frontier(name: str, spectra: Spectra, alignment: Alignment = FREE) -> Fronti
     """
     shape = spectra.shape
     allowed = [curve for curve in spectra.curves if curve.scheme in spectra.schemes]
-    columns = [_choices(shape, curve, alignment) for curve in allowed]
+    choices = [_choices(shape, curve, alignment) for curve in allowed]
     if Scheme.TUCKER2 in spectra.schemes:
-        columns.append(_pairs(spectra, alignment))
-    return _undominated(name, shape, columns)
+        choices.append(_pairs(spectra, alignment))
+    return _undominated(name, shape, choices, terms)
 
 
 def frontier_of_curves(
-    name: str, shape: LayerShape, curves: tuple[ErrorCurve, ...], alignment: Alignment = FREE
+    name: str,
+    shape: LayerShape,
+    curves: tuple[ErrorCurve, ...],
+    alignment: Alignment = FREE,
+    terms: Terms = PLAIN,
 ) -> Frontier:
     """Build the frontier over the given curves only."""
-    return _undominated(name, shape, [_choices(shape, curve, alignment) for curve in curves])
+    return _undominated(name, shape, [_choices(shape, c, alignment) for c in curves], terms)
 
 
-def _undominated(name: str, shape: LayerShape, columns: Sequence[FloatArray]) -> Frontier:
-    """Keep the best of all choices, (6, choices): parameters, error, k, j, scheme, second rank."""
-    dense = np.array([[shape.num_parameters], [0.0], [0], [0], [0], [0]])
-    choices = np.concatenate([*columns, dense], axis=1)
-    order = np.lexsort((choices[4], choices[2], choices[1], choices[0]))
-    choices = choices[:, order]
-    best_before = np.minimum.accumulate(np.concatenate([[np.inf], choices[1, :-1]]))
-    kept = choices[:, choices[1] < best_before]
-    parameters, num_slices, rank, scheme, rank_out = kept[[0, 2, 3, 4, 5]].astype(np.int64)
+def _undominated(
+    name: str, shape: LayerShape, choices: Sequence[_Choices], terms: Terms
+) -> Frontier:
+    """Keep what is not banned and no other choice beats."""
+    dense = np.array([[terms.cost.dense(name, shape)], [0.0], [0], [0], [0], [0]])
+    columns = [_columns(name, shape, cuts, error, terms) for cuts, error in choices]
+    table = np.concatenate([*columns, dense], axis=1)
+    table = table[:, np.lexsort((table[4], table[2], table[1], table[0]))]
+    best_before = np.minimum.accumulate(np.concatenate([[np.inf], table[1, :-1]]))
+    kept = table[:, table[1] < best_before]
+    cost, num_slices, rank, scheme, rank_out = kept[[0, 2, 3, 4, 5]].astype(np.int64)
     return Frontier(
         name=name,
-        parameters=parameters,
+        cost=cost,
         error=kept[1].copy(),
         num_slices=num_slices,
         rank=rank,
@@ -109,21 +128,29 @@ def _undominated(name: str, shape: LayerShape, columns: Sequence[FloatArray]) ->
     )
 
 
-def _choices(shape: LayerShape, curve: ErrorCurve, alignment: Alignment) -> FloatArray:
-    """All ranks of one fold at one k that save parameters and are allowed: (6, ranks)."""
+def _columns(
+    name: str, shape: LayerShape, cuts: Cuts, error: FloatArray, terms: Terms
+) -> FloatArray:
+    """Cuts that are not banned, (6, cuts): cost, error, k, j, scheme, second rank."""
+    left = terms.left(name, cuts)
+    cuts = cuts.where(left)
+    cost = terms.cost.cuts(name, shape, cuts)
+    k = np.full_like(cost, cuts.num_slices)
+    scheme = np.full_like(cost, _SCHEMES.index(cuts.scheme))
+    return np.stack([cost, error[left], k, cuts.rank, scheme, cuts.rank_out])
+
+
+def _choices(shape: LayerShape, curve: ErrorCurve, alignment: Alignment) -> _Choices:
+    """All ranks of one fold at one k that save parameters and are allowed."""
     k, folded = curve.num_slices, shape.folded(curve.scheme)
     highest = min(folded.max_rank(k), len(curve.relative_error) - 1)
     rank = alignment.ranks(folded, k, highest)
-    parameters = rank * folded.parameters_per_rank(k)
-    same = np.ones_like(rank)
-    scheme = _SCHEMES.index(curve.scheme)
-    return np.stack(
-        [parameters, curve.relative_error[rank], k * same, rank, scheme * same, 0 * same]
-    )
+    cuts = Cuts(scheme=curve.scheme, num_slices=k, rank=rank, rank_out=np.zeros_like(rank))
+    return cuts, curve.relative_error[rank]
 
 
-def _pairs(spectra: Spectra, alignment: Alignment) -> FloatArray:
-    """The pairs of ranks of Tucker-2 that save parameters and are allowed: (6, pairs).
+def _pairs(spectra: Spectra, alignment: Alignment) -> _Choices:
+    """The pairs of ranks of Tucker-2 that save parameters and are allowed.
 
     Its error is the larger of those of its two projections. So at each threshold the smallest rank
     of either that keeps it is best, and only these pairs, one for each error, need to be looked at.
@@ -131,22 +158,23 @@ def _pairs(spectra: Spectra, alignment: Alignment) -> FloatArray:
     shape = spectra.shape
     inputs, error_in = _mode(spectra.curve(1, Scheme.DECODE), shape, Scheme.DECODE, alignment)
     outputs, error_out = _mode(spectra.curve(1), shape, Scheme.ENCODE, alignment)
-    if not (inputs.size and outputs.size):
-        return np.zeros((6, 0))
-    thresholds = np.union1d(error_in, error_out)
-    thresholds = thresholds[thresholds >= max(error_in[-1], error_out[-1])]
-    rank = inputs[np.searchsorted(-error_in, -thresholds)]
-    rank_out = outputs[np.searchsorted(-error_out, -thresholds)]
-    c, f = shape.in_channels, shape.out_features
-    parameters = rank * c + rank * rank_out * shape.kernel_size + rank_out * f
-    one, scheme = np.ones_like(rank), np.full_like(rank, _SCHEMES.index(Scheme.TUCKER2))
-    pairs = np.stack([parameters, thresholds, one, rank, scheme, rank_out])
-    return pairs[:, parameters < shape.num_parameters]
+    thresholds = np.zeros(0)
+    if inputs.size and outputs.size:
+        thresholds = np.union1d(error_in, error_out)
+        thresholds = thresholds[thresholds >= max(error_in[-1], error_out[-1])]
+    pairs = Cuts(
+        scheme=Scheme.TUCKER2,
+        num_slices=1,
+        rank=inputs[np.searchsorted(-error_in, -thresholds)],
+        rank_out=outputs[np.searchsorted(-error_out, -thresholds)],
+    )
+    saves = pairs.num_parameters(shape) < shape.num_parameters
+    return pairs.where(saves), thresholds[saves]
 
 
 def _mode(
     curve: ErrorCurve, shape: LayerShape, fold: Scheme, alignment: Alignment
-) -> tuple[npt.NDArray[np.int64], FloatArray]:
+) -> tuple[IntArray, FloatArray]:
     """Ranks that one projection of Tucker-2 may have, and their errors."""
     ranks = alignment.ranks(shape.folded(fold), 1, len(curve.relative_error) - 1)
     return ranks, curve.relative_error[ranks]

@@ -1,9 +1,9 @@
-"""The smallest sum of errors within a parameter budget, over given frontiers.
+"""The smallest sum of errors within a budget, over given frontiers.
 
-A multiple-choice knapsack. The Lagrangian relaxation decouples the layers: at a price per parameter
-each takes the choice with the smallest error plus price times parameters, which is a vertex of its
+A multiple-choice knapsack. The Lagrangian relaxation decouples the layers: at a price per unit of
+cost each takes the choice with the smallest error plus price times cost, which is a vertex of its
 lower convex hull. Bisection over the price gives the cheapest price at which the budget holds; what
-is left then goes to the step with the largest gain per parameter that still fits.
+is left then goes to the step with the largest gain per cost that still fits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def minimize_sum_of_errors(frontiers: Sequence[Frontier], budget: int) -> list[i
     frontiers
         One for each layer.
     budget
-        Most parameters that the layers may have together; at least `smallest_cost`.
+        What the layers may cost together; at least `smallest_cost`.
 
     Returns
     -------
@@ -50,11 +50,11 @@ def minimize_sum_of_errors(frontiers: Sequence[Frontier], budget: int) -> list[i
 def _at_price(frontiers: Sequence[Frontier], price: float) -> list[int]:
     if np.isinf(price):
         return [0 for _ in frontiers]
-    return [int(np.argmin(f.error + price * f.parameters)) for f in frontiers]
+    return [int(np.argmin(f.error + price * f.cost)) for f in frontiers]
 
 
 def _cost(frontiers: Sequence[Frontier], chosen: Sequence[int]) -> int:
-    return sum(int(f.parameters[i]) for f, i in zip(frontiers, chosen, strict=True))
+    return sum(int(f.cost[i]) for f, i in zip(frontiers, chosen, strict=True))
 
 
 def _spend_rest(frontiers: Sequence[Frontier], chosen: list[int], budget: int) -> list[int]:
@@ -70,15 +70,15 @@ def _spend_rest(frontiers: Sequence[Frontier], chosen: list[int], budget: int) -
         if not steps:
             return chosen
         _, _, layer, index = max(steps, key=lambda step: step[:2])
-        rest -= int(frontiers[layer].parameters[index] - frontiers[layer].parameters[chosen[layer]])
+        rest -= int(frontiers[layer].cost[index] - frontiers[layer].cost[chosen[layer]])
         chosen[layer] = index
 
 
 def _best_step(
     f: Frontier, current: int, rest: int, layer: int
 ) -> tuple[float, str, int, int] | None:
-    """Gain per parameter, name, layer, and index of the best affordable step of one layer."""
-    costs = f.parameters[current + 1 :] - f.parameters[current]
+    """Gain per cost, name, layer, and index of the best affordable step of one layer."""
+    costs = f.cost[current + 1 :] - f.cost[current]
     affordable = int(np.searchsorted(costs, rest, side="right"))
     if not affordable:
         return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from alds_onnx.search.alignment import FREE, Alignment
+from alds_onnx.search.costs import PLAIN, Terms
 from alds_onnx.search.frontier import frontier
 from alds_onnx.search.minmax import smallest_cost
 from alds_onnx.values import Spectra
@@ -11,4 +13,11 @@ from alds_onnx.values import Spectra
 
 def smallest_parameters(spectra: Mapping[str, Spectra]) -> int:
     """Parameters of all layers together if each is cut as far as possible."""
-    return smallest_cost([frontier(name, curves) for name, curves in spectra.items()])
+    return smallest_total(spectra)
+
+
+def smallest_total(
+    spectra: Mapping[str, Spectra], alignment: Alignment = FREE, terms: Terms = PLAIN
+) -> int:
+    """What all layers cost together, each at its cheapest choice."""
+    return smallest_cost([frontier(n, curves, alignment, terms) for n, curves in spectra.items()])

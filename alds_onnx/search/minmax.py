@@ -1,4 +1,4 @@
-"""The smallest possible maximum error within a parameter budget, over given frontiers.
+"""The smallest possible maximum error within a budget, over given frontiers.
 
 Once a threshold on the error is fixed, the layers decouple: each wants its cheapest choice with an
 error at or below it. The total cost falls as the threshold rises, so a bisection over the finitely
@@ -19,8 +19,8 @@ from alds_onnx.search.frontier import Frontier
 
 
 def smallest_cost(frontiers: Sequence[Frontier]) -> int:
-    """Parameters of all layers, each at its cheapest choice."""
-    return sum(int(f.parameters[0]) for f in frontiers)
+    """What all layers cost, each at its cheapest choice."""
+    return sum(int(f.cost[0]) for f in frontiers)
 
 
 def minimize_maximum_error(frontiers: Sequence[Frontier], budget: int) -> list[int]:
@@ -31,7 +31,7 @@ def minimize_maximum_error(frontiers: Sequence[Frontier], budget: int) -> list[i
     frontiers
         One for each layer.
     budget
-        Most parameters that the layers may have together; at least `smallest_cost`.
+        What the layers may cost together; at least `smallest_cost`.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def _smallest_threshold(frontiers: Sequence[Frontier], budget: int) -> float:
     low, high = 0, len(thresholds) - 1  # the highest always fits: each layer at its cheapest
     while low < high:
         middle = (low + high) // 2
-        cost = sum(int(f.parameters[f.cheapest(thresholds[middle])]) for f in frontiers)
+        cost = sum(int(f.cost[f.cheapest(thresholds[middle])]) for f in frontiers)
         if cost <= budget:
             high = middle
         else:
@@ -60,11 +60,11 @@ def _smallest_threshold(frontiers: Sequence[Frontier], budget: int) -> float:
 def _spend_rest(frontiers: Sequence[Frontier], chosen: list[int], budget: int) -> list[int]:
     """Improve the worst layer, step by step; a layer whose next step does not fit stays."""
     chosen = list(chosen)
-    rest = budget - sum(int(f.parameters[i]) for f, i in zip(frontiers, chosen, strict=True))
+    rest = budget - sum(int(f.cost[i]) for f, i in zip(frontiers, chosen, strict=True))
 
     def step(layer: int) -> tuple[float, int, str, int]:
         f, i = frontiers[layer], chosen[layer]
-        return (-float(f.error[i]), int(f.parameters[i + 1] - f.parameters[i]), f.name, layer)
+        return (-float(f.error[i]), int(f.cost[i + 1] - f.cost[i]), f.name, layer)
 
     queue = [step(layer) for layer, f in enumerate(frontiers) if chosen[layer] + 1 < len(f)]
     heapq.heapify(queue)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from alds_onnx.search.alignment import Alignment
+from alds_onnx.search.costs import PLAIN, Cost, Terms, cost_of
 from alds_onnx.search.frontier import Frontier, frontier
 from alds_onnx.values import Cut, Spectra
 
@@ -24,11 +25,11 @@ def finer_choices(
     Parameters
     ----------
     current
-        Parameters and error of each layer.
+        Cost and error of each layer.
     finer
         A frontier in finer steps for each layer.
     rest, slack
-        Parameters that are left, and how many of them may stay so.
+        What is left, and how much of it may stay so.
 
     Returns
     -------
@@ -38,11 +39,11 @@ def finer_choices(
     while rest > slack:
         steps = [
             (spent, error, f.name, layer, index)
-            for layer, (f, (parameters, error)) in enumerate(zip(finer, current, strict=True))
+            for layer, (f, (cost, error)) in enumerate(zip(finer, current, strict=True))
             if layer not in chosen
-            and (index := f.largest(parameters + rest)) is not None
+            and (index := f.largest(cost + rest)) is not None
             and f.error[index] < error
-            and (spent := int(f.parameters[index]) - parameters) > 0
+            and (spent := int(f.cost[index]) - cost) > 0
         ]
         if not steps:
             break
@@ -61,22 +62,23 @@ def spend_rest(
     budget: int,
     slack: int,
     alignment: Alignment,
+    *,
+    terms: Terms = PLAIN,
 ) -> dict[str, Cut | None]:
     """Give single layers finer ranks where `cuts` leave more than `slack` of the budget."""
     done = dict(cuts)
     for rule in alignment.finer():
-        current = [_cost(cut, spectra[name]) for name, cut in done.items()]
-        rest = budget - sum(parameters for parameters, _ in current)
+        current = [_point(terms.cost, name, spectra[name], cut) for name, cut in done.items()]
+        rest = budget - sum(cost for cost, _ in current)
         if rest <= slack:
             break
-        finer = [frontier(name, spectra[name], rule) for name in done]
+        finer = [frontier(name, spectra[name], rule, terms) for name in done]
         new = finer_choices(current, finer, rest, slack)
         done |= {finer[layer].name: finer[layer].cut(index) for layer, index in new.items()}
     return done
 
 
-def _cost(cut: Cut | None, spectra: Spectra) -> tuple[int, float]:
-    """Parameters and error of a layer."""
-    if cut is None:
-        return spectra.shape.num_parameters, 0.0
-    return cut.num_parameters(spectra.shape), spectra.relative_error(cut)
+def _point(cost: Cost, name: str, spectra: Spectra, cut: Cut | None) -> tuple[int, float]:
+    """Cost and error of a layer."""
+    paid = cost_of(cost, name, spectra.shape, cut)
+    return paid, spectra.relative_error(cut) if cut else 0.0

@@ -22,7 +22,7 @@ _THRESHOLDS, _PRICES = 2000, 200
 def smallest_maxima(
     frontiers: Sequence[Frontier], points: int = 60
 ) -> tuple[npt.NDArray[np.int64], FloatArray]:
-    """Trade parameters for the largest error.
+    """Trade cost for the largest error.
 
     Parameters
     ----------
@@ -33,26 +33,26 @@ def smallest_maxima(
 
     Returns
     -------
-    Parameters of all layers, ascending, and the smallest possible maximum error at each.
+    Cost of all layers, ascending, and the smallest possible maximum error at each.
     """
     thresholds = _spread(np.unique(np.concatenate([f.error for f in frontiers])), _THRESHOLDS)
     cost = np.zeros(len(thresholds), np.int64)
     for f in frontiers:
-        cost += f.parameters[np.searchsorted(-f.error, -thresholds)]
+        cost += f.cost[np.searchsorted(-f.error, -thresholds)]
     return _thinned(cost[::-1], thresholds[::-1], points)
 
 
 def smallest_sums(
     frontiers: Sequence[Frontier], points: int = 60
 ) -> tuple[npt.NDArray[np.int64], FloatArray]:
-    """Trade parameters for the sum of the errors, on the convex hulls; as `smallest_maxima`."""
-    slopes = [-np.diff(f.error) / np.diff(f.parameters) for f in frontiers]
+    """Trade cost for the sum of the errors, on the convex hulls; as `smallest_maxima`."""
+    slopes = [-np.diff(f.error) / np.diff(f.cost) for f in frontiers]
     prices = [0.0, *_spread(np.unique(np.concatenate(slopes)), _PRICES)]
     cost, error = np.zeros(len(prices) + 1, np.int64), np.zeros(len(prices) + 1)
     for f in frontiers:
         # Above the highest price every layer is at its smallest.
-        chosen = [*(int(np.argmin(f.error + price * f.parameters)) for price in prices), 0]
-        cost += f.parameters[chosen]
+        chosen = [*(int(np.argmin(f.error + price * f.cost)) for price in prices), 0]
+        cost += f.cost[chosen]
         error += f.error[chosen]
     return _thinned(cost[::-1], error[::-1], points)
 

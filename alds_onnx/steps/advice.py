@@ -8,6 +8,7 @@ from alds_onnx.graph.layers import Layer
 from alds_onnx.search.alignment import Alignment
 from alds_onnx.steps.data import HOLD_OUT, Data
 from alds_onnx.steps.evaluation import Measured
+from alds_onnx.steps.pace import Slow
 from alds_onnx.steps.survey import Survey
 from alds_onnx.targets import Score, Target, TargetData
 from alds_onnx.values import Plan, Status, Verification
@@ -40,6 +41,10 @@ class Findings:
         As in `values.Report`.
     alignment
         The rule by which slices and ranks were chosen; None where a plan was applied.
+    attention_cut
+        Whether the budget needs layers that would be kept whole for attention.
+    slow
+        Cuts that are slower than their layers.
     measured
         The original's scores, if there are any.
     """
@@ -51,6 +56,8 @@ class Findings:
     scores: tuple[Score, ...]
     target: Target | None
     alignment: Alignment | None
+    attention_cut: bool
+    slow: tuple[Slow, ...]
     measured: Measured | None
 
 
@@ -104,6 +111,17 @@ def _about_the_model(found: Findings) -> list[str]:
             f"{len(slow)} of {len(cut)} decomposed layers have slices or ranks that "
             f"'{found.alignment.preset.runtime.value}' is not fast at: those that it is fast at "
             "lose too much at this ratio, or miss it; a smaller one may be faster"
+        )
+    if found.attention_cut:
+        warnings.append(
+            "the budget is out of reach without the projections of attention: they are cut too, "
+            "and runtimes may no longer fuse them with what is behind them"
+        )
+    if found.slow:
+        names = ", ".join(f"'{one.name}'" for one in found.slow)
+        lost = -sum(one.timing.saved for one in found.slow) / 1e6
+        warnings.append(
+            f"slower in onnxruntime on this machine than before, by {lost:.3g} ms together: {names}"
         )
     return warnings
 

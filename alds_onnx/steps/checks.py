@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 
 from onnx import ModelProto
@@ -15,13 +16,15 @@ from alds_onnx.graph.accounting import work_of_layers
 from alds_onnx.graph.external import is_large
 from alds_onnx.graph.hints import input_hints
 from alds_onnx.graph.rewrite import Replacement, with_composed_weights
-from alds_onnx.graph.scopes import ModelIndex, Site
+from alds_onnx.graph.scopes import Key, ModelIndex, Site
 from alds_onnx.graph.shapes import infer, known_shapes
 from alds_onnx.graph.spill import Spill
 from alds_onnx.settings import Settings
 from alds_onnx.steps.data import Data
 from alds_onnx.steps.survey import Survey
 from alds_onnx.values import Status, Verification, Work
+
+_log = logging.getLogger(__name__)
 
 # Fidelity is measured on at most this many runs of calibration data.
 _MOST_RUNS = 16
@@ -60,8 +63,10 @@ def _first_alone(feed: Feed, inputs: Sequence[ModelInput]) -> list[Feed]:
     return [{name: array[part] for name, array in feed.items()} for part in parts]
 
 
-def count_work(survey: Survey, samples: Samples | str, settings: Settings) -> dict[Site, Work]:
-    """Multiply-accumulates: from shape inference, and from a run where that does not suffice."""
+def find_shapes(
+    survey: Survey, samples: Samples | str, settings: Settings
+) -> dict[Key, tuple[int, ...]]:
+    """Shapes of tensors in one run: inferred, and from a run where that does not suffice."""
     inputs = samples.shapes if isinstance(samples, Samples) else dict(settings.input_shapes)
     index = survey.index
     shapes = known_shapes(index, infer(survey.loaded.model, inputs))
@@ -69,7 +74,7 @@ def count_work(survey: Survey, samples: Samples | str, settings: Settings) -> di
     sites = [layer.site for layer in survey.found]
     unknown = [site for site in sites if site.scope == 0 and not _is_known(work.get(site))]
     if not unknown or isinstance(samples, str):
-        return work
+        return shapes
     execution = Execution(threads=settings.threads, provider=settings.provider)
     try:
         shapes |= measured_shapes(
@@ -79,9 +84,9 @@ def count_work(survey: Survey, samples: Samples | str, settings: Settings) -> di
             samples.feeds[0],
             _tensors_of(index, unknown),
         )
-    except RunError:
-        return work
-    return work_of_layers(index, shapes)
+    except RunError as e:
+        _log.info("some shapes stay unknown: %s", e)
+    return shapes
 
 
 def _is_known(work: Work | None) -> bool:

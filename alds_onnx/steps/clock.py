@@ -14,10 +14,12 @@ class Clock:
         self._progress = progress
         self._times: list[tuple[Step, float]] = []
 
-    def start(self, step: Step) -> None:
-        """Begin a step, which ends the one before."""
+    def start(self, step: Step) -> Step:
+        """Begin a step, which ends the one before; that one, or itself if it is the first."""
+        before = self._times[-1][0] if self._times else step
         self._times.append((step, time.perf_counter()))
         self._progress(step, 0, 0)
+        return before
 
     def attempt(self, number: int, most: int) -> None:
         """Say which attempt of a search begins, of how many at most; takes no time itself."""

@@ -2,89 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TypeAlias
 
 import numpy as np
 
-from alds_onnx.errors import BudgetError, PlanError
+from alds_onnx.errors import PlanError
 from alds_onnx.graph.layers import Layer
 from alds_onnx.plans import match_plan
 from alds_onnx.search.alignment import Alignment, affordable
+from alds_onnx.search.costs import Ban, Cost, Terms, total_cost
 from alds_onnx.search.exact import search_exact
 from alds_onnx.search.iterative import search_iterative
-from alds_onnx.search.limits import smallest_parameters
+from alds_onnx.search.limits import smallest_total
 from alds_onnx.search.rest import spend_rest
+from alds_onnx.search.several import Room
 from alds_onnx.settings import Settings
+from alds_onnx.steps.budgets import Limit, within
 from alds_onnx.steps.rows import plan_rows
 from alds_onnx.steps.survey import Survey
-from alds_onnx.values import Budget, Cut, LayerShape, Plan, Scheme, SearchMethod, Spectra
+from alds_onnx.values import Cut, LayerShape, Plan, Scheme, SearchMethod, Spectra
 
-# Part of the model's parameters: what is removed should be within a point of what was asked for.
-_SLACK = 0.01
 #: How much larger errors may be for ranks that the runtime is fast at.
 PRICE = 1.5
 
+Bans: TypeAlias = Mapping[str, Sequence[Ban]]
+_Found: TypeAlias = tuple[float, Mapping[str, "Cut | None"]]
+
 
 def decide(
-    survey: Survey, curves: dict[str, Spectra], settings: Settings, budget: Budget | None
+    curves: Mapping[str, Spectra],
+    settings: Settings,
+    limits: Sequence[Limit],
+    bans: Bans = MappingProxyType({}),
 ) -> dict[str, Cut]:
-    """The cut of each weight that is decomposed, by the weight's name."""
-    if settings.plan is not None:
-        return planned_cuts(survey, settings.plan)
-    if budget is None or not curves:
-        return {}
-    layers_before = sum(s.shape.num_parameters for s in curves.values())
-    allowed = allowance(budget, layers_before, smallest_parameters(curves))
-    tiers = settings.alignment.tiers()
-    found = [_search(curves, settings, allowed, rule) for rule in tiers]
-    at = affordable([_largest_error(cuts, curves) for cuts in found], PRICE)
-    chosen = spend_rest(found[at], curves, allowed, slack(budget), tiers[at])
-    return {name: cut for name, cut in chosen.items() if cut is not None}
+    """The cut of each weight that is decomposed, by the weight's name.
 
-
-def _search(
-    curves: dict[str, Spectra], settings: Settings, allowed: int, rule: Alignment
-) -> dict[str, Cut | None]:
-    if settings.search is SearchMethod.EXACT:
-        return search_exact(curves, allowed, rule)
-    return search_iterative(curves, allowed, np.random.default_rng(settings.seed), rule)
-
-
-def _largest_error(cuts: dict[str, Cut | None], curves: dict[str, Spectra]) -> float:
-    return max(curves[name].relative_error(cut) if cut else 0.0 for name, cut in cuts.items())
-
-
-def slack(budget: Budget) -> int:
-    """How many parameters of a budget may stay unspent where aligned ranks come in large steps."""
-    return int(_SLACK * budget.before)
-
-
-def allowance(budget: Budget, layers_before: int, smallest: int) -> int:
-    """How many parameters the layers may have, of `layers_before` now and at least `smallest`.
+    Parameters
+    ----------
+    curves
+        Error curves by the names of the weights.
+    settings
+        How to search.
+    limits
+        Budgets, all of which are kept; none: nothing is cut.
+    bans
+        Cuts that there are not, by weight.
 
     Raises
     ------
     BudgetError
-        If that is fewer than they can have; names the largest possible ratio.
+        If a budget is out of reach.
     """
-    allowed = budget.limit - (budget.before - layers_before)
-    if allowed < smallest:
-        raise _out_of_reach(budget, smallest - layers_before)
-    return allowed
+    if not limits or not curves:
+        return {}
+    shapes = {name: spectra.shape for name, spectra in curves.items()}
+    tiers = settings.alignment.tiers()
+
+    def smallest(cost: Cost) -> int:
+        return smallest_total(curves, tiers[-1], Terms(cost=cost, bans=bans))
+
+    def solve(room: Room) -> _Found:
+        return _search_tiers(curves, settings, room, bans)
+
+    _, chosen = within(limits, shapes, smallest, solve, lambda found: found)
+    return {name: cut for name, cut in chosen.items() if cut is not None}
 
 
-def _out_of_reach(budget: Budget, change: int) -> BudgetError:
-    """Say how far the model can be compressed at most.
+def _search_tiers(
+    curves: Mapping[str, Spectra], settings: Settings, room: Room, bans: Bans
+) -> _Found:
+    """The largest error of a layer, and the cuts, by the first rule that is not too dear."""
+    tiers, terms = settings.alignment.tiers(), Terms(cost=room.cost, bans=bans)
+    found = [_search(curves, settings, room.allowed, rule, terms) for rule in tiers]
+    at = affordable([error for error, _ in found], PRICE)
+    chosen = spend_rest(found[at][1], curves, room.allowed, room.slack, tiers[at], terms=terms)
+    return _largest_error(chosen, curves), chosen
 
-    `change` is what the smallest cuts of all layers add to the parameters (negative).
-    """
-    largest = -change / budget.before
-    digits = max(4, 3 - int(np.floor(np.log10(largest)))) if largest > 0 else 4
-    shown = np.floor(largest * 10**digits) / 10**digits
-    return BudgetError(
-        f"a compression ratio of {budget.removed:g} is out of reach: with every layer at rank 1 at "
-        f"most {shown:.{digits}f} of the {budget.before:,} parameters can be removed; lower --cr"
-    )
+
+def _search(
+    curves: Mapping[str, Spectra], settings: Settings, allowed: int, rule: Alignment, terms: Terms
+) -> _Found:
+    """By one rule; an infinite error where bans leave nothing that fits."""
+    if settings.search is SearchMethod.ITERATIVE:
+        generator = np.random.default_rng(settings.seed)
+        cuts = search_iterative(curves, allowed, generator, rule)
+    else:
+        cuts = search_exact(curves, allowed, rule, terms)
+    shapes = {name: spectra.shape for name, spectra in curves.items()}
+    fits = total_cost(terms.cost, shapes, cuts) <= allowed
+    return _largest_error(cuts, curves) if fits else math.inf, cuts
+
+
+def _largest_error(cuts: Mapping[str, Cut | None], curves: Mapping[str, Spectra]) -> float:
+    return max(curves[name].relative_error(cut) if cut else 0.0 for name, cut in cuts.items())
 
 
 def planned_cuts(survey: Survey, plan: Plan) -> dict[str, Cut]:

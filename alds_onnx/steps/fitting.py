@@ -11,6 +11,7 @@ are chosen again by the slopes found there, and the better of the two models is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,16 +31,21 @@ from alds_onnx.evaluate.sessions import RunError
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import Dense, stored_factors, with_dense_weights
 from alds_onnx.search.alignment import Alignment, affordable
+from alds_onnx.search.costs import Cost, Terms
 from alds_onnx.search.frontier import Frontier, frontier
 from alds_onnx.search.knapsack import minimize_sum_of_errors
-from alds_onnx.search.minmax import minimize_maximum_error, smallest_cost
+from alds_onnx.search.limits import smallest_total
+from alds_onnx.search.minmax import minimize_maximum_error
 from alds_onnx.search.rest import finer_choices
+from alds_onnx.search.several import Room
 from alds_onnx.settings import Settings
+from alds_onnx.steps.budgets import Limit, within
 from alds_onnx.steps.calibrated import Calibrated, distance_of_weights, some
-from alds_onnx.steps.decide import PRICE, allowance, planned_cuts, slack
+from alds_onnx.steps.decide import PRICE, Bans, planned_cuts
+from alds_onnx.steps.pace import Pace, without_slow
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Advance, Survey, Weight
-from alds_onnx.values import Budget, Cut, FloatArray, Objective, Spectra
+from alds_onnx.values import Cut, FloatArray, Objective, Spectra
 
 _SWEEPS = 20
 _RIDGE = 1e-4
@@ -84,56 +90,55 @@ class _Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Room:
-    """What the ranks may cost.
+class _Choice:
+    """A choice of ranks: the frontier of each weight, the index on it, and what it is worth."""
 
-    Attributes
-    ----------
-    finer
-        Frontiers in finer and finer steps, for what aligned ranks leave.
-    allowed, slack
-        Most parameters, and how many of them may stay unspent.
-    """
+    curves: Mapping[str, Frontier]
+    chosen: Mapping[str, int]
+    objective: float
 
-    finer: tuple[Mapping[str, Frontier], ...]
-    allowed: int
-    slack: int
-
-    def spend(
-        self, frontiers: list[Frontier], chosen: list[int]
-    ) -> tuple[list[Frontier], list[int]]:
-        """Frontiers and indices, finer ones where more than `slack` would be left."""
-        points = list(zip(frontiers, chosen, strict=True))
-        for curves in self.finer:
-            current = [(int(f.parameters[i]), float(f.error[i])) for f, i in points]
-            rest = self.allowed - sum(parameters for parameters, _ in current)
-            finer = [curves[f.name] for f in frontiers]
-            new = finer_choices(current, finer, rest, self.slack)
-            points = [(finer[n], new[n]) if n in new else point for n, point in enumerate(points)]
-        return [f for f, _ in points], [i for _, i in points]
+    def cuts(self) -> dict[str, Cut | None]:
+        """The cut of each weight; None where it stays dense."""
+        return {name: curve.cut(self.chosen[name]) for name, curve in self.curves.items()}
 
 
 def fit(
     survey: Survey,
     calibrated: Calibrated,
     settings: Settings,
-    budget: Budget | None,
+    limits: Sequence[Limit],
     advance: Advance,
+    *,
+    pace: Pace | None = None,
 ) -> list[Decomposition]:
-    """Choose ranks within the budget, or take those of the plan, and fit the factors.
+    """Choose ranks within the budgets, or take those of the plan, and fit the factors.
 
     Raises
     ------
     BudgetError
-        If the budget is out of reach.
+        If a budget is out of reach.
     DataError
         If onnxruntime cannot run a part of the model.
     """
     try:
         with threadpool_limits(limits=1):
-            return _Fitting(survey, calibrated, settings, advance).best(budget)
+            return _Fitting(survey, calibrated, settings, pace, advance).best(limits)
     except RunError as e:
         raise DataError(f"the model does not run on the calibration data: {e}") from e
+
+
+def search(
+    survey: Survey, calibrated: Calibrated, settings: Settings, limits: Sequence[Limit]
+) -> dict[str, Cut]:
+    """The cuts that `fit` begins with.
+
+    Raises
+    ------
+    BudgetError
+        If a budget is out of reach.
+    """
+    fitting = _Fitting(survey, calibrated, settings, None, lambda done, total: None)
+    return fitting.cuts(limits)
 
 
 class _Fitting:
@@ -144,71 +149,109 @@ class _Fitting:
         survey: Survey,
         calibrated: Calibrated,
         settings: Settings,
+        pace: Pace | None,
         advance: Advance,
     ) -> None:
         self.survey, self.calibrated = survey, calibrated
         self.settings, self.advance = settings, advance
+        self.pace = None if settings.allow_slower else pace
         self.model = survey.loaded.model
 
-    def best(self, budget: Budget | None) -> list[Decomposition]:
+    def best(self, limits: Sequence[Limit]) -> list[Decomposition]:
         """Decompositions of the best attempt."""
         if self.settings.plan is not None:
             cuts = planned_cuts(self.survey, self.settings.plan)
             return self._finish(self._reconstruct(cuts, {}))
-        if budget is None or not self.calibrated.probes:
+        if not limits or not self.calibrated.probes:
             return []
-        tiers = tuple(self._curves(rule) for rule in self.settings.alignment.tiers())
-        dense = sum(probe.spectra.shape.num_parameters for probe in self.calibrated.probes.values())
-        allowed = allowance(budget, dense, smallest_cost(list(tiers[-1].values())))
-        at = affordable([self._objective(curves, allowed) for curves in tiers], PRICE**2)
-        room = _Room(finer=tiers[at + 1 :], allowed=allowed, slack=slack(budget))
-        return self._finish(self._refined(tiers[at], room).fits)
+        return self._finish(self._refined(limits).fits)
 
-    def _curves(self, alignment: Alignment) -> dict[str, Frontier]:
+    def cuts(self, limits: Sequence[Limit]) -> dict[str, Cut]:
+        """The first choice, by probes."""
+        found = self._within(limits, {}, {}).cuts()
+        return {name: cut for name, cut in found.items() if cut}
+
+    def _curves(self, alignment: Alignment, terms: Terms) -> dict[str, Frontier]:
         """What each weight can be cut to, by squared errors of the model's outputs."""
         return {
             name: by_output(
-                frontier(name, probe.spectra, alignment), self.calibrated.sensitivities[name]
+                frontier(name, probe.spectra, alignment, terms),
+                self.calibrated.sensitivities[name],
             )
             for name, probe in self.calibrated.probes.items()
         }
 
-    def _choose(self, frontiers: list[Frontier], allowed: int) -> list[int]:
+    def _choose(self, curves: Mapping[str, Frontier], allowed: int) -> _Choice:
+        """By given frontiers; worth nothing where bans leave nothing that fits."""
         largest = self.settings.objective is Objective.MAX_OUTPUT_ERROR
-        return (minimize_maximum_error if largest else minimize_sum_of_errors)(frontiers, allowed)
-
-    def _objective(self, curves: Mapping[str, Frontier], allowed: int) -> float:
-        """What the search reaches: the sum or the maximum of squared errors of the outputs."""
         frontiers = list(curves.values())
-        chosen = self._choose(frontiers, allowed)
+        if sum(int(f.cost[0]) for f in frontiers) > allowed:
+            return _Choice(curves=curves, chosen=dict.fromkeys(curves, 0), objective=math.inf)
+        search = minimize_maximum_error if largest else minimize_sum_of_errors
+        chosen = search(frontiers, allowed)
         errors = [float(f.error[i]) for f, i in zip(frontiers, chosen, strict=True)]
-        return max(errors) if self.settings.objective is Objective.MAX_OUTPUT_ERROR else sum(errors)
+        return _Choice(
+            curves=curves,
+            chosen=dict(zip(curves, chosen, strict=True)),
+            objective=max(errors) if largest else sum(errors),
+        )
 
-    def _refined(self, curves: Mapping[str, Frontier], room: _Room) -> _Attempt:
+    def _within(self, limits: Sequence[Limit], slopes: Mapping[str, float], bans: Bans) -> _Choice:
+        """The best ranks within all budgets; slopes correct the curves."""
+        probes = self.calibrated.probes
+        shapes = {name: probe.spectra.shape for name, probe in probes.items()}
+        spectra = {name: probe.spectra for name, probe in probes.items()}
+        rules = self.settings.alignment.tiers()
+
+        def smallest(cost: Cost) -> int:
+            return smallest_total(spectra, rules[-1], Terms(cost=cost, bans=bans))
+
+        def solve(room: Room) -> _Choice:
+            tiers = [self._curves(rule, Terms(cost=room.cost, bans=bans)) for rule in rules]
+            reached = [self._choose(curves, room.allowed).objective for curves in tiers]
+            left = tiers[affordable(reached, PRICE**2) :]
+            curves, *finer = (_all_corrected(curves, slopes) for curves in left)
+            return _with_rest(self._choose(curves, room.allowed), finer, room)
+
+        return within(
+            limits, shapes, smallest, solve, lambda choice: (choice.objective, choice.cuts())
+        )
+
+    def _in_time(
+        self, limits: Sequence[Limit], slopes: Mapping[str, float], bans: Bans
+    ) -> tuple[_Choice, Bans]:
+        """The same without slow cuts; and what had to be banned for that."""
+        if self.pace is None:
+            return self._within(limits, slopes, bans), bans
+        choice, paced = without_slow(
+            lambda bans: self._within(limits, slopes, bans),
+            lambda choice: {name: cut for name, cut in choice.cuts().items() if cut},
+            self.pace,
+            bans,
+        )
+        return choice, paced.bans
+
+    def _refined(self, limits: Sequence[Limit]) -> _Attempt:
         """Attempts by probes, then by slopes; the best one."""
         whole = reference(self.calibrated.runner, self.model)
-        best = self._attempt(curves, room, whole)
+        choice, bans = self._in_time(limits, {}, {})
+        best = self._attempt(choice, whole)
         summed = self.settings.objective is not Objective.MAX_OUTPUT_ERROR
         # The points of a sweep are many, and near enough without.
         if not (summed and best.fits) or self.settings.sweep:
             return best
         slopes = self._slopes(best)
-        room = replace(room, finer=tuple(_all_corrected(finer, slopes) for finer in room.finer))
-        again = self._attempt(_all_corrected(curves, slopes), room, whole)
+        again = self._attempt(self._in_time(limits, slopes, bans)[0], whole)
         return min(best, again, key=lambda attempt: attempt.error)
 
-    def _attempt(self, curves: Mapping[str, Frontier], room: _Room, whole: Reference) -> _Attempt:
-        frontiers = list(curves.values())
-        frontiers, indices = room.spend(frontiers, self._choose(frontiers, room.allowed))
-        chosen = dict(zip(curves, indices, strict=True))
-        cuts = {f.name: f.cut(chosen[f.name]) for f in frontiers}
+    def _attempt(self, choice: _Choice, whole: Reference) -> _Attempt:
+        curves, chosen = choice.curves, choice.chosen
         neighbours = {
-            f.name: tuple(f.cut(i) for i in _neighbours(f, chosen[f.name])) for f in frontiers
+            f.name: tuple(f.cut(i) for i in _neighbours(f, chosen[f.name])) for f in curves.values()
         }
-        fits = self._reconstruct({name: cut for name, cut in cuts.items() if cut}, neighbours)
-        attempt = _Attempt(
-            curves=dict(zip(curves, frontiers, strict=True)), chosen=chosen, fits=fits, error=0.0
-        )
+        cuts = {name: cut for name, cut in choice.cuts().items() if cut}
+        fits = self._reconstruct(cuts, neighbours)
+        attempt = _Attempt(curves=curves, chosen=chosen, fits=fits, error=0.0)
         model = with_dense_weights(self.model, attempt.dense(self._weights(fits)))
         return replace(attempt, error=whole.distance_of(model))
 
@@ -247,7 +290,7 @@ class _Fitting:
         return done
 
     def _slopes(self, attempt: _Attempt) -> dict[str, float]:
-        """What a parameter more saves of the output error, over what the curve says it does."""
+        """What a step saves of the output error, over what the curve says it does."""
         runner = some(self.calibrated.runner, _SLOPE_NUMBERS, _MOST_SLOPE_SAMPLES)
         weights = self._weights(attempt.fits)
         model = with_dense_weights(self.model, attempt.dense(weights))
@@ -284,16 +327,32 @@ class _Fitting:
         ]
 
 
+def _with_rest(choice: _Choice, finer: Sequence[Mapping[str, Frontier]], room: Room) -> _Choice:
+    """Take finer frontiers for single weights where more than the slack would be left."""
+    points = {name: (curve, choice.chosen[name]) for name, curve in choice.curves.items()}
+    for curves in finer:
+        current = [(int(f.cost[i]), float(f.error[i])) for f, i in points.values()]
+        rest = room.allowed - sum(cost for cost, _ in current)
+        new = finer_choices(current, [curves[name] for name in points], rest, room.slack)
+        names = list(points)
+        points |= {names[n]: (curves[names[n]], i) for n, i in new.items()}
+    return replace(
+        choice,
+        curves={name: curve for name, (curve, _) in points.items()},
+        chosen={name: i for name, (_, i) in points.items()},
+    )
+
+
 def by_output(local: Frontier, sensitivity: Sensitivity) -> Frontier:
     """The frontier with local errors exchanged for squared errors of the model's outputs."""
     return replace(local, error=sensitivity.damage(local.error))
 
 
 def _neighbours(curve: Frontier, at: int) -> tuple[int, int]:
-    """Choices with about a fifth fewer and more parameters, at least one step away."""
-    parameters, last = curve.parameters, len(curve) - 1
-    fewer = int(np.abs(parameters - parameters[at] / _STEP).argmin())
-    more = int(np.abs(parameters - parameters[at] * _STEP).argmin())
+    """Choices that cost about a fifth less and more, at least one step away."""
+    cost, last = curve.cost, len(curve) - 1
+    fewer = int(np.abs(cost - cost[at] / _STEP).argmin())
+    more = int(np.abs(cost - cost[at] * _STEP).argmin())
     return min(fewer, max(at - 1, 0)), max(more, min(at + 1, last))
 
 

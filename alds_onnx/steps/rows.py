@@ -45,13 +45,22 @@ def plan_rows(
         for layer in decomposition.weight.layers
     }
     return tuple(
-        _row(layer, done.get(layer.name), work.get(layer.site), layer.name in survey.excluded)
+        _row(layer, done.get(layer.name), work.get(layer.site), _kept(survey, layer.name))
         for layer in survey.found
     )
 
 
+def _kept(survey: Survey, name: str) -> str:
+    """Why a layer is whole that could be decomposed."""
+    if name in survey.excluded:
+        return "excluded by the user"
+    if name in survey.attention:
+        return "runtimes fuse it with the attention behind it; --include NAME cuts it"
+    return "whole at this budget"
+
+
 def _row(
-    layer: Layer | Skipped, done: Decomposition | None, work: Work | None, excluded: bool
+    layer: Layer | Skipped, done: Decomposition | None, work: Work | None, kept: str
 ) -> LayerPlan:
     macs = work.macs if work else None
     if isinstance(layer, Skipped):
@@ -71,7 +80,6 @@ def _row(
     dense = layer.shape.num_parameters
     cut = done.factors.cut if done else None
     after = work.of_cut(layer.shape, cut) if work and cut else macs
-    kept = "excluded by the user" if excluded else "whole at this budget"
     return LayerPlan(
         name=layer.name,
         op=layer.op,

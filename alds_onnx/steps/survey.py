@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from alds_onnx.cache import Cache
 from alds_onnx.decompose.spectra import spectra_of_schemes
+from alds_onnx.graph.attention import attention_projections
 from alds_onnx.graph.layers import Layer, Skipped, find_layers, read_matrix, skipped
 from alds_onnx.graph.load import LoadedModel
 from alds_onnx.graph.scopes import ModelIndex
@@ -50,15 +51,18 @@ class Survey:
         Every Conv, Gemm and MatMul, in graph order.
     excluded
         Names of layers that the user wants whole.
+    attention
+        Names of layers that stay whole because runtimes fuse them with the attention behind them.
     """
 
     loaded: LoadedModel
     index: ModelIndex
     found: tuple[Layer | Skipped, ...]
     excluded: frozenset[str]
+    attention: frozenset[str] = frozenset()
 
     def weights(self) -> tuple[Weight, ...]:
-        """The weights that may be decomposed; one that an excluded layer reads may not."""
+        """The weights that may be decomposed; one that a layer reads which stays whole may not."""
         shared: dict[object, list[Layer]] = {}
         for layer in self.found:
             if isinstance(layer, Layer):
@@ -67,17 +71,29 @@ class Survey:
         return tuple(
             Weight(layers=group)
             for group in groups
-            if not any(layer.name in self.excluded for layer in group)
+            if not any(layer.name in self.excluded | self.attention for layer in group)
         )
 
 
-def make_survey(loaded: LoadedModel, settings: Settings) -> Survey:
-    """Find the layers of a model, and which of them the user wants whole."""
+def make_survey(loaded: LoadedModel, settings: Settings, *, keep_attention: bool = True) -> Survey:
+    """Find the layers of a model, and which of them stay whole."""
     index = ModelIndex(loaded.model)
     ranks = known_ranks(index, infer(loaded.model))
     found = find_layers(index, loaded.folder, ranks)
     excluded = settings.excluded([layer.name for layer in found])
-    return Survey(loaded=loaded, index=index, found=found, excluded=excluded)
+    attention: frozenset[str] = frozenset()
+    if keep_attention and settings.plan is None:
+        attention = _attention(index, found, settings) - excluded
+    return Survey(loaded=loaded, index=index, found=found, excluded=excluded, attention=attention)
+
+
+def _attention(
+    index: ModelIndex, found: Sequence[Layer | Skipped], settings: Settings
+) -> frozenset[str]:
+    """Names of projections of attention that no pattern of the user asks for."""
+    layers = {layer.site: layer.name for layer in found if isinstance(layer, Layer)}
+    sites = attention_projections(index, layers)
+    return frozenset(layers[site] for site in sites if not settings.includes(layers[site]))
 
 
 def weight_spectra(

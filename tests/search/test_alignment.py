@@ -179,7 +179,7 @@ def test_what_can_be_reached_is_the_same_everywhere() -> None:
     curves = {"layer": spectra(matrix, shape, shape.slice_counts())}
     for runtime in Runtime:
         rule = Alignment(preset=preset(runtime))
-        reached = int(frontier("layer", curves["layer"], rule).parameters[0])
+        reached = int(frontier("layer", curves["layer"], rule).cost[0])
         assert reached == smallest_parameters(curves)
 
 

@@ -14,7 +14,7 @@ from .layers import Choice, choices, is_strictly_monotone, layers, made_up, mode
 
 
 def choices_of(found: Frontier) -> list[Choice]:
-    columns = (found.parameters, found.error, found.num_slices, found.rank)
+    columns = (found.cost, found.error, found.num_slices, found.rank)
     return [Choice(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
 
 
@@ -26,10 +26,10 @@ def test_a_frontier_holds_the_undominated_choices(spectra: Spectra) -> None:
 @given(layers())
 def test_parameters_rise_and_errors_fall_to_the_dense_layer(spectra: Spectra) -> None:
     found = frontier("layer", spectra)
-    assert is_strictly_monotone(found.parameters.tolist())
+    assert is_strictly_monotone(found.cost.tolist())
     assert is_strictly_monotone((-found.error).tolist())
     assert found.cut(len(found) - 1) is None
-    assert found.parameters[-1] == spectra.shape.num_parameters
+    assert found.cost[-1] == spectra.shape.num_parameters
     assert found.error[-1] == 0
 
 
@@ -40,7 +40,7 @@ def test_cheapest_is_the_first_choice_at_or_below_the_threshold(
     found = frontier("layer", spectra)
     for limit in (threshold, *found.error.tolist()):
         expected = min(c.num_parameters for c in choices(spectra) if c.error <= limit)
-        assert found.parameters[found.cheapest(limit)] == expected
+        assert found.cost[found.cheapest(limit)] == expected
 
 
 @given(layers())
@@ -66,7 +66,7 @@ TIED = LayerShape(out_features=4, in_channels=8)
 def test_ties_go_to_the_smaller_number_of_slices(error_at_4: float, winner: Cut) -> None:
     spectra = made_up(TIED, {1: [0.9, 0.5, 0.2], 4: [error_at_4]})
     found = frontier("layer", spectra)
-    index = found.parameters.tolist().index(24)
+    index = found.cost.tolist().index(24)
     assert found.cut(index) == winner
 
 

@@ -24,7 +24,7 @@ def made_up(name: str, parameters: list[int], errors: list[float]) -> Frontier:
     rank[-1] = 0
     return Frontier(
         name=name,
-        parameters=np.array(parameters),
+        cost=np.array(parameters),
         error=np.array(errors),
         num_slices=np.minimum(rank, 1),
         rank=rank,
@@ -41,7 +41,7 @@ def convex(name: str, seed: int, count: int, step: int) -> Frontier:
 
 
 def cost(frontiers: list[Frontier], chosen: list[int]) -> int:
-    return sum(int(f.parameters[i]) for f, i in zip(frontiers, chosen, strict=True))
+    return sum(int(f.cost[i]) for f, i in zip(frontiers, chosen, strict=True))
 
 
 def error(frontiers: list[Frontier], chosen: list[int] | tuple[int, ...]) -> float:
@@ -57,7 +57,7 @@ def largest_hull_step(f: Frontier) -> float:
     """Largest gain between neighbours on the lower convex hull."""
     at, largest = 0, 0.0
     while at + 1 < len(f):
-        slopes = (f.error[at + 1 :] - f.error[at]) / (f.parameters[at + 1 :] - f.parameters[at])
+        slopes = (f.error[at + 1 :] - f.error[at]) / (f.cost[at + 1 :] - f.cost[at])
         behind = at + 1 + int(np.argmin(slopes))
         largest = max(largest, float(f.error[at] - f.error[behind]))
         at = behind
@@ -114,7 +114,7 @@ def test_equal_layers_are_told_apart_by_name_only() -> None:
 @given(models_and_budgets())
 def test_where_everything_fits_nothing_is_lost(drawn: tuple[dict, int]) -> None:
     frontiers = frontiers_of(drawn[0])
-    everything = sum(int(f.parameters[-1]) for f in frontiers)
+    everything = sum(int(f.cost[-1]) for f in frontiers)
     assert error(frontiers, minimize_sum_of_errors(frontiers, everything)) == 0.0
 
 
@@ -131,13 +131,13 @@ def test_what_is_left_buys_nothing_more(drawn: tuple[dict, int]) -> None:
     chosen = minimize_sum_of_errors(frontiers, budget)
     rest = budget - cost(frontiers, chosen)
     for f, i in zip(frontiers, chosen, strict=True):
-        assert i + 1 == len(f) or f.parameters[i + 1] - f.parameters[i] > rest
+        assert i + 1 == len(f) or f.cost[i + 1] - f.cost[i] > rest
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e3, 1e9])
 def test_the_unit_of_the_error_does_not_matter(scale: float) -> None:
     frontiers = [convex(str(i), i, 6, step=1000) for i in range(4)]
-    scaled = [made_up(f.name, list(f.parameters), list(scale * f.error)) for f in frontiers]
+    scaled = [made_up(f.name, list(f.cost), list(scale * f.error)) for f in frontiers]
     for budget in range(4000, 24001, 1500):
         assert minimize_sum_of_errors(scaled, budget) == minimize_sum_of_errors(frontiers, budget)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.runtimes import Runtime, preset
 from alds_onnx.search.alignment import FREE, Alignment
+from alds_onnx.search.costs import Ban, Macs, Terms
 from alds_onnx.search.exact import search_exact
 from alds_onnx.search.frontier import frontier
 from alds_onnx.search.limits import smallest_parameters
-from alds_onnx.values import Cut, LayerShape, Scheme, Spectra
+from alds_onnx.values import Cut, LayerShape, Scheme, Spectra, Work
 
 RULES = [FREE, *(Alignment(preset=preset(r)) for r in (Runtime.TFLITE, Runtime.ORT_AVX2))]
 KERNELS = [(3, 3), (1, 3), (2, 4), (5,), (2, 3, 2), (1, 1)]
@@ -78,11 +80,48 @@ def test_a_frontier_holds_the_best_of_all_schemes(rule: Alignment, spectra: Spec
         if not best or error < best[-1][1]:
             best.append((parameters, error))
     found = frontier("layer", spectra, rule)
-    assert list(zip(found.parameters.tolist(), found.error.tolist(), strict=True)) == best
+    assert list(zip(found.cost.tolist(), found.error.tolist(), strict=True)) == best
     for index in range(len(found)):
         cut = found.cut(index)
         assert cut is None or cut in allowed
-        assert point(spectra, cut) == (found.parameters[index], found.error[index])
+        assert point(spectra, cut) == (found.cost[index], found.error[index])
+
+
+@given(layers(), st.integers(1, 3), st.booleans())
+def test_a_frontier_of_macs_holds_the_best_of_all_schemes(
+    spectra: Spectra, stride: int, known: bool
+) -> None:
+    """What is not known costs more than the layer, and is not chosen."""
+    shape = spectra.shape
+    after = tuple(range(2, 2 + len(shape.kernel)))
+    before = tuple(stride * n for n in after)
+    work = Work(
+        macs=2 * prod(after) * shape.num_parameters,
+        inputs=before if known else None,
+        outputs=after,
+    )
+    macs = {cut: work.of_cut(shape, cut) for cut in all_cuts(spectra)}
+    points = {(work.macs, 0.0)}
+    points |= {(n, spectra.relative_error(cut)) for cut, n in macs.items() if n is not None}
+    best: list[tuple[int, float]] = []
+    for cost, error in sorted(points):
+        if not best or error < best[-1][1]:
+            best.append((cost, error))
+    found = frontier("layer", spectra, terms=Terms(cost=Macs(work={"layer": (work,)})))
+    assert list(zip(found.cost.tolist(), found.error.tolist(), strict=True)) == best
+    for index in range(len(found)):
+        cut = found.cut(index)
+        assert found.cost[index] == (work.macs if cut is None else macs[cut])
+
+
+@given(layers(), st.sampled_from(Scheme))
+def test_a_ban_holds_for_its_scheme_alone(spectra: Spectra, scheme: Scheme) -> None:
+    ban = Ban(scheme=scheme, num_slices=1, above=0)
+    allowed = [cut for cut in all_cuts(spectra) if (cut.scheme, cut.num_slices) != (scheme, 1)]
+    points = {point(spectra, cut) for cut in (None, *allowed)}
+    found = frontier("layer", spectra, terms=Terms(bans={"layer": [ban]}))
+    assert {point(spectra, found.cut(i)) for i in range(len(found))} <= points
+    assert found.cost[0] == min(points)[0]
 
 
 @given(layers(), st.floats(0, 1))

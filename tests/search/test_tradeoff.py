@@ -58,7 +58,7 @@ def test_sums_are_convex(model: dict[str, Spectra]) -> None:
 def test_sums_miss_no_vertex(model: dict[str, Spectra]) -> None:
     """Of one layer: every choice that lies below all lines between two others is there."""
     (curve,) = frontiers(model)
-    points = list(zip(curve.parameters.tolist(), curve.error.tolist(), strict=True))
+    points = list(zip(curve.cost.tolist(), curve.error.tolist(), strict=True))
     found = smallest_sums([curve], 10_000)[0].tolist()
     for n, (x, y) in enumerate(points):
         lines = product(points[:n], points[n + 1 :])

@@ -1,0 +1,210 @@
+"""What the choices of a layer cost: parameters, multiply-accumulates or time, in whole numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from alds_onnx.values import Cut, IntArray, LayerShape, Scheme, Work
+
+# Shares of several budgets are counted in parts of this, and no choice in more than the product:
+# sums over the layers are exact in float64 where it matters, and far from overflow.
+_SHARES, _MOST_SHARES = 1 << 40, 1 << 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cuts:
+    """Several cuts of one layer, of one scheme and number of slices.
+
+    Attributes
+    ----------
+    scheme, num_slices
+        Of all.
+    rank, rank_out
+        Of each, as in `Cut`; both (cuts,).
+    """
+
+    scheme: Scheme
+    num_slices: int
+    rank: IntArray
+    rank_out: IntArray
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> Cuts:
+        """Those that are marked."""
+        return replace(self, rank=self.rank[chosen], rank_out=self.rank_out[chosen])
+
+    def parameters_of_factors(self, shape: LayerShape) -> tuple[IntArray, ...]:
+        """Entries of each factor, in the order in which they are applied; each (cuts,)."""
+        return shape.parameters_of_factors(self.scheme, self.num_slices, self.rank, self.rank_out)
+
+    def num_parameters(self, shape: LayerShape) -> IntArray:
+        """Entries of all factors together, (cuts,)."""
+        return sum(self.parameters_of_factors(shape), np.zeros_like(self.rank))
+
+
+def one_cut(cut: Cut) -> Cuts:
+    """A single cut."""
+    rank, rank_out = np.array([[cut.rank], [cut.rank_out]], np.int64)
+    return Cuts(scheme=cut.scheme, num_slices=cut.num_slices, rank=rank, rank_out=rank_out)
+
+
+class Cost(Protocol):
+    """What the choices of a layer cost. All numbers are at least 0."""
+
+    def dense(self, name: str, shape: LayerShape) -> int:
+        """Cost of the layer as it is."""
+
+    def cuts(self, name: str, shape: LayerShape, cuts: Cuts) -> IntArray:
+        """Cost of each cut; rises with the ranks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """Entries of the weight or of its factors."""
+
+    def dense(self, name: str, shape: LayerShape) -> int:
+        """Cost of the layer as it is."""
+        return shape.num_parameters
+
+    def cuts(self, name: str, shape: LayerShape, cuts: Cuts) -> IntArray:
+        """Cost of each cut."""
+        return cuts.num_parameters(shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Macs:
+    """Multiply-accumulates of one run, as far as they are known.
+
+    Attributes
+    ----------
+    work
+        Of each layer that reads a weight, by the weight's name. Those that are not named cost
+        nothing; a cut whose work is not known costs more than the dense layer.
+    """
+
+    work: Mapping[str, Sequence[Work]]
+
+    def dense(self, name: str, shape: LayerShape) -> int:
+        """Cost of the layer as it is."""
+        return sum(work.macs for work in self.work.get(name, ()))
+
+    def cuts(self, name: str, shape: LayerShape, cuts: Cuts) -> IntArray:
+        """Cost of each cut."""
+        sizes = np.stack(cuts.parameters_of_factors(shape))  # (factors, cuts)
+        total = np.zeros(len(cuts.rank), np.int64)
+        for work in self.work.get(name, ()):
+            uses = work.uses(shape, cuts.scheme)
+            total += work.macs + 1 if uses is None else np.array(uses, np.int64) @ sizes
+        return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """Several costs in one: each as a share of what it may be, times a weight.
+
+    Attributes
+    ----------
+    parts
+        The costs.
+    allowed
+        What all layers together may cost at most, of each.
+    weights
+        Of each, at least 0; their sum is 1.
+    """
+
+    parts: tuple[Cost, ...]
+    allowed: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    def dense(self, name: str, shape: LayerShape) -> int:
+        """Cost of the layer as it is."""
+        costs = [part.dense(name, shape) for part in self.parts]
+        return int(self._mix(np.array(costs, np.int64)[:, None])[0])
+
+    def cuts(self, name: str, shape: LayerShape, cuts: Cuts) -> IntArray:
+        """Cost of each cut."""
+        return self._mix(np.stack([part.cuts(name, shape, cuts) for part in self.parts]))
+
+    @property
+    def limit(self) -> int:
+        """What the layers together may cost in this unit: necessary for all parts, not enough."""
+        return _SHARES
+
+    def _mix(self, costs: IntArray) -> IntArray:
+        """(parts, choices) -> (choices,)."""
+        shares = np.array(self.weights) / np.maximum(1, self.allowed)
+        return np.round(_SHARES * np.minimum(shares @ costs, _MOST_SHARES)).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ban:
+    """Ranks that a layer must not have at k slices of a scheme.
+
+    Attributes
+    ----------
+    scheme, num_slices
+        Of which cuts. Tucker-2: `rank` alone counts.
+    above
+        Ranks up to this one are allowed.
+    block, aligned
+        Only ranks that are multiples of the block, or only the others.
+    """
+
+    scheme: Scheme = Scheme.ENCODE
+    num_slices: int
+    above: int
+    block: int = 1
+    aligned: bool = True
+
+    def allows(self, cuts: Cuts) -> npt.NDArray[np.bool_]:
+        """Which of the cuts are left."""
+        if (cuts.scheme, cuts.num_slices) != (self.scheme, self.num_slices):
+            return np.ones(len(cuts.rank), bool)
+        concerned = np.equal(cuts.rank % self.block == 0, self.aligned)
+        return np.asarray(~concerned | np.less_equal(cuts.rank, self.above))
+
+
+PARAMETERS = Parameters()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Terms:
+    """What choices cost, and which of them there are not.
+
+    Attributes
+    ----------
+    cost
+        In what the search counts.
+    bans
+        By layer.
+    """
+
+    cost: Cost = PARAMETERS
+    bans: Mapping[str, Sequence[Ban]] = field(default_factory=dict)
+
+    def left(self, name: str, cuts: Cuts) -> npt.NDArray[np.bool_]:
+        """Which of the cuts of a layer are not banned."""
+        left = np.ones(len(cuts.rank), bool)
+        for ban in self.bans.get(name, ()):
+            left &= ban.allows(cuts)
+        return left
+
+
+#: Parameters count, and nothing is banned.
+PLAIN = Terms()
+
+
+def cost_of(cost: Cost, name: str, shape: LayerShape, cut: Cut | None) -> int:
+    """What one choice costs; None is the dense layer."""
+    if cut is None:
+        return cost.dense(name, shape)
+    return int(cost.cuts(name, shape, one_cut(cut))[0])
+
+
+def total_cost(cost: Cost, shapes: Mapping[str, LayerShape], cuts: Mapping[str, Cut | None]) -> int:
+    """What all layers cost together; those without a cut are dense."""
+    return sum(cost_of(cost, name, shape, cuts.get(name)) for name, shape in shapes.items())
