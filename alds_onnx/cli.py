@@ -77,8 +77,6 @@ _OF_A_MERGE = (
 
 _OBJECTIVES = {"sum": Objective.SUM_OUTPUT_ERROR, "max": Objective.MAX_OUTPUT_ERROR}
 
-_MEASURING = {None: Measuring.CHEAP, True: Measuring.ALWAYS, False: Measuring.NEVER}
-
 _PATH = click.Path(path_type=Path)
 
 
@@ -181,8 +179,8 @@ _PATH = click.Path(path_type=Path)
     "--measure/--no-measure",
     default=None,
     help="Time the cuts of each layer in onnxruntime on this machine, and choose none that is "
-    "slower than the layer; default: if it is cheap, up to about half a minute. Without, the same "
-    "input and options give the same bytes.",
+    "slower than the layer. Default: with a --target, if it is cheap, up to about half a minute. "
+    "Without, the same input and options give the same bytes.",
 )
 @option(
     "Which layers, which ranks",
@@ -487,7 +485,7 @@ def _run(request: Request) -> None:
             search=SearchMethod(request.search),
             target=Runtime(request.runtime),
             schemes=request.schemes,
-            measuring=_MEASURING[request.measure],
+            measuring=_measuring(request),
             allow_slower=request.allow_slower,
             timings=default_file(),
             remeasure=request.remeasure,
@@ -656,6 +654,13 @@ def _merge(request: Request, target: Path) -> None:
         print_merge(console, result.report)
     written = (None if request.dry_run else target, request.json_out)
     _print_end(console, request, result.report.warnings, written)
+
+
+def _measuring(request: Request) -> Measuring:
+    """Whoever names a runtime wants time; whoever does not, the accuracy of a size."""
+    if request.measure is not None:
+        return Measuring.ALWAYS if request.measure else Measuring.NEVER
+    return Measuring.NEVER if Runtime(request.runtime) is Runtime.NONE else Measuring.CHEAP
 
 
 def _page_maker() -> Callable[[Report, Origin], bytes]:
