@@ -8,6 +8,7 @@ curve in the time of about one search.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -46,8 +47,9 @@ def smallest_sums(
     frontiers: Sequence[Frontier], points: int = 60
 ) -> tuple[npt.NDArray[np.int64], FloatArray]:
     """Trade cost for the sum of the errors, on the convex hulls; as `smallest_maxima`."""
-    slopes = [-np.diff(f.error) / np.diff(f.cost) for f in frontiers]
-    prices = [0.0, *_spread(np.unique(np.concatenate(slopes)), _PRICES)]
+    ties = _spread(np.unique(np.concatenate([_hull_slopes(f) for f in frontiers])), _PRICES)
+    # Between two ties, where rounding cannot decide: each vertex is the best for some such price.
+    prices = [0.0, *((ties[1:] + ties[:-1]) / 2)]
     cost, error = np.zeros(len(prices) + 1, np.int64), np.zeros(len(prices) + 1)
     for f in frontiers:
         # Above the highest price every layer is at its smallest.
@@ -55,6 +57,20 @@ def smallest_sums(
         cost += f.cost[chosen]
         error += f.error[chosen]
     return _thinned(cost[::-1], error[::-1], points)
+
+
+def _hull_slopes(curve: Frontier) -> FloatArray:
+    """What a unit of cost saves along each edge of the lower convex hull."""
+    hull: list[int] = []
+    for point in range(len(curve)):
+        while len(hull) > 1 and _saved(curve, *hull[-2:]) <= _saved(curve, hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return np.array([_saved(curve, a, b) for a, b in pairwise(hull)])
+
+
+def _saved(curve: Frontier, one: int, other: int) -> float:
+    return float((curve.error[one] - curve.error[other]) / (curve.cost[other] - curve.cost[one]))
 
 
 def _spread(values: FloatArray, most: int) -> FloatArray:

@@ -11,7 +11,7 @@ from alds_onnx.search.frontier import Frontier, frontier
 from alds_onnx.search.knapsack import minimize_sum_of_errors
 from alds_onnx.search.minmax import minimize_maximum_error, smallest_cost
 from alds_onnx.search.tradeoff import smallest_maxima, smallest_sums
-from alds_onnx.values import Spectra
+from alds_onnx.values import ErrorCurve, LayerShape, Spectra
 from tests.search.layers import is_strictly_monotone, models
 
 # Sums of the same few errors in another order.
@@ -52,6 +52,18 @@ def test_sums_are_convex(model: dict[str, Spectra]) -> None:
     parameters, error = smallest_sums(frontiers(model), 10_000)
     saved = -np.diff(error) / np.diff(parameters)
     assert (np.diff(saved) <= ROUNDING).all()
+
+
+def test_ties_hide_no_vertex() -> None:
+    """At the price of an edge both of its ends cost the same, and rounding may choose either."""
+    errors = {1: [0.75, 0.75, 0.625, 0.625, 0.0], 2: [0.375, 0.375, 0.375, 0.0]}
+    curves = tuple(
+        ErrorCurve(num_slices=k, relative_error=np.array(values)) for k, values in errors.items()
+    )
+    shape = LayerShape(out_features=4, in_channels=6)
+    layer = frontier("a", Spectra(shape=shape, norm=1.0, curves=curves))
+    assert layer.cost.tolist() == [10, 14, 24]
+    assert smallest_sums([layer])[0].tolist() == [10, 14, 24]
 
 
 @given(models(most=1))
