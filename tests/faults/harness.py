@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.conftest import DIGITS
 
 OLD = b"the old output"
-ARGUMENTS = ("--cr", "0.3", "--quiet")
+ARGUMENTS = ("--cr", "0.3", "--no-measure", "--quiet")
 _SECONDS = 40.0
 
 # Runs the command after a statement that breaks something. `wait` says that a moment has come, by
