@@ -515,6 +515,7 @@ def _run(request: Request) -> None:
 def _sweep(request: Request, ratios: tuple[float, ...]) -> None:
     """Compress by each ratio, write the models, compare them."""
     _check_sweep(request)
+    make_page = _page_maker() if request.report_out else None
     console = make_console()
     reports: list[tuple[float, Report]] = []
     models: list[Result] = []  # kept only where one of them is written in the end
@@ -530,24 +531,26 @@ def _sweep(request: Request, ratios: tuple[float, ...]) -> None:
                     undo.callback(path.unlink)
             if request.target is not None and not request.dry_run:
                 models.append(result)
-        found = make_sweep(reports)
+        unreachable = [cr for cr in ratios if cr not in dict(reports)]
+        found = make_sweep(reports, unreachable=unreachable)
+        page = make_page(found, find_origin(request.argv)) if make_page else b""
         if request.target is not None and models:
             _suggested(found, models).save(
                 request.target, external_data=request.save_as_external_data
             )
         _ignore_interrupts()
         undo.pop_all()
-    unreachable = tuple(cr for cr in ratios if cr not in dict(reports))
     if request.csv_out:
         write_bytes(sweep_to_csv(found), request.csv_out)
     if request.json_out:
-        write_bytes(dump(sweep_to_json(found, unreachable)), request.json_out)
+        write_bytes(dump(sweep_to_json(found)), request.json_out)
+    if request.report_out:
+        write_bytes(page, request.report_out)
     if not request.quiet:
-        print_sweep(console, found, unreachable)
-    target = None if request.dry_run else request.target
-    folder = None if request.dry_run else request.sweep_out
-    warnings = found.points[-1].report.warnings
-    _print_end(console, request, warnings, (target, folder, request.csv_out, request.json_out))
+        print_sweep(console, found)
+    models_out = () if request.dry_run else (request.target, request.sweep_out)
+    written = (*models_out, request.csv_out, request.json_out, request.report_out)
+    _print_end(console, request, found.points[-1].report.warnings, written)
 
 
 def _points(request: Request, ratios: tuple[float, ...], progress: Progress) -> Iterator[Result]:
@@ -595,7 +598,7 @@ def _check_sweep(request: Request) -> None:
         except OSError as e:
             raise UsageError(f"cannot make the folder of --sweep-out: {e}") from e
         for cr in request.sweep or ():
-            _check_outputs(request.source, _paths(request, request.sweep_out, cr))
+            _check_outputs(request.source, [*outputs, *_paths(request, request.sweep_out, cr)])
 
 
 def _paths(request: Request, folder: Path, cr: float) -> tuple[Path, Path]:
@@ -663,7 +666,7 @@ def _measuring(request: Request) -> Measuring:
     return Measuring.NEVER if Runtime(request.runtime) is Runtime.NONE else Measuring.CHEAP
 
 
-def _page_maker() -> Callable[[Report, Origin], bytes]:
+def _page_maker() -> Callable[[Report | Sweep, Origin], bytes]:
     """What makes the HTML report, if the packages that it takes are installed."""
     try:
         from alds_onnx.report.html import report_to_html  # noqa: PLC0415 - packages of an extra

@@ -20,12 +20,16 @@ class SweepPoint:
         The fraction that was asked for.
     report
         Everything that is known about it.
+    loss
+        What it loses, by the measure of the sweep, at least 0; NaN where that is not known. Of a
+        score on labelled samples it counts percentage points.
     on_front
         Whether no other point is smaller and loses less.
     """
 
     cr: float
     report: Report
+    loss: float
     on_front: bool
 
     @property
@@ -47,31 +51,49 @@ class Sweep:
         `largest layer error` where nothing was measured.
     suggested
         The point at the knee: up to it saving is cheap. None if there is no knee.
+    unreachable
+        Fractions that were asked for, and that the model cannot give.
     """
 
     points: tuple[SweepPoint, ...]
     loss: str
     suggested: SweepPoint | None
+    unreachable: tuple[float, ...] = ()
+
+    @property
+    def shown(self) -> SweepPoint:
+        """The point to look at: the suggested one, or else the smallest model on the front."""
+        if self.suggested is not None:
+            return self.suggested
+        front = [point for point in self.points if point.on_front]
+        return max(front or self.points, key=lambda point: point.report.plan.removed)
 
 
-def make_sweep(made: Sequence[tuple[float, Report]]) -> Sweep:
+def make_sweep(made: Sequence[tuple[float, Report]], *, unreachable: Sequence[float] = ()) -> Sweep:
     """Compare compressions by the parameters that they keep and what they lose.
 
     Parameters
     ----------
     made
         The fraction that was asked for, and what came of it; at least one.
+    unreachable
+        Fractions of which nothing came.
     """
     reports = [report for _, report in made]
     name, losses = _losses(reports)
     sizes = [1 - report.plan.removed for report in reports]
     front = pareto_front(sizes, losses)
     points = tuple(
-        SweepPoint(cr=cr, report=report, on_front=bool(kept))
-        for (cr, report), kept in zip(made, front, strict=True)
+        SweepPoint(cr=cr, report=report, loss=loss, on_front=bool(kept))
+        for (cr, report), loss, kept in zip(made, losses, front, strict=True)
     )
     best = knee(sizes, losses)
-    return Sweep(points=points, loss=name, suggested=None if best is None else points[best])
+    return Sweep(
+        points=points,
+        loss=name,
+        suggested=None if best is None else points[best],
+        unreachable=tuple(unreachable),
+    )
 
 
 def _losses(reports: Sequence[Report]) -> tuple[str, list[float]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import onnx
 import pytest
 
 import alds_onnx
+from alds_onnx import cli
 from alds_onnx.cli import run
 from alds_onnx.errors import BudgetError, UsageError
 from alds_onnx.sweeps import make_sweep
@@ -87,6 +90,48 @@ def test_the_command_writes_every_model_and_the_comparison(
             assert model.read_bytes() == target.read_bytes()
 
 
+def test_the_report_of_a_sweep(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the suggested point, with all of them in it; a dry run writes it too, and nothing else."""
+    page = tmp_path / "page.html"
+    argv = [str(source), "--sweep", "0.2:0.8:0.2", "--dry-run", "--report", str(page)]
+    assert run([*argv, "--threads", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert f"written: {page}" in printed.splitlines()
+    (suggested,) = re.findall(r"suggested: (--cr \S+),", printed)
+    text = page.read_text(encoding="utf-8")
+    assert f"This page is about {suggested}, one of 4 ratios: suggested" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.onnx", "page.html"]
+
+
+def test_a_page_that_cannot_be_made_leaves_nothing_behind(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alds_onnx.report import html  # noqa: PLC0415 - patched
+
+    def failing(*_: object) -> bytes:
+        assert list(folder.glob("*.onnx"))
+        raise MemoryError("no room for the page")
+
+    monkeypatch.setattr(html, "report_to_html", failing)
+    folder = tmp_path / "points"
+    sides = [f"--{name}={tmp_path / name}" for name in ("csv", "json", "report")]
+    argv = [str(source), str(tmp_path / "out.onnx"), "--sweep", "0.2,0.4", "--quiet", *sides]
+    assert run([*argv, f"--sweep-out={folder}"]) == 2
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["in.onnx", "points"]
+
+
+def test_a_page_without_the_packages_for_it_is_refused_at_once(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "alds_onnx.report.html", raising=False)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.setattr(cli, "sweep", None)
+    assert run([str(source), "--sweep", "0.2,0.4", "--report", str(source.parent / "r.html")]) == 2
+    assert "pip install 'alds-onnx[report]'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -101,11 +146,19 @@ def test_the_command_writes_every_model_and_the_comparison(
         (["--sweep", "0.5", "--measure"], "times no cuts"),
         (["--sweep", "0.5", "--plan-out", "p.json"], "--sweep-out"),
         (["--cr", "0.5", "--sweep-out", "d"], "give --sweep too"),
+        (["--sweep", "0.5", "--report", "in.onnx"], "in.onnx"),
+        (["--sweep", "0.5", "--report", "s.csv", "--csv", "s.csv"], "the same path"),
+        (["--sweep", "0.5", "--report", "in-cr0.5.onnx", "--sweep-out", "."], "the same path"),
     ],
 )
 def test_what_a_sweep_cannot_do_is_refused(
-    source: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    source: Path,
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(source.parent)
     assert run([str(source), *options]) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -16,22 +16,24 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from alds_onnx.report import numbers, plots, words
+from alds_onnx.report import numbers, plots, swept, words
 from alds_onnx.report.origin import Origin
 from alds_onnx.report.tables import embedded, tables
+from alds_onnx.sweeps import Sweep
 from alds_onnx.values import Report
 
 _FOLDER = files("alds_onnx.report") / "templates"
 _LONGEST_TEXT = 1000
 
 
-def report_to_html(report: Report, origin: Origin) -> bytes:
+def report_to_html(made: Report | Sweep, origin: Origin) -> bytes:
     """Make the page.
 
     Parameters
     ----------
-    report
-        Of a run; pictures for which it holds no numbers are left out.
+    made
+        Of a run; pictures for which it holds no numbers are left out. Of a sweep the page shows the
+        point to look at, and compares all of them.
     origin
         What it was made with; see `alds_onnx.report.origin.find_origin`.
 
@@ -39,6 +41,7 @@ def report_to_html(report: Report, origin: Origin) -> bytes:
     -------
     UTF-8 text.
     """
+    sweep, report = (made, made.shown.report) if isinstance(made, Sweep) else (None, made)
     scripts = [plots.script(), _read("report.js")]
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -56,7 +59,9 @@ def report_to_html(report: Report, origin: Origin) -> bytes:
         checks=report.verification,
         origin=origin,
         words=words,
-        tables=(found := tables(report)),
+        sweep=sweep,
+        swept=swept,
+        tables=(found := tables(report, sweep)),
         data=Markup(embedded(found)),
         specifications=Markup(embedded(plots.specifications(on_data=found["onData"]))),
         scripts=[Markup(script) for script in scripts],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import Enum
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import vl_convert
@@ -36,6 +36,7 @@ class Plot(str, Enum):
     DAMAGE = "damage"
     TRADE = "trade"
     TRIALS = "trials"
+    SWEEP = "sweep"
     LATENCY = "latency"
 
 
@@ -57,6 +58,7 @@ def specifications(*, on_data: bool) -> dict[str, Any]:
         Plot.DAMAGE: _damage(),
         Plot.TRADE: _trade(log=on_data),
         Plot.TRIALS: _trials(),
+        Plot.SWEEP: _sweep(),
         Plot.LATENCY: _latency(),
     }
     return {plot.value: _compiled(chart) for plot, chart in plots.items()}
@@ -226,12 +228,15 @@ def _mark(table: str, x: alt.X, y: alt.Y, *, below: bool = False) -> list[alt.Ch
     dot = base.mark_point(
         filled=True, size=120, opacity=1, color=_ACCENT, stroke=_BACK, strokeWidth=2
     ).encode(tooltip=alt.Tooltip("text:N"))
+    return [dot, *_name(base, dx=10, dy=20 if below else -12, align="left")]
+
+
+def _name(base: alt.Chart, *, dx: int, dy: int, align: Literal["left", "right"]) -> list[alt.Chart]:
+    """The label of a point, that can be read over lines."""
     named = base.encode(text="label:N")
-    dy = 20 if below else -12
-    halo = named.mark_text(dx=10, dy=dy, align="left", fontSize=12, fontWeight=600, color=_BACK)
-    name = named.mark_text(dx=10, dy=dy, align="left", fontSize=12, fontWeight=600, color=_INK)
-    halo = halo.encode(stroke=alt.value(_BACK), strokeWidth=alt.value(4))
-    return [dot, halo, name]
+    halo = named.mark_text(dx=dx, dy=dy, align=align, fontSize=12, fontWeight=600, color=_BACK)
+    name = named.mark_text(dx=dx, dy=dy, align=align, fontSize=12, fontWeight=600, color=_INK)
+    return [halo.encode(stroke=alt.value(_BACK), strokeWidth=alt.value(4)), name]
 
 
 def _curves(field: str, title: str, form: str, y_title: str) -> alt.LayerChart:
@@ -284,6 +289,24 @@ def _trials() -> alt.LayerChart:
         )
     )
     return _stacked(limit, dots, height=220)
+
+
+def _sweep() -> alt.LayerChart:
+    """Every point of a sweep, the front as a line through those that are on it."""
+    x = alt.X(**_quantity("removed", "parameters of the model removed", ".0%"))
+    y = alt.Y(**_quantity("loss", "lost", "~g"))
+    points = _table("sweep").encode(x=x, y=y)
+    line = points.transform_filter("datum.front").mark_line(color=_ACCENT, strokeWidth=2)
+    dots = points.mark_point(size=80, opacity=1, strokeWidth=2, fillOpacity=1).encode(
+        fill=alt.condition("datum.front", alt.value(_ACCENT), alt.value(_BACK)),
+        stroke=alt.condition("datum.front", alt.value(_ACCENT), alt.value(_SOFT)),
+        tooltip=alt.Tooltip("text:N"),
+    )
+    shown = _table("shown").encode(x=x, y=y)
+    ring = shown.mark_point(size=260, opacity=1, strokeWidth=2, color=_ACCENT)
+    # Losses grow ever faster: the front leaves room above and to the left of its points.
+    name = _name(shown, dx=-12, dy=-12, align="right")
+    return _stacked(line, ring, dots, *name, height=280)
 
 
 def _latency() -> alt.LayerChart:

@@ -1,11 +1,10 @@
-"""Several compressions of one model: as a table, as CSV, as JSON values."""
+"""Several compressions of one model: as a table, in words, as CSV, as JSON values."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -20,42 +19,43 @@ _CSV = (
     *("cr", "removed", "parameters", "macs", "bytes", "max_relative_error", "output_error"),
     *("latency_ratio", "score_before", "score_after", "pareto", "suggested"),
 )
+# What is lost where no score says it, by the names in `Sweep.loss`.
+_LOSSES = {
+    "output error": "relative L2 error of the worst output",
+    "largest layer error": "largest relative error of a layer",
+}
 
 
-def print_sweep(console: Console, sweep: Sweep, unreachable: Sequence[float]) -> None:
+def print_sweep(console: Console, sweep: Sweep) -> None:
     """Print a row for each point, which ones are worth having, and which one to take."""
-    scores = sweep.points[0].report.scores
-    table = new_table(
-        "Sweep",
-        ("--cr", True),
-        ("removed", True),
-        ("parameters", True),
-        ("MACs", True),
-        ("largest layer error", True),
-        ("output error", True),
-        *(((scores[0].name, True),) if scores else ()),
-        ("latency", True),
-        ("", False),
-    )
+    table = new_table("Sweep", *((name, True) for name in columns(sweep)), ("", False))
     for point in sweep.points:
-        table.add_row(*(Text(cell) for cell in _cells(point, sweep)))
+        mark = ("*" if point.on_front else " ") + (" knee" if point is sweep.suggested else "")
+        table.add_row(*(Text(cell) for cell in (*cells(point), mark)))
     table.caption = f"* smaller than all that lose less ({sweep.loss}): the Pareto front"
     table.caption_justify = "left"
     console.print(table)
-    if unreachable:
-        shown = ", ".join(f"{cr:g}" for cr in unreachable)
-        console.print(Text.assemble(("warning: ", "yellow"), f"out of reach: --cr {shown}"))
+    if sweep.unreachable:
+        console.print(Text.assemble(("warning: ", "yellow"), unreachable(sweep)))
     if sweep.suggested is not None:
         console.print(
             f"suggested: --cr {sweep.suggested.cr:g}, the knee of the front", markup=False
         )
 
 
-def _cells(point: SweepPoint, sweep: Sweep) -> tuple[str, ...]:
+def columns(sweep: Sweep) -> tuple[str, ...]:
+    """What each of `cells` is."""
+    scores = sweep.points[0].report.scores
+    score = (numbers.printable(scores[0].name),) if scores else ()
+    sizes = ("--cr", "removed", "parameters", "MACs")
+    return (*sizes, "largest layer error", "output error", *score, "latency")
+
+
+def cells(point: SweepPoint) -> tuple[str, ...]:
+    """A point in numbers ready to show; what is not known is a dash, or nothing."""
     report = point.report
     plan, checks = report.plan, report.verification
     ratio = checks.latency_ratio if checks else None
-    mark = ("*" if point.on_front else " ") + (" knee" if point is sweep.suggested else "")
     return (
         f"{point.cr:g}",
         numbers.percent(plan.removed),
@@ -65,8 +65,37 @@ def _cells(point: SweepPoint, sweep: Sweep) -> tuple[str, ...]:
         "-" if math.isnan(point.output_error) else numbers.error(point.output_error),
         *(_score(point) for _ in report.scores[:1]),
         "" if ratio is None else f"x {ratio:.2f}",
-        mark,
     )
+
+
+def unreachable(sweep: Sweep) -> str:
+    """Which ratios nothing came of; "" if something came of all."""
+    shown = ", ".join(f"{cr:g}" for cr in sweep.unreachable)
+    return f"out of reach: --cr {shown}" if shown else ""
+
+
+def headline(sweep: Sweep) -> str:
+    """Which of its points a page is about, and why."""
+    count = len(sweep.points)
+    asked = "the only ratio" if count == 1 else f"one of {count} ratios"
+    if sweep.suggested is not None:
+        why = "suggested, as the knee of the front"
+    elif sweep.shown.on_front:
+        why = "no ratio stands out, and of the front this one removes most"
+    else:
+        why = "what they lose is not known, and this one removes most"
+    return f"This page is about --cr {sweep.shown.cr:g}, {asked}: {why}."
+
+
+def loss(sweep: Sweep) -> str:
+    """What is lost, and in which units."""
+    scores = sweep.points[0].report.scores
+    if not scores or scores[0].name != sweep.loss:
+        return _LOSSES.get(sweep.loss, sweep.loss)
+    name, samples = numbers.printable(sweep.loss), scores[0].samples
+    if samples is None:
+        return f"{name} lost, in its own units"
+    return f"{name} lost, in percentage points on {samples:,} samples"
 
 
 def _kept(after: int | None, before: int | None) -> str:
@@ -108,13 +137,13 @@ def _values(point: SweepPoint, sweep: Sweep) -> tuple[object, ...]:
     )
 
 
-def sweep_to_json(sweep: Sweep, unreachable: Sequence[float]) -> dict[str, Any]:
+def sweep_to_json(sweep: Sweep) -> dict[str, Any]:
     """All reports, and what the comparison says."""
     return {
         "schema": 1,
         "loss": sweep.loss,
         "suggested": sweep.suggested.cr if sweep.suggested else None,
-        "unreachable": list(unreachable),
+        "unreachable": list(sweep.unreachable),
         "points": [
             {"cr": point.cr, "pareto": point.on_front, **report_to_json(point.report)}
             for point in sweep.points

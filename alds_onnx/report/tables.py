@@ -7,9 +7,10 @@ import math
 from typing import Any
 
 from alds_onnx.evidence import Evidence, WeightEvidence
-from alds_onnx.report import numbers
+from alds_onnx.report import numbers, swept
 from alds_onnx.report.words import point_error
 from alds_onnx.runtimes import Runtime
+from alds_onnx.sweeps import Sweep
 from alds_onnx.targets import Target
 from alds_onnx.values import Latency, LayerPlan, Report, Verification
 
@@ -22,7 +23,7 @@ _MOST_POINTS, _FEWEST_POINTS = 120_000, 16
 _TAIL = 1.5
 
 
-def tables(report: Report) -> dict[str, Any]:
+def tables(report: Report, sweep: Sweep | None = None) -> dict[str, Any]:
     """Everything that is drawn; numbers that are not finite are None."""
     evidence = report.evidence
     weights = evidence.weights if evidence else ()
@@ -34,6 +35,7 @@ def tables(report: Report) -> dict[str, Any]:
         "point": _point(report),
         "limit": _limit(report.target),
         "trials": _trials(report.target),
+        "sweep": _sweep(sweep),
         **_latency(report.verification),
     }
 
@@ -136,6 +138,27 @@ def _trials(target: Target | None) -> list[dict[str, Any]]:
             "held": trial.value <= target.limit,
         }
         for trial in target.trials
+    ]
+
+
+def _sweep(sweep: Sweep | None) -> list[dict[str, Any]]:
+    """The points of a sweep; the text is what appears beside the pointer, line by line."""
+    if sweep is None:
+        return []
+    return [
+        {
+            "cr": point.cr,
+            "removed": round(point.report.plan.removed, 5),
+            "loss": rounded(point.loss),
+            "front": point.on_front,
+            "shown": point is sweep.shown,
+            "text": "\n".join(
+                f"{name}: {cell}"
+                for name, cell in zip(swept.columns(sweep), swept.cells(point), strict=True)
+                if cell
+            ),
+        }
+        for point in sweep.points
     ]
 
 

@@ -14,11 +14,13 @@ from playwright.sync_api import Browser
 import alds_onnx
 from alds_onnx.report.html import report_to_html
 from alds_onnx.report.origin import find_origin
+from alds_onnx.sweeps import Sweep
 from alds_onnx.values import Decision, Report
 from tests.conftest import DIGITS, wheel_member
 from tests.graph.builders import normal, parse
 from tests.report.browser import Opened, open_browser
 from tests.report.test_console import TARGET
+from tests.report.test_swept import KNEE
 
 HOSTILE = (
     "</script><script>window.hacked = 1</script>",
@@ -39,9 +41,9 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
-def written(report: Report, folder: Path) -> Path:
+def written(made: Report | Sweep, folder: Path) -> Path:
     path = folder / "report.html"
-    path.write_bytes(report_to_html(report, find_origin(["in.onnx", "--cr", "0.5"])))
+    path.write_bytes(report_to_html(made, find_origin(["in.onnx", "--cr", "0.5"])))
     return path
 
 
@@ -92,6 +94,12 @@ def deep_page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return written(report, tmp_path_factory.mktemp("deep"))
 
 
+@pytest.fixture(scope="module")
+def swept_page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of several ratios."""
+    return written(KNEE, tmp_path_factory.mktemp("swept"))
+
+
 def test_every_plot_and_no_complaint(browser: Browser, digits_page: Path) -> None:
     opened = Opened(browser, digits_page)
     assert opened.plots() == ALWAYS | {"trials", "latency"}
@@ -136,6 +144,25 @@ def test_a_real_model_with_layers_of_every_kind(browser: Browser, tmp_path: Path
     assert {row.decision for row in report.plan.layers} == set(Decision)
     opened = Opened(browser, written(report, tmp_path))
     assert opened.plots() == ALWAYS | {"latency"}
+    assert opened.complaints == []
+
+
+def test_a_sweep(browser: Browser, swept_page: Path) -> None:
+    """Every point is drawn and says what it is; a line joins those on the front."""
+    opened = Opened(browser, swept_page)
+    page = opened.page
+    assert "sweep" in opened.plots()
+    # The ring, then the points.
+    ring, dots = page.locator("[data-plot=sweep] .mark-symbol.role-mark").all()
+    assert (ring.locator("path").count(), dots.locator("path").count()) == (1, 4)
+    line = page.locator("[data-plot=sweep] .mark-line path").get_attribute("d")
+    assert line is not None
+    assert line.count("L") == 2
+    assert page.locator("[data-plot=sweep] svg").get_attribute("aria-label")
+    dots.locator("path").nth(3).hover(force=True)
+    page.locator("#tip").wait_for(state="visible")
+    shown = page.locator("#tip").inner_text().split("\n")
+    assert {"--cr: 0.4", "removed: 40.00 %", "output error: 0.5"} <= set(shown)
     assert opened.complaints == []
 
 
@@ -265,12 +292,15 @@ def test_both_themes_can_be_read(browser: Browser, digits_page: Path, scheme: st
         assert page.evaluate(_CONTRAST_OF, text) >= CONTRAST, text
 
 
+@pytest.mark.parametrize("pages", ["digits_page", "swept_page"])
 @pytest.mark.parametrize("media", ["screen", "print"])
 def test_nothing_is_cut_off_on_a_narrow_page(
-    browser: Browser, digits_page: Path, media: str
+    browser: Browser, pages: str, media: str, request: pytest.FixtureRequest
 ) -> None:
     """As on a telephone; and printed, where there is nothing to scroll."""
-    page = Opened(browser, digits_page, width=400 if media == "screen" else 1200).page
+    page = Opened(
+        browser, request.getfixturevalue(pages), width=400 if media == "screen" else 1200
+    ).page
     if media == "print":
         page.emulate_media(media="print")
         page.set_viewport_size({"width": 700, "height": 990})

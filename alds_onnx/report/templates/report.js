@@ -325,6 +325,14 @@
     return draw("trials", { trials, limit });
   }
 
+  function drawSweep() {
+    const sweep = data.sweep.filter((point) => point.loss !== null);
+    const shown = sweep
+      .filter((point) => point.shown)
+      .map((point) => ({ ...point, label: `--cr ${point.cr}` }));
+    return draw("sweep", { sweep, shown });
+  }
+
   function drawLatency() {
     const series = (model) => (model === "original" ? "before" : "after");
     const times = data.times.map(([model, ms]) => ({ model, ms, series: series(model) }));
@@ -388,7 +396,7 @@
 
   listen();
   chosen = worst();
-  const drawn = [drawLayers(), drawTrade(), drawTrials(), drawLatency()];
+  const drawn = [drawLayers(), drawTrade(), drawTrials(), drawSweep(), drawLatency()];
   if (chosen !== null) {
     $("chooser").value = String(chosen);
     drawn.push(drawLayer(chosen));
