@@ -3,10 +3,14 @@
 Takes about a minute; needs matplotlib. Run it from the project's root, with the package installed:
 
     python docs/pictures.py
+
+That of the sweep is of the run whose table the README shows; to make its numbers again, add
+`--csv docs/images/sweep.csv` to the command there.
 """
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import matplotlib
@@ -73,6 +77,35 @@ def slices() -> None:
     _save(figure, "slices.png")
 
 
+def sweep() -> None:
+    """What each ratio of a sweep loses: top-1, and the error of the outputs."""
+    with (IMAGES / "sweep.csv").open(encoding="utf-8") as file:
+        points = list(csv.DictReader(file))
+    removed = [100 * float(point["removed"]) for point in points]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    left.axhline(100 * float(points[0]["score_before"]), color=_BEFORE, label="before")
+    _sweep(left, points, removed, [100 * float(point["score_after"]) for point in points])
+    left.set_ylabel("top-1 in %")
+    left.legend(loc="lower left")
+    _sweep(right, points, removed, [float(point["output_error"]) for point in points])
+    right.set_ylabel("relative error of the outputs")
+    right.set_ylim(bottom=0)
+    _save(figure, "sweep.png")
+
+
+def _sweep(
+    axes: plt.Axes, points: list[dict[str, str]], removed: list[float], values: list[float]
+) -> None:
+    """One picture of a sweep, with the suggested ratio in a ring."""
+    axes.plot(removed, values, "o-", color=_FITTED, markersize=4)
+    for point, place, value in zip(points, removed, values, strict=True):
+        if point["suggested"] == "1":
+            label = f"suggested: --cr {point['cr']}"
+            axes.plot(place, value, "o", markersize=12, fillstyle="none", color=_BLIND, label=label)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("parameters removed in %")
+
+
 def _save(figure: plt.Figure, name: str) -> None:
     figure.savefig(IMAGES / name, dpi=110, metadata={"Software": None})
     plt.close(figure)
@@ -82,3 +115,4 @@ if __name__ == "__main__":
     matplotlib.use("Agg")
     layers()
     slices()
+    sweep()

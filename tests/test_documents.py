@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 import subprocess
@@ -126,6 +127,24 @@ def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
         arguments = [Path(sys.executable).with_name("alds-onnx"), *line.split()[1:]]
         done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_the_picture_of_the_sweep_is_of_the_table_in_the_readme() -> None:
+    with (ROOT / "docs" / "images" / "sweep.csv").open(encoding="utf-8") as file:
+        points = list(csv.DictReader(file))
+    table = README.split(" --sweep 0.1:0.9:0.1 ")[1].split("![")[0]
+    rows = [line.split() for line in table.splitlines() if re.match(r" {4,}0\.\d ", line)]
+    assert len(rows) == len(points) == 9
+    for row, point in zip(rows, points, strict=True):
+        cr, removed, _, parameters, _, _, _, error, score, _, _, latency, *marks = row
+        assert cr == point["cr"]
+        assert removed == f"{100 * float(point['removed']):.2f}"
+        assert parameters == f"{int(point['parameters']):,}"
+        assert error == f"{float(point['output_error']):.4g}"
+        assert score == f"{100 * float(point['score_after']):.2f}"
+        assert latency == f"{float(point['latency_ratio']):.2f}"
+        marked = ["*"] * (point["pareto"] == "1") + ["knee"] * (point["suggested"] == "1")
+        assert marks == marked
 
 
 def test_the_python_of_the_readme_runs(
