@@ -6,8 +6,10 @@ reads the attributes and shapes of such nodes. A new pattern is a new line there
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +24,25 @@ from alds_onnx.graph.scopes import (
     has_arguments,
     integer,
     integers,
-    string,
 )
 from alds_onnx.graph.tensors import read_array
 from alds_onnx.graph.weights import constant_of
 
 _UNKNOWN = "its nodes are not those of a pattern that this version knows"
+
+
+class Role(str, Enum):
+    """What a tensor of a pair is called behind the name of its weight, or of its node."""
+
+    CODE = "encoded"
+    ENCODER = "encoder"
+    CORE = "core"
+    DECODER = "decoder"
+
+    def stem(self, name: str) -> str | None:
+        """What stands before the role in a name, perhaps with a number behind; or None."""
+        match = re.fullmatch(rf"(.+)/{self.value}(?:_\d+)?", name, re.DOTALL)
+        return match.group(1) if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,54 +129,47 @@ class Form:
 
     Attributes
     ----------
-    encoder_site, between, activation
+    between, activation
         As in `Pair`.
-    encoder, decoder
-        Names of the factors.
+    factors
+        The nodes that read them, in the order in which they are applied, and their names.
     num_slices
-        k; None where the encoder's own shape (k, .., ..) says it.
+        k of a product; None where the encoder's own shape (k, .., ..) says it, and for a Conv.
     operand, transposed, channels_first
         As in `Layer`.
     """
 
-    encoder_site: Site
     between: tuple[Site, ...]
     activation: str
-    encoder: str
-    decoder: str
+    factors: tuple[tuple[Site, str], ...]
     num_slices: int | None
     operand: Operand
     transposed: bool
     channels_first: bool
 
 
-def _convolution(candidate: Candidate, chain: _Chain) -> Form | str:
-    """Grouped Conv, 1x1 Conv."""
-    (site,) = chain.sites
-    encoder, decoder = candidate.index.node(site), candidate.node
-    if decoder.input[0] != candidate.code or any(encoder.input[2:]):
+def _convolutions(candidate: Candidate, chain: _Chain) -> Form | str:
+    """Grouped Conv, Conv; with a core 1x1 Conv, Conv, 1x1 Conv."""
+    if Role.CORE.stem(candidate.index.node(chain.sites[0]).input[1]):
+        longer = _trace(candidate, ("Conv", "Conv"))
+        if longer is None:
+            return _UNKNOWN
+        chain = longer
+    earlier = [(site, candidate.index.node(site)) for site in reversed(chain.sites)]
+    if candidate.node.input[0] != candidate.code or any(any(n.input[2:]) for _, n in earlier):
         return _UNKNOWN
-    if not _is_pointwise(decoder):
-        return "its decoder has strides, pads, dilations or groups"
     return Form(
-        encoder_site=site,
         between=chain.sites,
         activation=chain.activation,
-        encoder=encoder.input[1],
-        decoder=decoder.input[1],
-        num_slices=integer(encoder, "group", 1),
+        factors=(
+            *((site, node.input[1]) for site, node in earlier),
+            (candidate.site, candidate.node.input[1]),
+        ),
+        num_slices=None,
         operand=Operand.KERNEL,
         transposed=False,
         channels_first=True,
     )
-
-
-def _is_pointwise(node: NodeProto) -> bool:
-    """Whether a Conv only mixes channels, all with all; its weight is looked at elsewhere."""
-    ones = all(set(integers(node, name) or (1,)) == {1} for name in ("strides", "dilations"))
-    no_pads = not any(integers(node, "pads") or ())
-    padded = (string(node, "auto_pad") or "NOTSET") not in ("NOTSET", "VALID")
-    return ones and no_pads and not padded and integer(node, "group", 1) == 1
 
 
 def _one_product(candidate: Candidate, chain: _Chain) -> Form | str:
@@ -175,7 +183,7 @@ def _rows(candidate: Candidate, chain: _Chain) -> Form | str:
     form = _product(candidate, chain, product, None, chain.sites)
     if isinstance(form, str) or not form.channels_first:
         return _UNKNOWN
-    tensor = candidate.constant(form.encoder)
+    tensor = candidate.constant(form.factors[0][1])
     if tensor is None or len(tensor.dims) != 3:
         return _UNKNOWN
     k, j, width = tensor.dims
@@ -194,7 +202,7 @@ def _columns(candidate: Candidate, chain: _Chain) -> Form | str:
     form = _product(candidate, chain, product, None, chain.sites + helpers)
     if isinstance(form, str) or form.channels_first:
         return _UNKNOWN
-    tensor = candidate.constant(form.encoder)
+    tensor = candidate.constant(form.factors[0][1])
     before = candidate.integers(candidate.index.node(first).input[1]) or []
     if tensor is None or len(tensor.dims) != 3 or len(before) < 3:
         return _UNKNOWN
@@ -256,11 +264,12 @@ def _product(
         if _is_shape(candidate, site, name) and (shape := candidate.maker(name, "Constant"))
     ]
     return Form(
-        encoder_site=product,
         between=(*between, *constants),
         activation=chain.activation,
-        encoder=encoder.input[encoder_input],
-        decoder=decoder.input[1 - position],
+        factors=(
+            (product, encoder.input[encoder_input]),
+            (candidate.site, decoder.input[1 - position]),
+        ),
         num_slices=num_slices,
         operand=operand,
         transposed=weight if operand is Operand.LEFT else not weight,
@@ -282,7 +291,7 @@ _PRODUCTS: tuple[tuple[tuple[str, ...], _Reader], ...] = (
     (("Reshape", "Transpose", "MatMul", "Transpose", "Reshape"), _columns),
 )
 _FORMS: Mapping[str, tuple[tuple[tuple[str, ...], _Reader], ...]] = {
-    "Conv": ((("Conv",), _convolution),),
+    "Conv": ((("Conv",), _convolutions),),
     "Gemm": _PRODUCTS,
     "MatMul": _PRODUCTS,
 }

@@ -1,15 +1,17 @@
 """Joining pairs back into dense layers, in a copy of the model; everything else stays as it is.
 
 The decoder's node becomes the layer's again: it has kept the name, the output, the bias, alpha and
-beta. A Conv takes its strides, pads and dilations back from the encoder. The composed weight gets
-the name that it had, unless that is taken; merging a model that was just compressed gives the
-original, field for field, but for the numbers of its weights and where they stand.
+beta. A Conv takes its strides, pads and dilations back from whichever of its nodes has them, axis
+by axis. The composed weight gets the name that it had, unless that is taken; merging a model that
+was just compressed gives the original, field for field, but for the numbers of its weights and
+where they stand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from alds_onnx.graph.rewrite import forget, new_tensor, store
 from alds_onnx.graph.scopes import Key, ModelIndex, Site, unused
 from alds_onnx.graph.spill import Spill
 from alds_onnx.graph.tensors import read_array, stored, type_name
-from alds_onnx.values import Factors, FloatArray
+from alds_onnx.values import Factors, FloatArray, Scheme
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,15 +84,21 @@ def _by_weight(pairs: Sequence[Pair]) -> list[list[Pair]]:
 
 def factors_of(pair: Pair, folder: Path) -> Factors:
     """Read the factors of a pair: the inverse of `patterns.layout`."""
-    encoder, decoder = (read_array(f.tensor, folder) for f in (pair.encoder, pair.decoder))
-    k, j, f = pair.cut.num_slices, pair.cut.rank, pair.shape.out_features
-    width = pair.shape.num_columns // k
+    encoder, *cores, decoder = (read_array(f.tensor, folder) for f in pair.factors)
+    cut, shape = pair.cut, pair.shape
+    k, j, f = cut.num_slices, cut.rank, shape.out_features
+    if cut.scheme is Scheme.TUCKER2:
+        U, V = decoder.reshape(1, f, cut.rank_out), encoder.reshape(1, j, shape.in_channels)
+        return Factors(shape=shape, U=U, V=V, scheme=cut.scheme, core=cores[0])
+    folded = shape.folded(cut.scheme)
+    width, kernel_size = folded.num_columns // k, prod(shape.decoder_kernel(cut.scheme))
     if pair.operand is Operand.KERNEL or pair.channels_first:
         V = encoder.reshape(k, j, width)
     else:
         V = encoder.reshape(k, width, j).transpose(0, 2, 1)
-    U = (decoder.T if pair.transposed else decoder).reshape(f, k, j).transpose(1, 0, 2)
-    return Factors(shape=pair.shape, U=U, V=V)
+    outputs = (decoder.T if pair.transposed else decoder).reshape(f, k, j, kernel_size)
+    U = outputs.transpose(1, 0, 3, 2).reshape(k, folded.out_features, j)  # from (k, f, kh·kw, j)
+    return Factors(shape=shape, U=U, V=V, scheme=cut.scheme)
 
 
 def _composed(pair: Pair, folder: Path) -> FloatArray:
@@ -117,7 +125,7 @@ class _Join:
     def add(self, group: Sequence[Pair]) -> list[Unmerged]:
         """Join the pairs that share their factors; say why if that cannot be done."""
         first = group[0]
-        weight, kind = _composed(first, self.folder), first.encoder.tensor.data_type
+        weight, kind = _composed(first, self.folder), first.element_type
         if not np.isfinite(stored(weight, kind)).all():
             reason = f"its product is out of the range of {type_name(kind)}"
             return [Unmerged(name=pair.name, reason=reason) for pair in group]
@@ -129,13 +137,13 @@ class _Join:
         return []
 
     def _add_weight(self, pair: Pair, name: str, weight: npt.NDArray[Any]) -> None:
-        tensor = new_tensor(name, weight, pair.encoder.tensor.data_type, self.spill)
-        self.tensors.setdefault(pair.encoder.key.scope, []).append(tensor)
-        for factor in (pair.encoder, pair.decoder):
-            self.dropped.add(factor.key)
-            definition = self.index.resolve(factor.key.scope, factor.key.name)
+        tensor = new_tensor(name, weight, pair.element_type, self.spill)
+        self.tensors.setdefault(pair.factors[0].key.scope, []).append(tensor)
+        for key in pair.keys:
+            self.dropped.add(key)
+            definition = self.index.resolve(key.scope, key.name)
             if definition is not None and definition.node >= 0:  # a Constant node
-                self.nodes[Site(factor.key.scope, definition.node)] = None
+                self.nodes[Site(key.scope, definition.node)] = None
 
     def _replace(self, pair: Pair, weight: str) -> None:
         dense = NodeProto()
@@ -143,13 +151,8 @@ class _Join:
         position = list(dense.input[:2]).index(pair.code)
         dense.input[position] = pair.activation
         dense.input[1 - position] = weight
-        if pair.operand is Operand.KERNEL:
-            encoder = self.index.node(pair.encoder_site)
-            dense.ClearField("attribute")
-            grouped = pair.cut.num_slices > 1
-            dense.attribute.extend(
-                a for a in encoder.attribute if not (grouped and a.name == "group")
-            )
+        dense.ClearField("attribute")
+        dense.attribute.extend(pair.attributes)
         self.nodes[pair.site] = dense
         for site in pair.between:
             self.nodes[site] = None

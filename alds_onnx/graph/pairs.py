@@ -2,8 +2,9 @@
 
 A pair is taken for one of ours if both of this hold:
 
-    names       its factors are called `<weight>/encoder` and `<weight>/decoder`, and what the
-                decoder reads is `<node>/encoded`, all perhaps with a number behind (`_1`);
+    names       its factors are called `<weight>/encoder` and `<weight>/decoder`, for Tucker-2 with
+                `<weight>/core` between them, and what the decoder reads is `<node>/encoded`, all
+                perhaps with a number behind (`_1`);
     structure   the nodes, their attributes and the shapes of the factors are those of a pattern,
                 the factors are constants, and nothing else reads what lies between.
 
@@ -17,37 +18,36 @@ What has the names but not the structure is left alone, and the reason given.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from onnx import TensorProto
+from onnx import AttributeProto, TensorProto
 
-from alds_onnx.graph.forms import Candidate, Form, read_form
+from alds_onnx.graph.convolutions import MISFIT, Whole, join_convolutions
+from alds_onnx.graph.forms import Candidate, Form, Role, read_form
 from alds_onnx.graph.layers import Operand, row_names
 from alds_onnx.graph.scopes import Definition, Key, Kind, ModelIndex, Site
 from alds_onnx.graph.tensors import DECOMPOSABLE, type_name
 from alds_onnx.graph.weights import constant_of
 from alds_onnx.values import Cut, LayerShape
 
-_CODE = re.compile(r"(.+)/encoded(?:_\d+)?", re.DOTALL)
-_ENCODER = re.compile(r"(.+)/encoder(?:_\d+)?", re.DOTALL)
-_DECODER = re.compile(r"(.+)/decoder(?:_\d+)?", re.DOTALL)
+_ROLES = {2: (Role.ENCODER, Role.DECODER), 3: (Role.ENCODER, Role.CORE, Role.DECODER)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Factor:
-    """One of the two constants of a pair."""
+    """One of the constants of a pair, and the node that reads it."""
 
+    site: Site
     key: Key
     tensor: TensorProto
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """An encoder and a decoder that stand for one layer.
+    """An encoder and a decoder, perhaps with a core between them, that stand for one layer.
 
     Attributes
     ----------
@@ -55,41 +55,50 @@ class Pair:
         The decoder, which has the layer's name, output and bias.
     weight
         What the layer called its weight.
-    encoder_site
-        The node that reads the encoder.
     between
-        Every node that goes with the encoder, itself among them.
+        Every node that goes with the encoder, the one that reads it among them.
     activation, code, output
         Names of what the encoder reads, of what the decoder reads, and of what it makes.
-    encoder, decoder
-        The factors.
+    factors
+        Encoder, core (Tucker-2 only) and decoder, all in one graph and of one type.
     operand, transposed, channels_first, shape
         As in `Layer`.
     cut
-        Number of slices and rank.
+        Scheme, number of slices and ranks.
+    attributes
+        Of the dense node.
     """
 
     site: Site
     name: str
     weight: str
-    encoder_site: Site
     between: tuple[Site, ...]
     activation: str
     code: str
     output: str
-    encoder: Factor
-    decoder: Factor
+    factors: tuple[Factor, ...]
     operand: Operand
     transposed: bool
     channels_first: bool
     shape: LayerShape
     cut: Cut
+    attributes: tuple[AttributeProto, ...]
+
+    @property
+    def element_type(self) -> int:
+        """ONNX's number for the type of the factors."""
+        return self.factors[0].tensor.data_type
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Where the factors are defined."""
+        return tuple(factor.key for factor in self.factors)
 
     @property
     def weight_key(self) -> tuple[object, ...]:
         """Pairs with the same key stand for layers that shared a weight."""
         fold = (self.operand is Operand.KERNEL, self.transposed, self.channels_first)
-        return self.encoder.key, self.decoder.key, *fold, self.shape, self.cut
+        return *self.keys, *fold, self.shape, self.cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +124,7 @@ def find_pairs(index: ModelIndex, folder: Path) -> tuple[list[Pair], list[Unmerg
     left: list[Unmerged] = []
     for site, code in _candidates(index):
         found = _examine(Candidate(index, folder, site, code), names[site])
-        if isinstance(found, Pair) and found.encoder.key.scope != found.decoder.key.scope:
+        if isinstance(found, Pair) and len({key.scope for key in found.keys}) > 1:
             found = "its factors are in two graphs"
         if isinstance(found, Pair):
             pairs.append(found)
@@ -130,18 +139,13 @@ def _candidates(index: ModelIndex) -> Iterator[tuple[Site, str]]:
     The other nodes of a pattern make tensors of the same stem.
     """
     for site, node in index.walk():
-        own = {_stem(_CODE, name) for name in node.output}
+        own = {Role.CODE.stem(name) for name in node.output}
         for name in node.input[:2]:
-            stem = _stem(_CODE, name)
+            stem = Role.CODE.stem(name)
             definition = index.resolve(site.scope, name) if stem else None
             if definition and definition.kind is Kind.NODE and stem not in own:
                 yield site, name
                 break
-
-
-def _stem(pattern: re.Pattern[str], name: str) -> str | None:
-    match = pattern.fullmatch(name)
-    return match.group(1) if match else None
 
 
 def _examine(candidate: Candidate, name: str) -> Pair | str:
@@ -149,36 +153,45 @@ def _examine(candidate: Candidate, name: str) -> Pair | str:
     form = read_form(candidate)
     if isinstance(form, str):
         return form
-    weight = _stem(_ENCODER, form.encoder)
-    if weight is None or weight != _stem(_DECODER, form.decoder):
-        return f"'{form.encoder}' and '{form.decoder}' are not the names of a pair"
-    encoder, decoder = (_factor(candidate, n) for n in (form.encoder, form.decoder))
-    if isinstance(encoder, str) or isinstance(decoder, str):
-        return encoder if isinstance(encoder, str) else str(decoder)
-    sizes = _sizes(form, tuple(encoder.tensor.dims), tuple(decoder.tensor.dims))
-    if sizes is None or encoder.tensor.data_type != decoder.tensor.data_type:
-        return "the shapes or types of its factors do not fit together"
-    shape, cut = sizes
+    weight = _weight_name(form)
+    if weight is None:
+        quoted = " and ".join(f"'{factor}'" for _, factor in form.factors)
+        return f"{quoted} are not the names of a pair"
+    factors = []
+    for site, factor_name in form.factors:
+        factor = _factor(candidate, site, factor_name)
+        if isinstance(factor, str):
+            return factor
+        factors.append(factor)
+    whole = _whole(candidate, form, [factor.tensor for factor in factors])
+    if isinstance(whole, str):
+        return whole
     return Pair(
         site=candidate.site,
         name=name,
         weight=weight,
-        encoder_site=form.encoder_site,
         between=form.between,
         activation=form.activation,
         code=candidate.code,
         output=candidate.node.output[0],
-        encoder=encoder,
-        decoder=decoder,
+        factors=tuple(factors),
         operand=form.operand,
         transposed=form.transposed,
         channels_first=form.channels_first,
-        shape=shape,
-        cut=cut,
+        shape=whole.shape,
+        cut=whole.cut,
+        attributes=whole.attributes,
     )
 
 
-def _factor(candidate: Candidate, name: str) -> Factor | str:
+def _weight_name(form: Form) -> str | None:
+    """What the layer called its weight; None if the factors are not called after one."""
+    roles = _ROLES[len(form.factors)]
+    stems = {role.stem(name) for role, (_, name) in zip(roles, form.factors, strict=True)}
+    return stems.pop() if len(stems) == 1 else None
+
+
+def _factor(candidate: Candidate, site: Site, name: str) -> Factor | str:
     definition: Definition | None = candidate.index.resolve(candidate.site.scope, name)
     tensor = constant_of(candidate.index, definition) if definition else None
     if definition is None or tensor is None:
@@ -187,15 +200,27 @@ def _factor(candidate: Candidate, name: str) -> Factor | str:
         return f"its factor '{name}' is a graph input too, which a caller may replace"
     if tensor.data_type not in DECOMPOSABLE:
         return f"its factor '{name}' is of type {type_name(tensor.data_type)}"
-    return Factor(key=definition.key, tensor=tensor)
+    return Factor(site=site, key=definition.key, tensor=tensor)
+
+
+def _whole(candidate: Candidate, form: Form, tensors: list[TensorProto]) -> Whole | str:
+    """The dense node, or why the factors are not those of one."""
+    if len({tensor.data_type for tensor in tensors}) > 1:
+        return MISFIT
+    shapes = [tuple(tensor.dims) for tensor in tensors]
+    if form.operand is Operand.KERNEL:
+        return join_convolutions([candidate.index.node(site) for site, _ in form.factors], shapes)
+    sizes = _sizes(form, *shapes)
+    if sizes is None:
+        return MISFIT
+    shape, cut = sizes
+    return Whole(shape=shape, cut=cut, attributes=tuple(candidate.node.attribute))
 
 
 def _sizes(
     form: Form, encoder: tuple[int, ...], decoder: tuple[int, ...]
 ) -> tuple[LayerShape, Cut] | None:
-    """The sizes of the dense weight, and the cut; None if the factors contradict each other."""
-    if form.operand is Operand.KERNEL:
-        return _kernel_sizes(form.num_slices or 1, encoder, decoder)
+    """The sizes of the dense matrix, and the cut; None if the factors contradict each other."""
     if len(decoder) != 2 or len(encoder) != (2 if form.num_slices else 3):
         return None
     f, codes = reversed(decoder) if form.transposed else decoder
@@ -207,32 +232,17 @@ def _sizes(
     return LayerShape(out_features=f, in_channels=k * width), Cut(num_slices=k, rank=rank)
 
 
-def _kernel_sizes(
-    num_slices: int, encoder: tuple[int, ...], decoder: tuple[int, ...]
-) -> tuple[LayerShape, Cut] | None:
-    """Encoder (k·j, c/k, kh, kw), decoder (f, k·j, 1, 1)."""
-    if len(encoder) < 3 or len(encoder) != len(decoder) or set(decoder[2:]) != {1}:
-        return None
-    codes, width, *kernel = encoder
-    if decoder[1] != codes or num_slices < 1 or codes % num_slices or not prod(encoder):
-        return None
-    shape = LayerShape(
-        out_features=decoder[0], in_channels=num_slices * width, kernel=tuple(kernel)
-    )
-    return shape, Cut(num_slices=num_slices, rank=codes // num_slices)
-
-
 def _without_other_uses(
     index: ModelIndex, pairs: list[Pair], left: list[Unmerged]
 ) -> tuple[list[Pair], list[Unmerged]]:
     """Leave the pairs alone whose factors something else reads too: joining would add to them."""
     readers: dict[Key, set[tuple[object, Site]]] = {}
     for pair in pairs:
-        readers.setdefault(pair.encoder.key, set()).add((pair.weight_key, pair.encoder_site))
-        readers.setdefault(pair.decoder.key, set()).add((pair.weight_key, pair.site))
+        for factor in pair.factors:
+            readers.setdefault(factor.key, set()).add((pair.weight_key, factor.site))
     good = []
     for pair in pairs:
-        known = {key: readers[key] for key in (pair.encoder.key, pair.decoder.key)}
+        known = {key: readers[key] for key in pair.keys}
         allowed = {key: {s for w, s in known[key] if w == pair.weight_key} for key in known}
         uses = {key: {use.site for use in index.uses.get(key, ())} for key in known}
         if all(uses[key] <= allowed[key] for key in known):

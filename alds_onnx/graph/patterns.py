@@ -140,11 +140,13 @@ class _Pattern:
         group = {"group": cut.num_slices} if cut.num_slices > 1 else {}
         encoder = {**group, **self._attributes_of(first)}
         self._step("Conv", [self.tensor, self.encoder], encoder)
-        self.inherit_attributes = 0 if len(first) == len(axes) else -1
-        decoder = self._attributes_of(set(axes) - first)
+        rest = set(axes) - first
+        decoder = self._attributes_of(rest)
+        if rest:  # which attributes there were, and their order, can be read from it again
+            old = {a.name for a in self.node.attribute}
+            decoder = {name: value for name, value in decoder.items() if name in old}
         self._last("Conv", [self.tensor, self.decoder, *self._bias()], decoder)
-        if not first:
-            self.inherit_attributes = 1
+        self.inherit_attributes = 1 if rest else 0
 
     def three_convolutions(self) -> None:
         """Add a 1x1 Conv, one with the old kernel, strides, pads and so on, and a 1x1 Conv."""
@@ -277,10 +279,10 @@ class _Pattern:
         merged.ClearField("input")
         merged.ClearField("output")
         merged.ClearField("attribute")
-        own = {a.name for a in new.attribute}
+        own = {a.name: a for a in new.attribute}
         if position == self.inherit_attributes:
-            merged.attribute.extend(a for a in self.node.attribute if a.name not in own)
-        merged.attribute.extend(new.attribute)
+            merged.attribute.extend(own.pop(a.name, a) for a in self.node.attribute)
+        merged.attribute.extend(own.values())
         merged.op_type, merged.name = new.op_type, new.name
         merged.input.extend(new.input)
         merged.output.extend(new.output)

@@ -38,7 +38,7 @@ class MergedLayer:
     shape
         Shape of the weight, folded to (f, c) or (f, c, kh, kw).
     cut
-        The number of slices and the rank that it had.
+        The scheme, the number of slices and the ranks that it had.
     parameters_before, parameters_after
         Entries of the factors and of the dense weight. Layers that share a weight all give the
         same.
@@ -126,7 +126,7 @@ def _check(loaded: LoadedModel, merging: Merging, settings: MergeSettings) -> Ve
     samples = _samples(loaded, execution, settings)
     if isinstance(samples, str):
         return Verification(status=Status.NOT_VALIDATED, reason=samples)
-    types = {pair.encoder.tensor.data_type for pair in merging.pairs}
+    types = {pair.element_type for pair in merging.pairs}
     models = Candidates(
         original=loaded.model,
         compressed=merging.model,
