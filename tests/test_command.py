@@ -353,7 +353,7 @@ def test_bad_input(kind: str, tmp_path: Path) -> None:
         (["--cr", "nan"], "between 0 and 1"),
         (["--cr", "abc"], "not a valid float"),
         (["--cr", "0.999"], "is out of reach"),
-        ([], "--cr, --plan, --max-error and --max-drop"),
+        ([], "--cr, --sweep, --plan, --max-error and --max-drop"),
         (["--cr", "0.5", "--max-error", "0.1"], "give one of --cr"),
         (["--max-error", "nan"], "must be above 0"),
         (["--max-drop", "0.5"], "give labelled samples with --evaluate"),
