@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,13 +11,19 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import alds_onnx
 from alds_onnx import BudgetError, Measuring, Result, UsageError
-from alds_onnx.evaluate.sessions import RunError
+from alds_onnx.evaluate.sessions import Execution, RunError
 from alds_onnx.evaluate.timing import Timing
+from alds_onnx.evaluate.timings import Timings
 from alds_onnx.graph.alone import Alone
-from alds_onnx.search.costs import PARAMETERS, Ban
+from alds_onnx.graph.load import load_model
+from alds_onnx.graph.shapes import infer, known_shapes
+from alds_onnx.search.costs import PARAMETERS, Ban, one_cut
+from alds_onnx.settings import Settings, silent
 from alds_onnx.steps import pace
 from alds_onnx.steps.budgets import Limit, parameter_limit
+from alds_onnx.steps.clock import Clock as Steps
 from alds_onnx.steps.latency import Nanoseconds, corrected, latency_limit
+from alds_onnx.steps.survey import make_survey
 from alds_onnx.values import Budget, BudgetKind, Cut, LayerShape, Scheme
 
 CHANNELS, LAYERS = 48, 3
@@ -114,6 +120,27 @@ def test_schemes_that_are_slow_leave_the_others(net: ModelProto, clock: Clock) -
     assert result.plan.removed >= 0.4
     assert not clock.slow_schemes & {cut.scheme for cut in cuts_of(result).values()}
     assert not result.report.warnings
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        Cut(num_slices=2, rank=7, scheme=Scheme.DECODE),
+        Cut(num_slices=1, rank=16, scheme=Scheme.SPLIT_WIDTH),
+        Cut(num_slices=1, rank=7, scheme=Scheme.TUCKER2, rank_out=9),
+    ],
+    ids=lambda cut: cut.scheme.value,
+)
+def test_bans_are_of_the_scheme_that_was_slow(net: ModelProto, clock: Clock, cut: Cut) -> None:
+    clock.slowness = 1000.0
+    survey = make_survey(load_model(net), Settings(cr=0.4, threads=1))
+    shapes, execution = known_shapes(survey.index, infer(net)), Execution(threads=1)
+    made = pace.Pace(survey, shapes, execution, Timings(execution, None), Steps(silent))
+    (bans,) = made.bans(made.slow({"t1": cut})).values()
+    assert {ban.scheme for ban in bans} == {cut.scheme}
+    smaller = replace(cut, rank=cut.rank - 5)
+    for one in (cut, *([smaller] if cut.scheme is Scheme.TUCKER2 else [])):
+        assert not all(ban.allows(one_cut(one)).all() for ban in bans)
 
 
 def test_a_budget_wins_over_time_and_the_report_names_what_is_slower(
