@@ -17,12 +17,12 @@ from alds_onnx.evaluate.timings import Timings
 from alds_onnx.graph.alone import Alone
 from alds_onnx.graph.load import load_model
 from alds_onnx.graph.shapes import infer, known_shapes
-from alds_onnx.search.costs import PARAMETERS, Ban, one_cut
+from alds_onnx.search.costs import PARAMETERS, Ban, cost_of, one_cut
 from alds_onnx.settings import Settings, silent
 from alds_onnx.steps import pace
 from alds_onnx.steps.budgets import Limit, parameter_limit
 from alds_onnx.steps.clock import Clock as Steps
-from alds_onnx.steps.latency import Nanoseconds, corrected, latency_limit
+from alds_onnx.steps.latency import Nanoseconds, _Line, corrected, latency_limit
 from alds_onnx.steps.survey import make_survey
 from alds_onnx.values import Budget, BudgetKind, Cut, LayerShape, Scheme
 
@@ -272,6 +272,16 @@ def test_a_ratio_of_time_that_no_model_reaches_is_refused() -> None:
         corrected(limits, choose, lambda cuts: 0.9)
     assert len(tried) == 4
     assert limits[1].cost is PARAMETERS
+
+
+def test_tables_promise_nothing_of_other_schemes() -> None:
+    line = _Line(ranks=np.array([1.0, 9.0]), times=np.array([10.0, 20.0]))
+    table = Nanoseconds(
+        whole={"a": 100}, lines={("a", 1, aligned): line for aligned in (False, True)}
+    )
+    cut = Cut(num_slices=1, rank=3)
+    assert cost_of(table, "a", SHAPE, cut) < 100
+    assert cost_of(table, "a", SHAPE, replace(cut, scheme=Scheme.DECODE)) > 100
 
 
 def test_a_model_that_does_not_run_has_no_time() -> None:
