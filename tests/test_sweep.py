@@ -95,13 +95,14 @@ def test_the_report_of_a_sweep(
 ) -> None:
     """Of the suggested point, with all of them in it; a dry run writes it too, and nothing else."""
     page = tmp_path / "page.html"
-    argv = [str(source), "--sweep", "0.2:0.8:0.2", "--dry-run", "--report", str(page)]
+    argv = [str(source), "--sweep", "0.2,0.4,0.6,0.8,0.999", "--dry-run", "--report", str(page)]
     assert run([*argv, "--threads", "1"]) == 0
     printed = capsys.readouterr().out
     assert f"written: {page}" in printed.splitlines()
     (suggested,) = re.findall(r"suggested: (--cr \S+),", printed)
     text = page.read_text(encoding="utf-8")
     assert f"This page is about {suggested}, one of 4 ratios: suggested" in text
+    assert "Out of reach: --cr 0.999." in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.onnx", "page.html"]
 
 
