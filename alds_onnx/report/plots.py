@@ -305,7 +305,7 @@ def _sweep() -> alt.LayerChart:
     shown = _table("shown").encode(x=x, y=y)
     ring = shown.mark_point(size=260, opacity=1, strokeWidth=2, color=_ACCENT)
     # Losses grow ever faster: the front leaves room above and to the left of its points.
-    name = _name(shown, dx=-12, dy=-12, align="right")
+    name = _name(shown, dx=-10, dy=-18, align="right")
     return _stacked(line, ring, dots, *name, height=280)
 
 

@@ -10,7 +10,7 @@ from alds_onnx.evidence import Evidence, WeightEvidence
 from alds_onnx.report import numbers, swept
 from alds_onnx.report.words import point_error
 from alds_onnx.runtimes import Runtime
-from alds_onnx.sweeps import Sweep
+from alds_onnx.sweeps import Sweep, SweepPoint
 from alds_onnx.targets import Target
 from alds_onnx.values import Latency, LayerPlan, Report, Verification
 
@@ -152,14 +152,16 @@ def _sweep(sweep: Sweep | None) -> list[dict[str, Any]]:
             "loss": rounded(point.loss),
             "front": point.on_front,
             "shown": point is sweep.shown,
-            "text": "\n".join(
-                f"{name}: {cell}"
-                for name, cell in zip(swept.columns(sweep), swept.cells(point), strict=True)
-                if cell
-            ),
+            "text": _said(point, sweep),
         }
         for point in sweep.points
     ]
+
+
+def _said(point: SweepPoint, sweep: Sweep) -> str:
+    facts = [*zip(swept.columns(sweep), swept.cells(point), strict=True)]
+    facts.append(("lost", numbers.error(point.loss)))
+    return "\n".join(f"{name}: {cell}" for name, cell in facts if cell)
 
 
 def _latency(checks: Verification | None) -> dict[str, Any]:

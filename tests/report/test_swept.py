@@ -93,6 +93,7 @@ def test_the_page_marks_one_point_and_says_which_are_missing() -> None:
     assert [p["front"] for p in points] == [False, True, True, True]
     assert [p["loss"] for p in points] == [0.01, 0.01, 0.02, 0.5]
     assert "removed: 30.00 %\n" in points[2]["text"]
+    assert points[2]["text"].endswith("\nlost: 0.02")
     assert "This page is about --cr 0.3, one of 4 ratios: suggested" in text
     assert text.count('<tr class="shown">') == 1
     assert "Out of reach: --cr 0.95" in text
