@@ -68,14 +68,11 @@ class _Attempt:
         The frontier of each weight, and the index on it.
     fits
         Solutions by weight.
-    error
-        Squared relative error of the outputs on all calibration data.
     """
 
     curves: Mapping[str, Frontier]
     chosen: Mapping[str, int]
     fits: Mapping[str, Fit]
-    error: float
 
     def dense(self, weights: Sequence[Weight]) -> list[Dense]:
         """The composed weights."""
@@ -100,6 +97,13 @@ class _Choice:
     def cuts(self) -> dict[str, Cut | None]:
         """The cut of each weight; None where it stays dense."""
         return {name: curve.cut(self.chosen[name]) for name, curve in self.curves.items()}
+
+    def neighbours(self) -> dict[str, tuple[Cut | None, ...]]:
+        """What each weight could be cut to instead, with a little more and a little less."""
+        return {
+            name: tuple(curve.cut(i) for i in _neighbours(curve, self.chosen[name]))
+            for name, curve in self.curves.items()
+        }
 
 
 def fit(
@@ -233,27 +237,29 @@ class _Fitting:
 
     def _refined(self, limits: Sequence[Limit]) -> _Attempt:
         """Attempts by probes, then by slopes; the best one."""
-        whole = reference(self.calibrated.runner, self.model)
         choice, bans = self._in_time(limits, {}, {})
-        best = self._attempt(choice, whole)
-        summed = self.settings.objective is not Objective.MAX_OUTPUT_ERROR
         # The points of a sweep are many, and near enough without.
-        if not (summed and best.fits) or self.settings.sweep:
+        summed = self.settings.objective is not Objective.MAX_OUTPUT_ERROR
+        if not summed or self.settings.sweep:
+            return self._attempt(choice, {})
+        best = self._attempt(choice, choice.neighbours())
+        if not best.fits:
             return best
-        slopes = self._slopes(best)
-        again = self._attempt(self._in_time(limits, slopes, bans)[0], whole)
-        return min(best, again, key=lambda attempt: attempt.error)
+        again = self._attempt(self._in_time(limits, self._slopes(best), bans)[0], {})
+        whole = reference(self.calibrated.runner, self.model)
+        return min(best, again, key=lambda attempt: self._error(attempt, whole))
 
-    def _attempt(self, choice: _Choice, whole: Reference) -> _Attempt:
-        curves, chosen = choice.curves, choice.chosen
-        neighbours = {
-            f.name: tuple(f.cut(i) for i in _neighbours(f, chosen[f.name])) for f in curves.values()
-        }
+    def _attempt(
+        self, choice: _Choice, neighbours: Mapping[str, tuple[Cut | None, ...]]
+    ) -> _Attempt:
         cuts = {name: cut for name, cut in choice.cuts().items() if cut}
         fits = self._reconstruct(cuts, neighbours)
-        attempt = _Attempt(curves=curves, chosen=chosen, fits=fits, error=0.0)
-        model = with_dense_weights(self.model, attempt.dense(self._weights(fits)))
-        return replace(attempt, error=whole.distance_of(model))
+        return _Attempt(curves=choice.curves, chosen=choice.chosen, fits=fits)
+
+    def _error(self, attempt: _Attempt, whole: Reference) -> float:
+        """Squared relative error of the outputs on all calibration data."""
+        dense = attempt.dense(self._weights(attempt.fits))
+        return whole.distance_of(with_dense_weights(self.model, dense))
 
     def _weights(self, names: Mapping[str, object]) -> list[Weight]:
         """Weights that are cut: those that are solved on their own, then the graph's order."""

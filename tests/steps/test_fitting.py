@@ -81,17 +81,16 @@ def test_of_two_attempts_the_better_one_is_kept(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(fitting, "_LARGEST_CORRECTION", 1e6)
     model, data = models()["dense"], feeds("dense")
     runner = Runner(batches=tuple(data), folder=Path("/nowhere"), threads=1, provider=Provider.CPU)
-    original, attempt = reference(runner, model), fitting._Fitting._attempt
+    original, measured = reference(runner, model), fitting._Fitting._error
     kept_first = []
     for wrong in ({"h": 1e12, "y": 0.0}, {"h": 0.0, "y": 1e12}):
         errors: list[float] = []
 
-        def recorded(*args: Any, into: list[float] = errors) -> Any:
-            made = attempt(*args)
-            into.append(made.error)
-            return made
+        def recorded(*args: Any, into: list[float] = errors) -> float:
+            into.append(measured(*args))
+            return into[-1]
 
-        monkeypatch.setattr(fitting._Fitting, "_attempt", recorded)
+        monkeypatch.setattr(fitting._Fitting, "_error", recorded)
         monkeypatch.setattr(fitting._Fitting, "_slopes", lambda *args, found=wrong: found)
         result = alds_onnx.compress(model, cr=0.5, calibration=data, threads=1)
         first, second = errors
