@@ -96,7 +96,7 @@ def _cells(
         numbers.printable(decision, 80),
         *((row.cut.scheme.value if row.cut else "",) if schemes else ()),
         str(row.cut.num_slices) if row.cut else "",
-        _ranks(row.cut) if row.cut else "",
+        ranks(row.cut) if row.cut else "",
         numbers.error(row.error.relative) if row.error else "",
         *(_errors_on_data(row, row.name in sensitive) if on_data else ()),
         numbers.count(row.parameters_before),
@@ -104,7 +104,8 @@ def _cells(
     )
 
 
-def _ranks(cut: Cut) -> str:
+def ranks(cut: Cut) -> str:
+    """The rank, or both of Tucker-2."""
     return f"{cut.rank}, {cut.rank_out}" if cut.rank_out else str(cut.rank)
 
 

@@ -7,8 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from alds_onnx.report import numbers
-from alds_onnx.report.console import add_checks, new_table
+from alds_onnx.report.console import add_checks, new_table, ranks
 from alds_onnx.steps.merge import MergedLayer, MergeReport
+from alds_onnx.values import Scheme
 
 
 def print_merge(console: Console, report: MergeReport) -> None:
@@ -21,11 +22,13 @@ def print_merge(console: Console, report: MergeReport) -> None:
 
 
 def _layers(merged: tuple[MergedLayer, ...]) -> Table:
+    schemes = any(row.cut.scheme is not Scheme.ENCODE for row in merged)
     table = new_table(
         "Merged",
         ("layer", False),
         ("weight", False),
         ("shape", False),
+        *((("scheme", False),) if schemes else ()),
         ("slices k", True),
         ("rank j", True),
         ("parameters", True),
@@ -36,8 +39,9 @@ def _layers(merged: tuple[MergedLayer, ...]) -> Table:
             numbers.printable(row.name, 40),
             numbers.printable(row.weight, 40),
             "x".join(str(n) for n in row.shape),
+            *((row.cut.scheme.value,) if schemes else ()),
             str(row.cut.num_slices),
-            str(row.cut.rank),
+            ranks(row.cut),
             numbers.count(row.parameters_before),
             numbers.count(row.parameters_after),
         )
