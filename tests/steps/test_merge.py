@@ -9,13 +9,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto
+from rich.console import Console
 
 import alds_onnx
 from alds_onnx.errors import UsageError, VerificationError
 from alds_onnx.graph import external
 from alds_onnx.graph import merge as joining
 from alds_onnx.report.json import merge_to_json
-from alds_onnx.values import Decision, Status
+from alds_onnx.report.merged import print_merge
+from alds_onnx.values import Decision, Scheme, Status
 from tests.conftest import DIGITS
 from tests.graph.builders import normal, parse, run
 
@@ -88,6 +90,43 @@ def test_merged_and_compressed_by_the_same_plan_gives_the_same_model(
     for name, array in tensors(dense.model).items():
         change = np.linalg.norm(tensors(twice.model)[name] - array)
         assert change <= _ROUNDING * np.linalg.norm(array)
+
+
+@pytest.mark.parametrize("scheme", [s for s in Scheme if s is not Scheme.ENCODE], ids=str)
+def test_every_scheme_there_and_back_and_there(scheme: Scheme) -> None:
+    """Run and compared at each step; the same plan finds nothing more to lose."""
+    half = alds_onnx.compress(DIGITS, cr=0.5, schemes=[scheme], threads=1, dry_run=True)
+    dense = alds_onnx.merge(half.model, threads=1)
+    assert dense.report.left == ()
+    assert dense.report.verification is not None
+    assert dense.report.verification.status is Status.PASSED
+    assert list(dense.model.graph.node) == list(onnx.load(DIGITS).graph.node)
+    cuts = {row.name: row.cut for row in half.plan.layers if row.cut}
+    assert {row.name: row.cut for row in dense.report.merged} == cuts
+    assert scheme in {cut.scheme for cut in cuts.values()}
+    plan = dataclasses.replace(half.plan, sha256="")
+    again = alds_onnx.compress(dense.model, plan=plan, threads=1, dry_run=True)
+    assert list(again.model.graph.node) == list(half.model.graph.node)
+    first, second = tensors(half.model), tensors(again.model)
+    assert {n: a.shape for n, a in first.items()} == {n: a.shape for n, a in second.items()}
+    errors = [row.error for row in again.plan.layers if row.error is not None]
+    assert len(errors) == len(cuts)
+    assert all(error.spectral <= _ROUNDING for error in errors)
+
+
+def test_the_table_has_the_schemes_and_both_ranks(capsys: pytest.CaptureFixture[str]) -> None:
+    model = parse(
+        "g (float[1, 8, 9, 9] x) => (float[1, 12, a, b] y) { [conv] y = Conv(x, W) }",
+        {"W": normal(12, 8, 3, 3)},
+    )
+    for scheme, expected in ((Scheme.TUCKER2, "tucker2 1 "), (Scheme.ENCODE, "12x8x3x3 ")):
+        half = alds_onnx.compress(model, cr=0.5, schemes=[scheme], threads=1, dry_run=True)
+        merged = alds_onnx.merge(half.model, threads=1, dry_run=True)
+        print_merge(Console(width=200), merged.report)
+        text = " ".join(capsys.readouterr().out.split())
+        (cut,) = (row.cut for row in half.plan.layers if row.cut)
+        assert expected in text
+        assert (f"{cut.rank}, {cut.rank_out}" in text) == ("scheme" in text) == bool(cut.rank_out)
 
 
 def test_a_model_without_pairs_is_unchanged_and_says_so() -> None:
