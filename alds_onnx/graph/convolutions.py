@@ -88,23 +88,20 @@ def join_convolutions(
 def _sizes(weights: Sequence[tuple[int, ...]], num_slices: int) -> tuple[LayerShape, Cut] | None:
     """The sizes of the dense weight, and the cut; None if the factors contradict each other."""
     ranks = {len(dims) for dims in weights}
-    if len(ranks) != 1 or min(ranks) < 3 or not prod(map(prod, weights[:-1])):
+    if len(ranks) != 1 or min(ranks) < 3 or not prod(map(prod, weights)):
         return None
     (codes, width, *_), *_, (f, *_) = weights
     widths = [dims[1] for dims in weights[1:]]
     if widths != [dims[0] for dims in weights[:-1]] or num_slices < 1 or codes % num_slices:
         return None
-    axes = list(zip(*(dims[2:] for dims in weights), strict=True))
-    if any(sorted(along)[-2] != 1 for along in axes):
-        return None
-    kernel = tuple(prod(along) for along in axes)
+    kernel = tuple(map(prod, zip(*(dims[2:] for dims in weights), strict=True)))
     shape = LayerShape(out_features=f, in_channels=num_slices * width, kernel=kernel)
     cut = _cut(shape, weights, num_slices)
     return None if cut is None else (shape, cut)
 
 
 def _cut(shape: LayerShape, weights: Sequence[tuple[int, ...]], num_slices: int) -> Cut | None:
-    """Which scheme shares the kernel out like this, the first of its equals."""
+    """Which scheme shares the kernel out like this, the first of its equals; None if none does."""
     codes, kernel = weights[0][0], weights[0][2:]
     if len(weights) == 3:
         outer = {*kernel, *weights[2][2:]}

@@ -94,6 +94,8 @@ def test_schemes_that_are_equal_here(kernel: tuple[int, ...], scheme: Scheme) ->
     compressed = rewrite(model, [replacement(model, cut)])
     merging = merge_pairs(compressed, NOWHERE)
     assert len(merging.pairs) == 1
+    if scheme in (Scheme.ENCODE, Scheme.TUCKER2):
+        assert list(merging.model.graph.node) == list(model.graph.node)
     assert_close(run(merging.model, feeds), run(compressed, feeds))
 
 
@@ -232,6 +234,7 @@ DAMAGES: list[tuple[Scheme, Callable[[ModelProto], None], str]] = [
     (H, _set(1, "auto_pad", "SAME_UPPER"), CLASH),
     (H, _set(0, "strides", [2]), CLASH),
     (H, _change("W/decoder", lambda a: np.repeat(a, 3, axis=2)), SHAPES),
+    (H, _change("W/decoder", lambda a: a[:0]), SHAPES),
     (T, _set(0, "strides", [2, 2]), CLASH),
     (T, _set(2, "pads", [1, 1, 1, 1]), CLASH),
     (T, _set(2, "group", 2), CLASH),
@@ -243,6 +246,8 @@ DAMAGES: list[tuple[Scheme, Callable[[ModelProto], None], str]] = [
     (T, _rename_core, "not the names of a pair"),
     (T, _change("W/core", lambda a: a.astype(np.float64)), SHAPES),
     (T, _change("W/encoder", _doubled), SHAPES),
+    (T, _change("W/encoder", lambda a: a[:1]), SHAPES),
+    (D, _change("W/encoder", lambda a: a[:1]), SHAPES),
     (T, _overflow, "out of the range of FLOAT"),
 ]
 
@@ -266,18 +271,54 @@ def test_what_others_have_changed_is_left_alone(
     assert reason in left.reason
 
 
-def test_kernels_that_no_scheme_shares_out_like_this() -> None:
-    """The middle axis first; and two kernels along one axis, which make a longer one."""
-    for first, second in (((1, 3, 1), (2, 1, 2)), ((3, 1, 1), (3, 1, 1))):
-        model = parse(
-            "g (float[1, 8, 9, 9, 9] x) => (float[1, 12, a, b, c] y) "
-            "{ [conv] h = Conv(x, A) y = Conv(h, B) }",
-            {"W/encoder": normal(2, C, *first), "W/decoder": normal(F, 2, *second)},
-        )
-        renames = {"A": "W/encoder", "B": "W/decoder", "h": "conv/encoded"}
-        for node in model.graph.node:
-            node.input[:] = [renames.get(name, name) for name in node.input]
-            node.output[:] = [renames.get(name, name) for name in node.output]
-        onnx.checker.check_model(model)
-        (left,) = merge_pairs(model, NOWHERE).left
-        assert SHAPES in left.reason
+def convolutions(*weights: tuple[int, ...]) -> ModelProto:
+    """Two or three Convs with the names of a pair."""
+    names = ["W/encoder", *["W/core"] * (len(weights) - 2), "W/decoder"]
+    steps = ["x", *["conv/encoded", "conv/encoded_1"][: len(weights) - 1], "y"]
+    spatial = len(weights[0]) - 2
+    sizes, result = ", ".join(["9"] * spatial), ", ".join("abc"[:spatial])
+    model = parse(
+        f"g (float[1, {C}, {sizes}] x) => (float[1, {F}, {result}] y) {{ y = Identity(x) }}",
+        {name: normal(*dims) for name, dims in zip(names, weights, strict=True)},
+    )
+    del model.graph.node[:]
+    for name, before, after in zip(names, steps, steps[1:], strict=False):
+        model.graph.node.append(helper.make_node("Conv", [before, name], [after]))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def test_kernels_as_schemes_share_them_out() -> None:
+    """So that the next test fails for its kernels only."""
+    for weights in (
+        ((2, C, 3, 1, 1), (F, 2, 1, 3, 2)),
+        ((2, C, 1, 3, 2), (F, 2, 2, 1, 1)),
+        ((2, C, 1, 1), (4, 2, 3, 2), (F, 4, 1, 1)),
+    ):
+        model = convolutions(*weights)
+        merged = merge_pairs(model, NOWHERE).model
+        feeds = {"x": normal(1, C, *[9] * (len(weights[0]) - 2))}
+        assert len(merged.graph.node) == 1
+        assert_close(run(merged, feeds), run(model, feeds))
+
+
+@pytest.mark.parametrize("weights", [
+    ((2, C, 1, 3, 1), (F, 2, 2, 1, 2)),  # the middle axis first
+    ((2, C, 3, 1), (F, 2, 3, 1)),  # two kernels along one axis, which make a longer one
+    ((2, C, 3, 1), (4, 2, 1, 2), (F, 4, 1, 1)),
+    ((2, C, 1, 1), (4, 2, 1, 2), (F, 4, 3, 1)),
+    ((2, C, 1, 1), (4, 2, 3, 2), (F, 4, 3, 2)),
+])  # fmt: skip
+def test_kernels_that_no_scheme_shares_out_like_this(weights: tuple[tuple[int, ...], ...]) -> None:
+    model = convolutions(*weights)
+    merging = merge_pairs(model, NOWHERE)
+    assert (merging.pairs, merging.model) == ((), model)
+    (left,) = merging.left
+    assert SHAPES in left.reason
+
+
+def test_groups_before_a_core() -> None:
+    model = convolutions((2, C // 2, 1, 1), (4, 2, 3, 3), (F, 4, 1, 1))
+    model.graph.node[0].attribute.append(helper.make_attribute("group", 2))
+    (left,) = merge_pairs(model, NOWHERE).left
+    assert CLASH in left.reason
