@@ -175,8 +175,8 @@ def compress(
         applied whatever this is.
     schemes
         What a convolution may become; the search chooses for each layer. Others than `ENCODE` go
-        with `exact` and without `calibration`. Default: all where they go and `target` is not
-        `NONE`, else `ENCODE`.
+        with `exact`, and without `calibration` and `latency_ratio`. Default: all where they go and
+        `target` is not `NONE`, else `ENCODE`.
     include, exclude
         Globs on layer names: which layers may be decomposed.
     measuring
@@ -271,7 +271,7 @@ def sweep(
     """Compress a model by several ratios; weights and data are looked at once.
 
     With `calibration`, each point is fitted once; `compress` chooses its ranks a second time after
-    that, and is a little better.
+    that, and is a little better. Cuts are not timed.
 
     Parameters
     ----------
