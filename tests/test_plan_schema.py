@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from importlib.resources import files
 from typing import Any
@@ -18,7 +17,7 @@ from alds_onnx.plans import plan_from_json, plan_to_json
 from alds_onnx.report.json import dump
 from alds_onnx.values import BudgetKind, Decision, Objective, Op, Plan, Scheme, SearchMethod
 from tests.graph.builders import normal, parse
-from tests.test_plans import EXAMPLE, changed, json_values, law, made_plans, paths
+from tests.test_plans import EXAMPLE, changed, damaged, json_values, law, made_plans, paths
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
 
@@ -154,14 +153,6 @@ def test_what_the_schema_allows_is_read(
     damages: list[tuple[tuple[str | int, ...], object]],
 ) -> None:
     """A plan without red in an editor is not refused for its form."""
-    data = copy.deepcopy(EXAMPLE)
-    for path, value in damages:
-        place: Any = data
-        try:
-            for step in path[:-1]:
-                place = place[step]
-            place[path[-1]] = value
-        except (KeyError, IndexError, TypeError):  # an earlier damage took the place away
-            continue
+    data = damaged(damages)
     if VALIDATOR.is_valid(data) and not has_whole_floats(data):
         assert is_read(data)

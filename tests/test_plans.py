@@ -327,11 +327,8 @@ def test_any_json_is_a_plan_or_refused(data: object) -> None:
     assert_plan_or_refused(data)
 
 
-@settings(law, max_examples=300)
-@given(st.lists(st.tuples(st.sampled_from(paths(EXAMPLE)), json_values), min_size=1, max_size=3))
-def test_a_damaged_plan_is_a_plan_or_refused(
-    damages: list[tuple[tuple[str | int, ...], object]],
-) -> None:
+def damaged(damages: list[tuple[tuple[str | int, ...], object]]) -> object:
+    """The example with other values at some places."""
     data = copy.deepcopy(EXAMPLE)
     for path, value in damages:
         place: Any = data
@@ -341,7 +338,15 @@ def test_a_damaged_plan_is_a_plan_or_refused(
             place[path[-1]] = value
         except (KeyError, IndexError, TypeError):  # an earlier damage took the place away
             continue
-    assert_plan_or_refused(data)
+    return data
+
+
+@settings(law, max_examples=300)
+@given(st.lists(st.tuples(st.sampled_from(paths(EXAMPLE)), json_values), min_size=1, max_size=3))
+def test_a_damaged_plan_is_a_plan_or_refused(
+    damages: list[tuple[tuple[str | int, ...], object]],
+) -> None:
+    assert_plan_or_refused(damaged(damages))
 
 
 @settings(law, max_examples=50)
