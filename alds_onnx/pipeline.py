@@ -133,14 +133,13 @@ def run(source: Source, settings: Settings, progress: Progress) -> Compressed:
     """
     check_provider(settings.provider)
     clock = Clock(progress)
-    prepared = _prepare(source, settings, clock, keep_attention=True)
+    prepared = _prepare(source, settings, clock)
     try:
         return _compressed(prepared, clock)
     except BudgetError:
         if not prepared.survey.attention:
             raise
-    prepared = _prepare(source, settings, clock, keep_attention=False)
-    return _compressed(replace(prepared, attention_cut=True), clock)
+    return _compressed(_prepare(source, settings, clock, first=prepared), clock)
 
 
 def _compressed(prepared: _Prepared, clock: Clock) -> Compressed:
@@ -160,11 +159,10 @@ def run_sweep(source: Source, settings: Settings, progress: Progress) -> Iterato
     """
     clock = Clock(progress)
     check_provider(settings.provider)
-    usual = furthest = _prepare(source, settings, clock, keep_attention=True)
+    usual = furthest = _prepare(source, settings, clock)
     reach = _reach(usual)
     if usual.survey.attention and max(settings.sweep) > reach:
-        furthest = _prepare(source, settings, clock, keep_attention=False)
-        furthest = replace(furthest, attention_cut=True)
+        furthest = _prepare(source, settings, clock, first=usual)
     within = [cr for cr in settings.sweep if cr <= _reach(furthest)]
     for number, cr in enumerate(within or settings.sweep[:1], start=1):
         clock.attempt(number, len(within))
@@ -211,19 +209,19 @@ def _limits(prepared: _Prepared, clock: Clock) -> tuple[Limit, ...]:
 
 
 def _prepare(
-    source: Source, settings: Settings, clock: Clock, *, keep_attention: bool
+    source: Source, settings: Settings, clock: Clock, *, first: _Prepared | None = None
 ) -> _Prepared:
-    """Everything that needs no budget: read, score the original, look at weights and data."""
+    """Everything that needs no budget: read, score the original, look at weights and data.
+
+    Projections of attention stay whole; after a `first` time without them they may be cut. What was
+    read and scored then is not read again: some data can be read only once.
+    """
     clock.start(Step.LOAD)
     Cache(folder=settings.cache).prepare()
-    survey = make_survey(load_model(source), settings, keep_attention=keep_attention)
-    data = load_data(survey, settings)
-    evaluator = make_evaluator(survey, settings)
-    scoring = None
-    if evaluator is not None and (settings.max_drop is not None or not settings.dry_run):
-        clock.start(Step.SCORES)
-        scoring = evaluator, evaluator(survey.loaded.model, clock.advance)
-        check_finite(scoring[1])
+    loaded = first.survey.loaded if first else load_model(source)
+    survey = make_survey(loaded, settings, keep_attention=first is None)
+    data = first.data if first else load_data(survey, settings)
+    scoring = first.scoring if first else _score_original(survey, settings, clock)
     clock.start(Step.SPECTRA)
     survey, curves = weight_spectra(survey, settings, clock.advance)
     calibrated = None
@@ -246,7 +244,21 @@ def _prepare(
         scoring=scoring,
         curves=curves,
         calibrated=calibrated,
+        attention_cut=first is not None,
     )
+
+
+def _score_original(
+    survey: Survey, settings: Settings, clock: Clock
+) -> tuple[Evaluator, Measured] | None:
+    """What models are scored by, and what the original scores, where that is wanted."""
+    evaluator = make_evaluator(survey, settings)
+    if evaluator is None or (settings.max_drop is None and settings.dry_run):
+        return None
+    clock.start(Step.SCORES)
+    measured = evaluator(survey.loaded.model, clock.advance)
+    check_finite(measured)
+    return evaluator, measured
 
 
 def _calibrate(

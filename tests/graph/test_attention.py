@@ -97,6 +97,30 @@ def test_they_are_cut_if_the_budget_needs_them_and_a_warning_says_so() -> None:
     assert any("attention" in warning for warning in result.report.warnings)
 
 
+@pytest.mark.parametrize("sweep", [False, True])
+def test_data_is_read_and_scores_are_taken_once_though_the_budget_needs_them(sweep: bool) -> None:
+    """Some data can be read only once."""
+    generator = np.random.default_rng(0)
+    shape = (2, 5, WIDTH)
+    feeds = [
+        {name: generator.standard_normal(shape).astype(np.float32) for name in ("x", "z")}
+        for _ in range(8)
+    ]
+    scored = []
+
+    def score(_: object) -> float:
+        scored.append(1)
+        return 1.0
+
+    data = iter(feeds)
+    if sweep:
+        (result,) = alds_onnx.sweep(made(), (0.6,), calibration=data, evaluate=score, threads=1)
+    else:
+        result = alds_onnx.compress(made(), cr=0.6, calibration=data, evaluate=score, threads=1)
+    assert result.plan.removed >= 0.6
+    assert len(scored) == 2  # before and after
+
+
 def test_a_sweep_cuts_them_for_the_ratios_that_need_them() -> None:
     ratios = (0.15, 0.6)
     points = list(alds_onnx.sweep(made(), ratios, dry_run=True))
