@@ -102,10 +102,11 @@ _ARGUMENTS: tuple[Callable[[Any], Any], ...] = (
         "--target",
         "runtime",
         type=click.Choice([r.value for r in Runtime]),
-        default=Runtime.NONE.value,
+        default=Runtime.ORT.value,
         show_default=True,
         help="What will run OUT.onnx: only slices and ranks that it is fast at are chosen. ort: "
-        "onnxruntime on this machine's processor; none: all, as in the paper.",
+        "onnxruntime on this machine's processor; none: all, as in the paper, which keeps most "
+        "accuracy and is often slower than IN.onnx.",
     ),
     option(
         "Which layers, which ranks",
@@ -113,8 +114,8 @@ _ARGUMENTS: tuple[Callable[[Any], Any], ...] = (
         type=Schemes(),
         help="What a convolution may become, comma-separated: encode (kh x kw, 1x1; the paper's), "
         "decode (1x1, kh x kw), split-height (kh x 1, 1 x kw), split-width (1 x kw, kh x 1), "
-        "tucker2 (1x1, kh x kw, 1x1), or all. The search chooses for each layer. Default: all "
-        "with a --target, encode without one, and with --calibration, --latency-ratio or --search "
+        "tucker2 (1x1, kh x kw, 1x1), or all. The search chooses for each layer. Default: all; "
+        "encode with --target none, and with --calibration, --latency-ratio and --search "
         "iterative, which know no other.",
     ),
     option(
@@ -122,8 +123,8 @@ _ARGUMENTS: tuple[Callable[[Any], Any], ...] = (
         "--measure/--no-measure",
         default=None,
         help="Time the cuts of each layer in onnxruntime on this machine, and choose none that is "
-        "slower than the layer. Default: with a --target, if it is cheap, up to about half a "
-        "minute. Without, the same input and options give the same bytes.",
+        "slower than the layer. Default: with --target ort, if it is cheap, up to about half a "
+        "minute. --no-measure: the same input and options give the same bytes.",
     ),
     option(
         "Which layers, which ranks",

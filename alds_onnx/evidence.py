@@ -92,8 +92,12 @@ class Evidence:
     trade_offs
         Of the plan's objective: for the runtime that was asked for, if any, and for all slices and
         ranks. Empty where a plan was applied: nothing was searched.
+    price
+        The plan's objective over the smallest with all slices and ranks, at the same number of
+        parameters; None where the search had them all, or there was none.
     """
 
     on_data: bool
     weights: tuple[WeightEvidence, ...]
     trade_offs: tuple[TradeOff, ...]
+    price: float | None = None

@@ -164,7 +164,7 @@ class Settings:
     seed: int = 0
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    runtime: Runtime = Runtime.NONE
+    runtime: Runtime = Runtime.ORT
     schemes: tuple[Scheme, ...] | None = None
     calibration: Calibration | None = None
     evaluate: Evaluation | None = None

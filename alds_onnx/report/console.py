@@ -182,6 +182,9 @@ def _summary(report: Report) -> Table:
         table.add_row("ranks for", "", report.preset.runtime.value, _runtime(report))
     if report.timed:
         table.add_row("chosen by times", "", "yes", "of this machine; --no-measure: same bytes")
+    if report.evidence is not None and report.evidence.price is not None:
+        price = f"x {report.evidence.price:.2f}"
+        table.add_row("price of speed", "", price, "error that decides, over --target none's")
     if report.target is not None:
         _add_target(table, report.target)
     for score in report.scores:

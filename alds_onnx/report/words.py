@@ -166,8 +166,12 @@ def how(report: Report) -> str:
     }[plan.objective]
     runtime = report.preset.runtime.value if report.preset else "none"
     fast = "" if runtime == "none" else f", among those that {runtime} is fast at"
-    timed = " Times that were measured on this machine had a part in it." if report.timed else ""
-    return f"Slices and ranks make {goal} small (search: {plan.search.value}{fast}).{timed}"
+    text = f"Slices and ranks make {goal} small (search: {plan.search.value}{fast})."
+    if report.timed:
+        text += " Times that were measured on this machine had a part in it."
+    if evidence is not None and evidence.price is not None:
+        text += f" With all slices and ranks it would be {1 / evidence.price:.2f} times as large."
+    return text
 
 
 def layers(report: Report) -> str:

@@ -48,6 +48,17 @@ def gather(
     """
     cuts = {d.weight.name: d.factors.cut for d in decompositions}
     known = sensitivities or {}
+    lines = _trade_offs(curves, sensitivities, settings, before)
+    price = None
+    if len(lines) > 1 and cuts:
+        price = _price(
+            lines[-1],
+            cuts,
+            curves=curves,
+            sensitivities=sensitivities,
+            settings=settings,
+            before=before,
+        )
     return Evidence(
         on_data=sensitivities is not None,
         weights=tuple(
@@ -55,8 +66,37 @@ def gather(
             for weight in survey.weights()
             if weight.name in curves
         ),
-        trade_offs=_trade_offs(curves, sensitivities, settings, before),
+        trade_offs=lines,
+        price=price,
     )
+
+
+def _price(
+    free: TradeOff,
+    cuts: Mapping[str, Cut],
+    *,
+    curves: Mapping[str, Spectra],
+    sensitivities: Mapping[str, Sensitivity] | None,
+    settings: Settings,
+    before: int,
+) -> float:
+    """The objective of the cuts, as the search sees it, over that with all slices and ranks."""
+    errors = [curves[name].relative_error(cut) for name, cut in cuts.items()]
+    if sensitivities is not None:
+        local = zip(cuts, errors, strict=True)
+        errors = [float(sensitivities[name].damage(np.array([e]))[0]) for name, e in local]
+    error = (sum if _is_summed(settings) else max)(errors)
+    shapes = {name: curves[name].shape for name in cuts}
+    saved = sum(
+        shapes[name].num_parameters - cut.num_parameters(shapes[name]) for name, cut in cuts.items()
+    )
+    removed, smallest = zip(*((point.removed, point.error) for point in free.points), strict=True)
+    least = float(np.interp(saved / before, removed, smallest))
+    return (error if sensitivities is None else error**0.5) / least if least else 1.0
+
+
+def _is_summed(settings: Settings) -> bool:
+    return settings.objective is Objective.SUM_OUTPUT_ERROR
 
 
 def _weight(
@@ -122,8 +162,8 @@ def _trade_off(
     for name, spectra in curves.items():
         found = frontier(name, spectra, rule)
         frontiers.append(found if sensitivities is None else by_output(found, sensitivities[name]))
-    summed = settings.objective is Objective.SUM_OUTPUT_ERROR
-    parameters, error = (smallest_sums if summed else smallest_maxima)(frontiers)
+    search = smallest_sums if _is_summed(settings) else smallest_maxima
+    parameters, error = search(frontiers)
     if sensitivities is not None:
         error = np.sqrt(error)  # those of outputs are squared
     dense = sum(spectra.shape.num_parameters for spectra in curves.values())

@@ -58,7 +58,8 @@ class Case:
     def arguments(self, threads: int) -> list[str]:
         """The command line."""
         files = [str(self.path), str(self.target), "--plan-out", str(self.plan)]
-        return [*files, "--cr", CR, "--no-measure", "--threads", str(threads)]
+        paper = ("--schemes", "encode", "--no-measure")
+        return [*files, "--cr", CR, *paper, "--threads", str(threads)]
 
     def accepts(self, outcome: str) -> bool:
         """Whether the manifest allows this outcome."""

@@ -98,7 +98,7 @@ def test_a_weight_of_any_size_is_decomposed(kind: str, size: float, rank: int) -
         error = np.abs(approximation(result) - weight).max() / size
         assert error < ROUNDING[kind]
     else:
-        assert 0.1 < row.error.relative <= row.error.spectral < 1
+        assert 0.1 < row.error.relative <= row.error.spectral * (1 + 1e-12) < 1
     verification = result.report.verification
     assert verification is not None
     expected = Status.NOT_VALIDATED if kind == "bfloat16" else Status.PASSED  # onnxruntime: no op

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import alds_onnx
+from alds_onnx import Runtime
 from alds_onnx.evidence import Evidence
 from alds_onnx.steps.evidence import _thin
 from alds_onnx.values import Cut, ErrorCurve, LayerShape, Objective, Scheme
@@ -26,12 +27,13 @@ def evidence(result: alds_onnx.Result) -> Evidence:
 
 @pytest.fixture(scope="module")
 def half() -> alds_onnx.Result:
-    return alds_onnx.compress(DIGITS, cr=0.5, dry_run=True, threads=1)
+    return alds_onnx.compress(DIGITS, cr=0.5, target=Runtime.NONE, dry_run=True, threads=1)
 
 
 @pytest.fixture(scope="module")
 def fitted() -> alds_onnx.Result:
-    return alds_onnx.compress(parse(GRAPH, WEIGHTS), cr=0.1, calibration=FEEDS, threads=1)
+    model = parse(GRAPH, WEIGHTS)
+    return alds_onnx.compress(model, cr=0.1, target=Runtime.NONE, calibration=FEEDS, threads=1)
 
 
 def test_the_cut_is_a_point_of_its_curve(half: alds_onnx.Result) -> None:
@@ -129,6 +131,26 @@ def test_with_data_errors_are_those_of_outputs(fitted: alds_onnx.Result) -> None
     measured = fitted.report.verification.fidelity[0].relative_l2
     # Probes are of single cuts in the original model: within a factor of what happens together.
     assert predicted / 2 < measured < predicted * 2
+
+
+def test_the_price_of_a_target_is_that_of_the_smallest_error(half: alds_onnx.Result) -> None:
+    found = alds_onnx.compress(DIGITS, cr=0.5, dry_run=True, threads=1)
+    free = alds_onnx.compress(
+        DIGITS, cr=found.plan.removed, target=Runtime.NONE, dry_run=True, threads=1
+    )
+    price = evidence(found).price
+    assert price == pytest.approx(
+        found.plan.max_relative_error / free.plan.max_relative_error, rel=0.01
+    )
+    assert price > 1
+    assert evidence(half).price is None
+
+
+def test_with_data_the_price_is_of_the_outputs_errors() -> None:
+    found = alds_onnx.compress(parse(GRAPH, WEIGHTS), cr=0.1, calibration=FEEDS, threads=1)
+    price = evidence(found).price
+    assert price is not None
+    assert price >= 1 - 1e-9
 
 
 def test_a_plan_leaves_nothing_to_trade(fitted: alds_onnx.Result) -> None:

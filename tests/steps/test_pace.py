@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import alds_onnx
-from alds_onnx import BudgetError, Measuring, Result, UsageError
+from alds_onnx import BudgetError, Measuring, Result, Runtime, UsageError
 from alds_onnx.evaluate.sessions import Execution, RunError
 from alds_onnx.evaluate.timing import Timing
 from alds_onnx.evaluate.timings import Timings
@@ -82,8 +82,8 @@ def net() -> ModelProto:
 
 
 def measured(net: ModelProto, **options: object) -> Result:
-    given = {"cr": 0.4, "measuring": Measuring.ALWAYS, "dry_run": True} | options
-    return alds_onnx.compress(net, **given)  # type: ignore[arg-type]
+    given = {"cr": 0.4, "target": Runtime.NONE, "measuring": Measuring.ALWAYS, "dry_run": True}
+    return alds_onnx.compress(net, **given | options)  # type: ignore[arg-type]
 
 
 def cuts_of(result: Result) -> dict[str, Cut]:
@@ -91,7 +91,7 @@ def cuts_of(result: Result) -> dict[str, Cut]:
 
 
 def test_where_all_is_faster_nothing_changes(net: ModelProto, clock: Clock) -> None:
-    free, timed = alds_onnx.compress(net, cr=0.4, dry_run=True), measured(net)
+    free, timed = alds_onnx.compress(net, cr=0.4, target=Runtime.NONE, dry_run=True), measured(net)
     assert cuts_of(timed) == cuts_of(free)
     assert clock.asked
     assert (free.report.timed, timed.report.timed) == (False, True)
@@ -102,7 +102,7 @@ def test_no_slow_cut_is_chosen_where_faster_ones_keep_the_budget(
     net: ModelProto, clock: Clock, slowness: float, slices: float
 ) -> None:
     clock.slowness, clock.slices = slowness, slices
-    free = alds_onnx.compress(net, cr=0.4, dry_run=True)
+    free = alds_onnx.compress(net, cr=0.4, target=Runtime.NONE, dry_run=True)
     assert any(cut.num_slices > 1 for cut in cuts_of(free).values())
     result = measured(net)
     assert result.plan.removed >= 0.4
@@ -181,7 +181,9 @@ def test_bans_that_cost_least_time_are_lifted_first(most: int, spared: str) -> N
 def test_slower_ones_may_be_allowed(net: ModelProto, clock: Clock) -> None:
     clock.slowness = 1000.0
     result = measured(net, allow_slower=True)
-    assert cuts_of(result) == cuts_of(alds_onnx.compress(net, cr=0.4, dry_run=True))
+    assert cuts_of(result) == cuts_of(
+        alds_onnx.compress(net, cr=0.4, target=Runtime.NONE, dry_run=True)
+    )
     assert any(w.startswith("slower in onnxruntime") for w in result.report.warnings)
 
 
@@ -196,7 +198,9 @@ def test_nothing_is_timed_unasked_or_where_it_would_say_nothing(
 def test_what_cannot_be_timed_is_taken_as_it_is(net: ModelProto, clock: Clock) -> None:
     clock.fails = True
     result = measured(net)
-    assert cuts_of(result) == cuts_of(alds_onnx.compress(net, cr=0.4, dry_run=True))
+    assert cuts_of(result) == cuts_of(
+        alds_onnx.compress(net, cr=0.4, target=Runtime.NONE, dry_run=True)
+    )
     assert clock.asked == len(set(cuts_of(result).values()))
 
 
