@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alds_onnx.api import MergeResult, Result, compress, merge, sweep
+    from alds_onnx.cuts import Scheme
     from alds_onnx.errors import (
         AldsError,
         BudgetError,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from alds_onnx.settings import Measuring, Step
     from alds_onnx.steps.merge import MergeReport
     from alds_onnx.sweeps import Sweep, make_sweep
-    from alds_onnx.values import Plan, Report, Scheme, SearchMethod
+    from alds_onnx.values import Plan, Report, SearchMethod
 
 __all__ = [
     "AldsError",
@@ -62,6 +63,7 @@ __all__ = [
 
 _HOMES = {
     "alds_onnx.api": ("MergeResult", "Result", "compress", "merge", "sweep"),
+    "alds_onnx.cuts": ("Scheme",),
     "alds_onnx.errors": tuple(name for name in __all__ if name.endswith("Error")),
     "alds_onnx.evaluate.sessions": ("Provider",),
     "alds_onnx.plans": ("plan_to_json", "read_plan"),
@@ -69,7 +71,7 @@ _HOMES = {
     "alds_onnx.settings": ("Measuring", "Step"),
     "alds_onnx.steps.merge": ("MergeReport",),
     "alds_onnx.sweeps": ("Sweep", "make_sweep"),
-    "alds_onnx.values": ("Plan", "Report", "Scheme", "SearchMethod"),
+    "alds_onnx.values": ("Plan", "Report", "SearchMethod"),
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from alds_onnx.calibrate.reader import Calibration
+from alds_onnx.cuts import Scheme
 from alds_onnx.evaluate.scores import Evaluation
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.graph.save import check_target, write_model
@@ -25,7 +26,7 @@ from alds_onnx.settings import (
     silent,
 )
 from alds_onnx.steps.merge import MergeReport, run_merge
-from alds_onnx.values import Objective, Plan, Report, Scheme, SearchMethod
+from alds_onnx.values import Objective, Plan, Report, SearchMethod
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 import click
 
+from alds_onnx.cuts import Scheme
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.options import Ratios, Schemes, Shape, option
 from alds_onnx.runtimes import Runtime
-from alds_onnx.values import Objective, Scheme, SearchMethod
+from alds_onnx.values import Objective, SearchMethod
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

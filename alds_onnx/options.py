@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from alds_onnx.values import Scheme
+from alds_onnx.cuts import Scheme
 
 #: Most points of a sweep.
 MOST_RATIOS = 100

@@ -9,6 +9,7 @@ from itertools import count
 from onnx import ModelProto
 
 from alds_onnx.cache import Cache
+from alds_onnx.cuts import Cut, Spectra, Work
 from alds_onnx.decompose.factorize import cut_error, factorize
 from alds_onnx.errors import BudgetError, UsageError
 from alds_onnx.evaluate.samples import Samples
@@ -46,7 +47,7 @@ from alds_onnx.steps.rows import Decomposition, plan_rows, total
 from alds_onnx.steps.survey import Survey, Weight, make_survey, side_by_side, weight_spectra
 from alds_onnx.steps.target import Gauge, Reading, make_gauge, make_target
 from alds_onnx.targets import Score, Target
-from alds_onnx.values import Budget, Cut, Plan, Report, Spectra, Work
+from alds_onnx.values import Budget, Plan, Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -12,20 +12,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from alds_onnx.cuts import Cut, CutError, Op, Scheme
 from alds_onnx.errors import PlanError
-from alds_onnx.values import (
-    Budget,
-    BudgetKind,
-    Cut,
-    CutError,
-    Decision,
-    LayerPlan,
-    Objective,
-    Op,
-    Plan,
-    Scheme,
-    SearchMethod,
-)
+from alds_onnx.values import Budget, BudgetKind, Decision, LayerPlan, Objective, Plan, SearchMethod
 
 SCHEMA = 1
 # A plan of a model with 100,000 layers; larger files are not plans.

@@ -14,12 +14,13 @@ from typing import Protocol, TypeAlias
 from onnx import ModelProto
 
 from alds_onnx.calibrate.reader import Calibration
+from alds_onnx.cuts import Scheme
 from alds_onnx.errors import UsageError
 from alds_onnx.evaluate.scores import Evaluation
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.runtimes import Runtime, preset
 from alds_onnx.search.alignment import Alignment
-from alds_onnx.values import Objective, Plan, Scheme, SearchMethod
+from alds_onnx.values import Objective, Plan, SearchMethod
 
 #: A model: the path of its file, or the model itself.
 Source: TypeAlias = "str | os.PathLike[str] | ModelProto"

@@ -42,12 +42,12 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from alds_onnx.cuts import LayerShape, Scheme, Spectra
 from alds_onnx.decompose.folding import fold
 from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.search.exact import search_exact
 from alds_onnx.settings import default_threads
 from alds_onnx.steps.survey import side_by_side
-from alds_onnx.values import LayerShape, Scheme, Spectra
 
 _TABLE = Path(__file__).with_suffix(".md")
 _SIZE = 1024

@@ -23,8 +23,8 @@ about trained networks; their times do not depend on the numbers in them.
 Why: multiply-accumulates alone say little about time; this table says how much is left of them.
 
 How: the models of a row take turns run by run, with no other work on the machine. "time" is the
-ratio of the medians to the whole model, "spread" half the distance of the quartiles of the ratios of
-single turns. Rows that were measured before, by the same sources and versions, are kept in
+ratio of the medians to the whole model, "spread" half the distance of the quartiles of the ratios
+of single turns. Rows that were measured before, by the same sources and versions, are kept in
 .cache/latency.jsonl.
 """
 

@@ -39,12 +39,12 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto, helper, numpy_helper
 
+from alds_onnx.cuts import Factors, LayerShape
 from alds_onnx.evaluate.sessions import Execution, Session
 from alds_onnx.graph.layers import Layer, find_layers
 from alds_onnx.graph.rewrite import Replacement, rewrite
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks
-from alds_onnx.values import Factors, LayerShape
 
 _SIZES = ((1, 768, 768), (8, 768, 768), (128, 768, 3072), (128, 3072, 768), (512, 120, 360))
 _SLICES = (2, 4, 8, 24)

@@ -17,8 +17,9 @@ import onnx
 from tasks import Feeds
 
 import alds_onnx
+from alds_onnx.cuts import Cut
 from alds_onnx.runtimes import Runtime
-from alds_onnx.values import Cut, Decision, LayerPlan, Objective, Plan, SearchMethod
+from alds_onnx.values import Decision, LayerPlan, Objective, Plan, SearchMethod
 
 METHODS = ("uniform", "energy", "iterative", "exact", "exact+fit", "ranks", "max", "calibrated")
 # Only these see calibration data, so only these change with its draw.

@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from alds_onnx.cuts import Cut, Spectra
 from alds_onnx.decompose.factorize import cut_error, factorize
 from alds_onnx.decompose.spectra import spectra
 from alds_onnx.errors import AldsError, InputError
@@ -47,7 +48,6 @@ from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks
 from alds_onnx.search.exact import search_exact
 from alds_onnx.search.iterative import search_iterative
-from alds_onnx.values import Cut, Spectra
 
 _HERE = Path(__file__).resolve().parent
 _REFERENCE = _HERE / "reference"
@@ -76,7 +76,7 @@ class Theirs:
     parameters_before, parameter_budget
         Parameters of the whole model, before and after.
     relative_error, spectral_error
-        Largest over the layers, as `alds_onnx.values.CutError` names them.
+        Largest over the layers, as `alds_onnx.cuts.CutError` names them.
     cpu_seconds
         Process time of spectra, search and factors.
     cuts

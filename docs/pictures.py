@@ -19,9 +19,10 @@ import numpy as np
 import onnx
 
 import alds_onnx
+from alds_onnx.cuts import LayerShape
 from alds_onnx.decompose.folding import fold
 from alds_onnx.decompose.spectra import spectra
-from alds_onnx.values import LayerPlan, LayerShape
+from alds_onnx.values import LayerPlan
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "models" / "digits.onnx"

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 import alds_onnx
 from alds_onnx import plans
+from alds_onnx.cuts import Op, Scheme
 from alds_onnx.errors import PlanError
 from alds_onnx.plans import plan_from_json, plan_to_json
 from alds_onnx.report.json import dump
-from alds_onnx.values import BudgetKind, Decision, Objective, Op, Plan, Scheme, SearchMethod
+from alds_onnx.values import BudgetKind, Decision, Objective, Plan, SearchMethod
 from tests.graph.builders import normal, parse
 from tests.test_plans import EXAMPLE, changed, damaged, json_values, law, made_plans, paths
 

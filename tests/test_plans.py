@@ -15,20 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from alds_onnx import plans
+from alds_onnx.cuts import Cut, CutError, Op, Scheme
 from alds_onnx.errors import PlanError
 from alds_onnx.plans import match_plan, plan_from_json, plan_to_json, read_plan
-from alds_onnx.values import (
-    Budget,
-    BudgetKind,
-    Cut,
-    CutError,
-    Decision,
-    LayerPlan,
-    Op,
-    Plan,
-    Scheme,
-    SearchMethod,
-)
+from alds_onnx.values import Budget, BudgetKind, Decision, LayerPlan, Plan, SearchMethod
 
 law = settings(deadline=None)
 

@@ -14,11 +14,12 @@ from click.testing import CliRunner
 
 import alds_onnx
 from alds_onnx.cli import command, run
+from alds_onnx.cuts import Cut, Scheme
 from alds_onnx.errors import PlanError, UsageError
 from alds_onnx.plans import plan_from_json, plan_to_json
 from alds_onnx.runtimes import Runtime
 from alds_onnx.settings import Settings
-from alds_onnx.values import Cut, Decision, Plan, Scheme, SearchMethod
+from alds_onnx.values import Decision, Plan, SearchMethod
 from tests.conftest import CALIBRATION, DIGITS, TEST
 
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alds_onnx.cuts import Scheme
 from alds_onnx.errors import UsageError
 from alds_onnx.runtimes import Runtime
 from alds_onnx.settings import Settings, Step, default_threads, silent
-from alds_onnx.values import Plan, Scheme, SearchMethod
+from alds_onnx.values import Plan, SearchMethod
 
 NAMES = ("/stem/Conv", "/layer1/Conv", "/layer1/conv", "/layer2/Gemm", "node[0]")
 PLAN = Plan(

@@ -9,22 +9,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from alds_onnx.cuts import Cut, CutError, ErrorCurve, LayerShape, Op, Spectra, read_only
 from alds_onnx.values import (
     Budget,
-    Cut,
-    CutError,
     Decision,
-    ErrorCurve,
     Latency,
     LayerPlan,
-    LayerShape,
-    Op,
     Plan,
     SearchMethod,
-    Spectra,
     Status,
     Verification,
-    read_only,
 )
 
 shapes = st.builds(

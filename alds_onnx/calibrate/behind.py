@@ -13,12 +13,12 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
 from alds_onnx.calibrate.walk import Walk
+from alds_onnx.cuts import FloatArray
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import as_read
 from alds_onnx.graph.scopes import unused
 from alds_onnx.graph.segment import make_value
 from alds_onnx.graph.tensors import stored
-from alds_onnx.values import FloatArray
 
 # Types of which onnxruntime takes NumPy arrays.
 _FED = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)

@@ -18,6 +18,7 @@ from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.statistics import Sampler, rows_wanted
 from alds_onnx.calibrate.sums import Sums, sums_of, usable
 from alds_onnx.calibrate.walk import Walk
+from alds_onnx.cuts import Cut, Factors, FloatArray
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.regression import (
     Moments,
@@ -27,7 +28,6 @@ from alds_onnx.decompose.regression import (
     squared_error,
 )
 from alds_onnx.graph.layers import Layer
-from alds_onnx.values import Cut, Factors, FloatArray
 
 #: Ridges to choose from, relative to the mean power of an input.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)

@@ -13,10 +13,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from alds_onnx.cuts import Cut, Factors, FloatArray, Spectra
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.regression import Moments, bias_change, fitted_shape, regress, widened
 from alds_onnx.graph.layers import Layer
-from alds_onnx.values import Cut, Factors, FloatArray, Spectra
 
 #: Squared local errors at which a layer is probed, as near as its ranks allow.
 _TARGETS = (0.01, 0.05, 0.25)

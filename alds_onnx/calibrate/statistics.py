@@ -10,10 +10,10 @@ import numpy as np
 from alds_onnx.calibrate.rows import Rows, sample_rows
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.sums import Sums, sums_of, usable
+from alds_onnx.cuts import LayerShape
 from alds_onnx.decompose.regression import is_wide
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.scopes import ModelIndex
-from alds_onnx.values import LayerShape
 
 # Rows for each column of a weight: the relative error of a second moment is about 1/sqrt(rows), and
 # this many leave the weakest directions determined well enough for a ridge to handle the rest.

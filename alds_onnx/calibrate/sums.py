@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from alds_onnx.calibrate.rows import Rows
+from alds_onnx.cuts import FloatArray
 from alds_onnx.decompose.regression import Moments, uncertainty
-from alds_onnx.values import FloatArray
 
 # Sums of millions of squares of smaller numbers fit into float32.
 _LARGEST = 1e15

@@ -20,9 +20,9 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.linalg
 
+from alds_onnx.cuts import FloatArray
 from alds_onnx.decompose.factorize import leading_eigenvectors, truncated
 from alds_onnx.decompose.folding import slices
-from alds_onnx.values import FloatArray
 
 #: Added to a Gram matrix of codes of unit power: they may be linearly dependent.
 JITTER = 1e-9

@@ -10,9 +10,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 
-from alds_onnx.decompose.folding import compose, refold, slices
-from alds_onnx.decompose.spectra import largest_eigenvalues, with_fallback
-from alds_onnx.values import (
+from alds_onnx.cuts import (
     Cut,
     CutError,
     Factors,
@@ -22,6 +20,8 @@ from alds_onnx.values import (
     Spectra,
     read_only,
 )
+from alds_onnx.decompose.folding import compose, refold, slices
+from alds_onnx.decompose.spectra import largest_eigenvalues, with_fallback
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from alds_onnx.values import Factors, FloatArray, LayerShape, Scheme
+from alds_onnx.cuts import Factors, FloatArray, LayerShape, Scheme
 
 
 def fold(weight: npt.ArrayLike, shape: LayerShape) -> FloatArray:

@@ -26,17 +26,9 @@ from typing import TypeVar
 import numpy as np
 import scipy.linalg
 
+from alds_onnx.cuts import Cut, ErrorCurve, Factors, FloatArray, LayerShape, Spectra, read_only
 from alds_onnx.decompose.alternating import JITTER, Blocks, mean_power, shrunk, slice_components
 from alds_onnx.decompose.folding import compose
-from alds_onnx.values import (
-    Cut,
-    ErrorCurve,
-    Factors,
-    FloatArray,
-    LayerShape,
-    Spectra,
-    read_only,
-)
 
 _T = TypeVar("_T")
 

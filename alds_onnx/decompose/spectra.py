@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import scipy.linalg
 
+from alds_onnx.cuts import ErrorCurve, FloatArray, LayerShape, Scheme, Spectra, read_only
 from alds_onnx.decompose.folding import refold, slices
 from alds_onnx.errors import AldsError
-from alds_onnx.values import ErrorCurve, FloatArray, LayerShape, Scheme, Spectra, read_only
 
 _log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from onnx import helper
 
+from alds_onnx.cuts import Cut
 from alds_onnx.evaluate.sessions import Execution, Feeds, Session
 from alds_onnx.graph.alone import Alone
-from alds_onnx.values import Cut
 
 _WARM_UP = 2
 _FEWEST, _MOST = 7, 200

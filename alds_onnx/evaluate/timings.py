@@ -19,9 +19,9 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from alds_onnx.cuts import Cut
 from alds_onnx.evaluate.sessions import Execution
 from alds_onnx.evaluate.timing import Timing
-from alds_onnx.values import Cut
 
 _log = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from math import prod
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from alds_onnx.cuts import Op, Work
 from alds_onnx.graph.scopes import (
     DEFAULT_DOMAINS,
     Key,
@@ -16,7 +17,6 @@ from alds_onnx.graph.scopes import (
     tensors_of,
 )
 from alds_onnx.graph.tensors import FLOATING, is_external, num_bytes, num_elements
-from alds_onnx.values import Op, Work
 
 
 def num_parameters(index: ModelIndex) -> int:

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from alds_onnx.cuts import Cut, Factors, Op, Scheme
 from alds_onnx.graph.layers import Layer, Operand, find_layers
 from alds_onnx.graph.rewrite import Replacement, rewrite, stored_factors
 from alds_onnx.graph.scopes import Key, ModelIndex
 from alds_onnx.graph.tensors import num_bytes
-from alds_onnx.values import Cut, Factors, Op, Scheme
 
 _FUSED = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid")
 _IMAGE_AXES = 4

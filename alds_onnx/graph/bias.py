@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from alds_onnx.cuts import FloatArray, Op
 from alds_onnx.graph.layers import Layer, Operand
 from alds_onnx.graph.scopes import ModelIndex, real
 from alds_onnx.graph.tensors import read_array
 from alds_onnx.graph.weights import find_source
-from alds_onnx.values import FloatArray, Op
 
 _BIAS = 2
 

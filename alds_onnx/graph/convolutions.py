@@ -17,8 +17,8 @@ from math import prod
 
 from onnx import AttributeProto, NodeProto, helper
 
+from alds_onnx.cuts import Cut, LayerShape, Scheme
 from alds_onnx.graph.scopes import integer, integers, string
-from alds_onnx.values import Cut, LayerShape, Scheme
 
 MISFIT = "the shapes or types of its factors do not fit together"
 

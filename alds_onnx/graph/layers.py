@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto
 
+from alds_onnx.cuts import LayerShape, Op
 from alds_onnx.graph.scopes import (
     DEFAULT_DOMAINS,
     Key,
@@ -36,7 +37,6 @@ from alds_onnx.graph.scopes import (
 )
 from alds_onnx.graph.tensors import DECOMPOSABLE, type_name
 from alds_onnx.graph.weights import WeightSource, find_source, read_weight
-from alds_onnx.values import LayerShape, Op
 
 # Gemm broadcasts C without a `broadcast` attribute, and Reshape takes its shape as an input.
 _FIRST_OPSET = 7

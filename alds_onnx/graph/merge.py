@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto
 
+from alds_onnx.cuts import Factors, FloatArray, Scheme
 from alds_onnx.decompose.folding import compose
 from alds_onnx.graph.layers import Operand
 from alds_onnx.graph.pairs import Pair, Unmerged, find_pairs
@@ -26,7 +27,6 @@ from alds_onnx.graph.rewrite import forget, new_tensor, store
 from alds_onnx.graph.scopes import Key, ModelIndex, Site, unused
 from alds_onnx.graph.spill import Spill
 from alds_onnx.graph.tensors import read_array, stored, type_name
-from alds_onnx.values import Factors, FloatArray, Scheme
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -25,13 +25,13 @@ from pathlib import Path
 
 from onnx import AttributeProto, TensorProto
 
+from alds_onnx.cuts import Cut, LayerShape
 from alds_onnx.graph.convolutions import MISFIT, Whole, join_convolutions
 from alds_onnx.graph.forms import Candidate, Form, Role, read_form
 from alds_onnx.graph.layers import Operand, row_names
 from alds_onnx.graph.scopes import Definition, Key, Kind, ModelIndex, Site
 from alds_onnx.graph.tensors import DECOMPOSABLE, type_name
 from alds_onnx.graph.weights import constant_of
-from alds_onnx.values import Cut, LayerShape
 
 _ROLES = {2: (Role.ENCODER, Role.DECODER), 3: (Role.ENCODER, Role.CORE, Role.DECODER)}
 

@@ -32,9 +32,9 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 from onnx import NodeProto
 
+from alds_onnx.cuts import Cut, Factors, LayerShape, Scheme
 from alds_onnx.graph.layers import Layer, Operand
 from alds_onnx.graph.scopes import integers
-from alds_onnx.values import Cut, Factors, LayerShape, Scheme
 
 # Shape can leave an axis out from opset 15 on; Reshape can make an axis of size 0 from 14 on.
 _FIRST_OPSET_TO_RESTORE_AXES = 15

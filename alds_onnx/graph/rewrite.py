@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from alds_onnx.cuts import Factors, FloatArray, read_only
 from alds_onnx.decompose.folding import compose
 from alds_onnx.errors import VerificationError
 from alds_onnx.graph.layers import Layer, Operand
@@ -25,7 +26,6 @@ from alds_onnx.graph.scopes import Key, ModelIndex, Scope, Site, unused
 from alds_onnx.graph.spill import Spill
 from alds_onnx.graph.tensors import make_tensor, stored, type_name
 from alds_onnx.graph.weights import constant_of
-from alds_onnx.values import Factors, FloatArray, read_only
 
 _Entry = TypeVar("_Entry")
 

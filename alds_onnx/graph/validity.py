@@ -33,11 +33,11 @@ from onnx import (
 )
 from onnx.shape_inference import InferenceError, infer_shapes
 
+from alds_onnx.cuts import Op
 from alds_onnx.graph.operands import Dims, Shapes, fits, operand_problem, text
 from alds_onnx.graph.scopes import constant_tensor, default_opset, subgraphs
 from alds_onnx.graph.skeleton import default_domain_unnamed, label, skeleton
 from alds_onnx.graph.tensors import FLOATING, every, is_external, type_name
-from alds_onnx.values import Op
 
 _log = logging.getLogger(__name__)
 

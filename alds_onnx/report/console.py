@@ -7,18 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alds_onnx.cuts import Cut, Scheme
 from alds_onnx.report import numbers
 from alds_onnx.targets import Score, Target, TargetData
-from alds_onnx.values import (
-    Cut,
-    Decision,
-    Latency,
-    LayerPlan,
-    OutputFidelity,
-    Report,
-    Scheme,
-    Verification,
-)
+from alds_onnx.values import Decision, Latency, LayerPlan, OutputFidelity, Report, Verification
 
 _PIPED_WIDTH = 160
 # Layers that are marked as the most sensitive ones.

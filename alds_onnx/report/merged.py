@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alds_onnx.cuts import Scheme
 from alds_onnx.report import numbers
 from alds_onnx.report.console import add_checks, new_table, ranks
 from alds_onnx.steps.merge import MergedLayer, MergeReport
-from alds_onnx.values import Scheme
 
 
 def print_merge(console: Console, report: MergeReport) -> None:

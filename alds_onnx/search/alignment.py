@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from alds_onnx.cuts import Cut, LayerShape, Scheme
 from alds_onnx.runtimes import Preset, Runtime, preset
-from alds_onnx.values import Cut, LayerShape, Scheme
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

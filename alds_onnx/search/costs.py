@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from alds_onnx.values import Cut, IntArray, LayerShape, Scheme, Work
+from alds_onnx.cuts import Cut, IntArray, LayerShape, Scheme, Work
 
 # Shares of several budgets are counted in parts of this, and no choice in more than the product:
 # sums over the layers are exact in float64 where it matters, and far from overflow.

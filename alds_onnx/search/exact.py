@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from alds_onnx.cuts import Cut, Spectra
 from alds_onnx.search.alignment import FREE, Alignment
 from alds_onnx.search.costs import PLAIN, Terms
 from alds_onnx.search.frontier import frontier
 from alds_onnx.search.minmax import minimize_maximum_error
-from alds_onnx.values import Cut, Spectra
 
 
 def search_exact(

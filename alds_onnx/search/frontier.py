@@ -8,17 +8,9 @@ from typing import TypeAlias
 
 import numpy as np
 
+from alds_onnx.cuts import Cut, ErrorCurve, FloatArray, IntArray, LayerShape, Scheme, Spectra
 from alds_onnx.search.alignment import FREE, Alignment
 from alds_onnx.search.costs import PLAIN, Cuts, Terms
-from alds_onnx.values import (
-    Cut,
-    ErrorCurve,
-    FloatArray,
-    IntArray,
-    LayerShape,
-    Scheme,
-    Spectra,
-)
 
 _SCHEMES = tuple(Scheme)
 # Cuts of one scheme and k, and the error of each.

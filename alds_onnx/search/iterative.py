@@ -16,10 +16,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from alds_onnx.cuts import Cut, Spectra
 from alds_onnx.search.alignment import FREE, Alignment
 from alds_onnx.search.frontier import Frontier, frontier_of_curves
 from alds_onnx.search.minmax import minimize_maximum_error, smallest_cost
-from alds_onnx.values import Cut, Spectra
 
 _FIXED_STARTS = (3, 5, 7, 9)
 _NUM_STARTS = 15

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from alds_onnx.cuts import Spectra
 from alds_onnx.search.alignment import FREE, Alignment
 from alds_onnx.search.costs import PLAIN, Terms
 from alds_onnx.search.frontier import frontier
 from alds_onnx.search.minmax import smallest_cost
-from alds_onnx.values import Spectra
 
 
 def smallest_parameters(spectra: Mapping[str, Spectra]) -> int:

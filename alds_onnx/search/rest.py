@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from alds_onnx.cuts import Cut, Spectra
 from alds_onnx.search.alignment import Alignment
 from alds_onnx.search.costs import PLAIN, Cost, Terms, cost_of
 from alds_onnx.search.frontier import Frontier, frontier
-from alds_onnx.values import Cut, Spectra
 
 
 def finer_choices(

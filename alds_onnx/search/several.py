@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from alds_onnx.cuts import Cut, FloatArray, LayerShape
 from alds_onnx.search.costs import Cost, Mixture, total_cost
-from alds_onnx.values import Cut, FloatArray, LayerShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

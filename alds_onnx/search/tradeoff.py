@@ -13,8 +13,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from alds_onnx.cuts import FloatArray
 from alds_onnx.search.frontier import Frontier
-from alds_onnx.values import FloatArray
 
 # More thresholds and prices than points are drawn: those kept are about evenly spaced in cost.
 _THRESHOLDS, _PRICES = 2000, 200

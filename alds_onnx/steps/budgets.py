@@ -8,13 +8,14 @@ from typing import TypeVar
 
 import numpy as np
 
+from alds_onnx.cuts import Cut, LayerShape, Work
 from alds_onnx.errors import BudgetError, UsageError
 from alds_onnx.graph.scopes import Site
 from alds_onnx.search.costs import PARAMETERS, Cost, Macs
 from alds_onnx.search.several import Room, search_within
 from alds_onnx.settings import Settings
 from alds_onnx.steps.survey import Survey
-from alds_onnx.values import Budget, BudgetKind, Cut, LayerShape, Work
+from alds_onnx.values import Budget, BudgetKind
 
 _T = TypeVar("_T")
 

@@ -24,6 +24,7 @@ from alds_onnx.calibrate.sensitivity import Probe, Sensitivity, measure
 from alds_onnx.calibrate.statistics import Sampler, input_sums
 from alds_onnx.calibrate.sums import Sums
 from alds_onnx.calibrate.walk import Walk
+from alds_onnx.cuts import FloatArray
 from alds_onnx.decompose.regression import (
     is_wide,
     joint_spectra,
@@ -45,7 +46,6 @@ from alds_onnx.steps.remember import (
     remembered_sums,
 )
 from alds_onnx.steps.survey import Advance, Survey, Weight, side_by_side
-from alds_onnx.values import FloatArray
 
 # Most slices tried: more of them have not paid on data, and runtimes like them less.
 _MOST_SLICES = 8

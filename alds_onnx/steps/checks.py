@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from onnx import ModelProto
 
 from alds_onnx.calibrate.reader import Feed, ModelInput, model_inputs
+from alds_onnx.cuts import Work
 from alds_onnx.errors import VerificationError
 from alds_onnx.evaluate.samples import Samples, measured_shapes, random_samples
 from alds_onnx.evaluate.sessions import Execution, RunError
@@ -22,7 +23,7 @@ from alds_onnx.graph.spill import Spill
 from alds_onnx.settings import Settings
 from alds_onnx.steps.data import Data
 from alds_onnx.steps.survey import Survey
-from alds_onnx.values import Status, Verification, Work
+from alds_onnx.values import Status, Verification
 
 _log = logging.getLogger(__name__)
 

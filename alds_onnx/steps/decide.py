@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from alds_onnx.cuts import Cut, LayerShape, Scheme, Spectra
 from alds_onnx.errors import PlanError
 from alds_onnx.graph.layers import Layer
 from alds_onnx.plans import match_plan
@@ -23,7 +24,7 @@ from alds_onnx.settings import Settings
 from alds_onnx.steps.budgets import Limit, within
 from alds_onnx.steps.rows import plan_rows
 from alds_onnx.steps.survey import Survey
-from alds_onnx.values import Cut, LayerShape, Plan, Scheme, SearchMethod, Spectra
+from alds_onnx.values import Plan, SearchMethod
 
 #: How much larger errors may be for ranks that the runtime is fast at.
 PRICE = 1.5

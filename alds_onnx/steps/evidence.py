@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from alds_onnx.calibrate.sensitivity import Sensitivity
+from alds_onnx.cuts import Cut, ErrorCurve, LayerShape, Scheme, Spectra
 from alds_onnx.evidence import Damage, Evidence, ThinCurve, TradeOff, TradePoint, WeightEvidence
 from alds_onnx.runtimes import Runtime
 from alds_onnx.search.alignment import FREE, Alignment
@@ -16,7 +17,7 @@ from alds_onnx.settings import Settings
 from alds_onnx.steps.fitting import by_output
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Survey, Weight
-from alds_onnx.values import Cut, ErrorCurve, LayerShape, Objective, Scheme, Spectra
+from alds_onnx.values import Objective
 
 # Points of one curve; they are drawn a few hundred pixels wide.
 _POINTS = 120

@@ -22,6 +22,7 @@ from alds_onnx.calibrate.reconstruct import Fit, Solution, Task, measure_sums, s
 from alds_onnx.calibrate.reference import Reference, reference
 from alds_onnx.calibrate.sensitivity import Probe, Sensitivity
 from alds_onnx.calibrate.walk import Walk
+from alds_onnx.cuts import Cut, FloatArray, Spectra
 from alds_onnx.decompose.factorize import cut_error, factorize
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.regression import fitted_shape, regress
@@ -45,7 +46,7 @@ from alds_onnx.steps.decide import PRICE, Bans, planned_cuts
 from alds_onnx.steps.pace import Pace, without_slow
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Advance, Survey, Weight
-from alds_onnx.values import Cut, FloatArray, Objective, Spectra
+from alds_onnx.values import Objective
 
 _SWEEPS = 20
 _RIDGE = 1e-4

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from alds_onnx.cuts import Cut, FloatArray, IntArray, LayerShape, Scheme
 from alds_onnx.errors import BudgetError, UsageError
 from alds_onnx.search.alignment import Alignment
 from alds_onnx.search.costs import Cuts
 from alds_onnx.steps.budgets import Limit
 from alds_onnx.steps.pace import Pace, block_of
 from alds_onnx.steps.survey import Survey
-from alds_onnx.values import Budget, BudgetKind, Cut, FloatArray, IntArray, LayerShape, Scheme
+from alds_onnx.values import Budget, BudgetKind
 
 # Ranks of the table, as parts of the largest that saves parameters.
 _PARTS = (1.0, 0.7, 0.45, 0.25, 0.12)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto
 
+from alds_onnx.cuts import Cut
 from alds_onnx.errors import VerificationError
 from alds_onnx.evaluate.samples import Samples, random_samples
 from alds_onnx.evaluate.sessions import Execution, RunError, check_provider
@@ -20,7 +21,7 @@ from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.spill import Spill
 from alds_onnx.settings import MergeSettings, Progress, Source, Step
 from alds_onnx.steps.clock import Clock
-from alds_onnx.values import Cut, Status, Verification
+from alds_onnx.values import Status, Verification
 
 # A model compressed too far may end in a sigmoid of 1e-8, whose rounding is that of a number near
 # 1, 6e-8: so much is allowed with this floor and the tolerance for float32.

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeVar
 
+from alds_onnx.cuts import Cut, LayerShape, Scheme, Spectra, Work
 from alds_onnx.errors import BudgetError
 from alds_onnx.evaluate.sessions import Execution, Feeds, RunError, Session
 from alds_onnx.evaluate.timing import Timing, in_turns, time_cuts
@@ -31,7 +32,7 @@ from alds_onnx.steps.budgets import Limit
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.decide import Bans, decide
 from alds_onnx.steps.survey import Survey, Weight
-from alds_onnx.values import Cut, LayerShape, Scheme, SearchMethod, Spectra, Work
+from alds_onnx.values import SearchMethod
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

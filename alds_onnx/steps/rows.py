@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from alds_onnx.cuts import CutError, Factors, FloatArray, Work
 from alds_onnx.graph.layers import Layer, Skipped
 from alds_onnx.graph.scopes import Site
 from alds_onnx.steps.survey import Survey, Weight
-from alds_onnx.values import CutError, Decision, Factors, FloatArray, LayerPlan, Work
+from alds_onnx.values import Decision, LayerPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

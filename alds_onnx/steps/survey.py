@@ -11,6 +11,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from alds_onnx.cache import Cache
+from alds_onnx.cuts import Scheme, Spectra
 from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.graph.attention import attention_projections
 from alds_onnx.graph.layers import Layer, Skipped, find_layers, read_matrix, skipped
@@ -20,7 +21,7 @@ from alds_onnx.graph.shapes import infer, known_ranks
 from alds_onnx.graph.tensors import smallest_normal
 from alds_onnx.settings import Settings
 from alds_onnx.steps.remember import remembered_spectra
-from alds_onnx.values import Plan, Scheme, Spectra
+from alds_onnx.values import Plan
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")

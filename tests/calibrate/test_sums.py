@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from alds_onnx.calibrate.rows import Rows
 from alds_onnx.calibrate.sums import Sums, sums_of, usable
+from alds_onnx.cuts import FloatArray, LayerShape
 from alds_onnx.decompose.regression import Moments, joint_spectra
-from alds_onnx.values import FloatArray, LayerShape
 
 # Products of a few hundred float32 numbers, relative to the largest entry of the result.
 ROUNDING = 1e-5

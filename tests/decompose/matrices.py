@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from alds_onnx.values import FloatArray, LayerShape
+from alds_onnx.cuts import FloatArray, LayerShape
 
 # Singular values come from Gram matrices in float64, whose square roots resolve about
 # sqrt(2^-52) = 1.5e-8 of the largest one; ten times that for the sums in the products.

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alds_onnx.cuts import Cut, Factors, LayerShape
 from alds_onnx.decompose.folding import compose, fold, slices
-from alds_onnx.values import Cut, Factors, LayerShape
 
 from .matrices import ROUNDING, Weight, columns_of_slices, layer_shapes, weights_and_counts
 

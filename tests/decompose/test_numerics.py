@@ -15,13 +15,14 @@ import scipy.sparse.linalg
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from alds_onnx.api import Result, compress
+from alds_onnx.cuts import Cut, Factors, FloatArray, LayerShape
 from alds_onnx.decompose import factorize as factorize_module
 from alds_onnx.decompose.factorize import cut_error, factorize, spectral_norm
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.spectra import spectra
 from alds_onnx.errors import AldsError, VerificationError
 from alds_onnx.graph.rewrite import Replacement, rewrite, with_composed_weights
-from alds_onnx.values import Cut, Decision, Factors, FloatArray, LayerShape, Status
+from alds_onnx.values import Decision, Status
 from tests.decompose.matrices import RESOLUTION
 from tests.graph.builders import only_layer
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alds_onnx.cuts import Cut, Factors, FloatArray, LayerShape
 from alds_onnx.decompose.alternating import Blocks
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.regression import (
@@ -23,7 +24,6 @@ from alds_onnx.decompose.regression import (
     uncertainty,
     white_moments,
 )
-from alds_onnx.values import Cut, Factors, FloatArray, LayerShape
 
 # Sums in float64 over some hundred samples, relative to the power of the outputs.
 ROUNDING = 1e-10

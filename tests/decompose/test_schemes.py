@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alds_onnx.cuts import Cut, Factors, FloatArray, LayerShape, Scheme, Spectra
 from alds_onnx.decompose.factorize import cut_error, factorize
 from alds_onnx.decompose.folding import compose, refold, slices, unfold
 from alds_onnx.decompose.spectra import spectra_of_schemes
-from alds_onnx.values import Cut, Factors, FloatArray, LayerShape, Scheme, Spectra
 
 FOLDS = tuple(scheme for scheme in Scheme if scheme is not Scheme.TUCKER2)
 KERNELS = [(3, 2), (1, 3), (3, 1), (1, 1), (4,), (2, 3, 2), (3, 1, 2), ()]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alds_onnx.cuts import FloatArray, LayerShape, Spectra
 from alds_onnx.decompose.spectra import spectra
-from alds_onnx.values import FloatArray, LayerShape, Spectra
 
 from .matrices import RESOLUTION, ROUNDING, Weight, random_matrix, singular_values, weights
 

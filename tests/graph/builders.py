@@ -13,12 +13,12 @@ import onnx.parser
 import onnxruntime as ort
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, numpy_helper
 
+from alds_onnx.cuts import Cut
 from alds_onnx.decompose.factorize import factorize
 from alds_onnx.graph.layers import Layer, Skipped, find_layers, read_matrix
 from alds_onnx.graph.rewrite import Replacement
 from alds_onnx.graph.scopes import ModelIndex, subgraphs
 from alds_onnx.graph.shapes import infer, known_ranks
-from alds_onnx.values import Cut
 
 Array = npt.NDArray[Any]
 

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from alds_onnx.cuts import Op
 from alds_onnx.graph.layers import Operand, Skipped, find_layers, read_matrix, row_names
 from alds_onnx.graph.scopes import ModelIndex
-from alds_onnx.values import Op
 from tests.graph.builders import NOWHERE, Array, layers_of, normal, only_layer, parse
 
 

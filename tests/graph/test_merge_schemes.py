@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from alds_onnx.cuts import Cut, Scheme
 from alds_onnx.decompose.factorize import factorize
 from alds_onnx.decompose.folding import compose
 from alds_onnx.graph.layers import Layer, read_matrix
 from alds_onnx.graph.merge import Merging, merge_pairs
 from alds_onnx.graph.rewrite import Replacement, rewrite
 from alds_onnx.graph.scopes import ModelIndex
-from alds_onnx.values import Cut, Scheme
 from tests.graph.builders import (
     NOWHERE,
     assert_close,

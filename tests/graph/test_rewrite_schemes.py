@@ -8,13 +8,13 @@ import onnx.reference
 import pytest
 from onnx import ModelProto
 
+from alds_onnx.cuts import Cut, LayerShape, Scheme
 from alds_onnx.decompose.factorize import factorize
 from alds_onnx.graph.accounting import macs_of_layers, num_parameters, work_of_layers
 from alds_onnx.graph.layers import Layer, read_matrix
 from alds_onnx.graph.rewrite import Replacement, rewrite, stored_factors, with_composed_weights
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_shapes
-from alds_onnx.values import Cut, LayerShape, Scheme
 from tests.graph.builders import (
     NOWHERE,
     ONNX_TYPES,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
+from alds_onnx.cuts import Cut
 from alds_onnx.decompose.factorize import factorize
 from alds_onnx.graph.patterns import Names, build
 from alds_onnx.graph.scopes import (
@@ -22,7 +23,6 @@ from alds_onnx.graph.scopes import (
     tensors_of,
     unused,
 )
-from alds_onnx.values import Cut
 from tests.graph.builders import normal, only_layer, parse
 from tests.graph.test_rewrite_rest import function_model, if_model
 

@@ -9,19 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from alds_onnx.cuts import Cut, CutError, Op
 from alds_onnx.report.console import print_report
 from alds_onnx.report.json import report_to_json
 from alds_onnx.targets import Score, Target, TargetData, TargetKind, Trial
-from alds_onnx.values import (
-    Cut,
-    CutError,
-    Decision,
-    LayerPlan,
-    Op,
-    Plan,
-    Report,
-    SearchMethod,
-)
+from alds_onnx.values import Decision, LayerPlan, Plan, Report, SearchMethod
 
 ROW = LayerPlan(
     name="a",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
-from alds_onnx.values import Cut, ErrorCurve, FloatArray, LayerShape, Spectra
+from alds_onnx.cuts import Cut, ErrorCurve, FloatArray, LayerShape, Spectra
 
 
 class Choice(NamedTuple):

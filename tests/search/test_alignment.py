@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from alds_onnx import runtimes
+from alds_onnx.cuts import Cut, LayerShape, Spectra
 from alds_onnx.decompose.spectra import spectra
 from alds_onnx.runtimes import Preset, Runtime, preset
 from alds_onnx.search.alignment import FREE, Alignment, affordable
@@ -18,7 +19,6 @@ from alds_onnx.search.frontier import frontier
 from alds_onnx.search.iterative import search_iterative
 from alds_onnx.search.limits import smallest_parameters
 from alds_onnx.search.rest import spend_rest
-from alds_onnx.values import Cut, LayerShape, Spectra
 
 from .layers import choices, chosen, cost, errors, models_and_budgets, tied
 

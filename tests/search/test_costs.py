@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alds_onnx.cuts import Cut, LayerShape, Scheme, Spectra, Work
 from alds_onnx.search.costs import (
     PARAMETERS,
     Ban,
@@ -24,7 +25,6 @@ from alds_onnx.search.costs import (
 from alds_onnx.search.exact import search_exact
 from alds_onnx.search.frontier import frontier
 from alds_onnx.search.several import Room, search_within
-from alds_onnx.values import Cut, LayerShape, Scheme, Spectra, Work
 
 from .layers import choices, errors, made_up, models, models_and_budgets
 

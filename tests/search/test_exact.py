@@ -7,10 +7,10 @@ from collections import Counter
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from alds_onnx.cuts import Cut, Spectra
 from alds_onnx.search.exact import search_exact
 from alds_onnx.search.frontier import frontier
 from alds_onnx.search.limits import smallest_parameters
-from alds_onnx.values import Cut, Spectra
 
 from .layers import (
     best_errors,

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alds_onnx.cuts import Cut, LayerShape, Scheme, Spectra, Work
 from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.runtimes import Runtime, preset
 from alds_onnx.search.alignment import FREE, Alignment
@@ -17,7 +18,6 @@ from alds_onnx.search.costs import Ban, Macs, Terms
 from alds_onnx.search.exact import search_exact
 from alds_onnx.search.frontier import frontier
 from alds_onnx.search.limits import smallest_parameters
-from alds_onnx.values import Cut, LayerShape, Scheme, Spectra, Work
 
 RULES = [FREE, *(Alignment(preset=preset(r)) for r in (Runtime.TFLITE, Runtime.ORT_AVX2))]
 KERNELS = [(3, 3), (1, 3), (2, 4), (5,), (2, 3, 2), (1, 1)]

@@ -7,11 +7,11 @@ from itertools import product
 import numpy as np
 from hypothesis import given
 
+from alds_onnx.cuts import ErrorCurve, LayerShape, Spectra
 from alds_onnx.search.frontier import Frontier, frontier
 from alds_onnx.search.knapsack import minimize_sum_of_errors
 from alds_onnx.search.minmax import minimize_maximum_error, smallest_cost
 from alds_onnx.search.tradeoff import smallest_maxima, smallest_sums
-from alds_onnx.values import ErrorCurve, LayerShape, Spectra
 from tests.search.layers import is_strictly_monotone, models
 
 # Sums of the same few errors in another order.

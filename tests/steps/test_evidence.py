@@ -7,9 +7,10 @@ import pytest
 
 import alds_onnx
 from alds_onnx import Runtime
+from alds_onnx.cuts import Cut, ErrorCurve, LayerShape, Scheme
 from alds_onnx.evidence import Evidence
 from alds_onnx.steps.evidence import _thin
-from alds_onnx.values import Cut, ErrorCurve, LayerShape, Objective, Scheme
+from alds_onnx.values import Objective
 from tests.conftest import DIGITS
 from tests.graph.builders import normal, parse
 

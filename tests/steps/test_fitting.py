@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 import alds_onnx
 from alds_onnx.calibrate.reference import reference
 from alds_onnx.calibrate.runner import Runner
+from alds_onnx.cuts import LayerShape
 from alds_onnx.decompose.spectra import spectra
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.search.frontier import Frontier, frontier
 from alds_onnx.steps import fitting
 from alds_onnx.steps.fitting import _corrected, _neighbours
-from alds_onnx.values import LayerShape
 from tests.graph.builders import normal
 from tests.steps.test_calibrated import feeds, models
 

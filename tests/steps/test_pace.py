@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import alds_onnx
 from alds_onnx import BudgetError, Measuring, Result, Runtime, UsageError
+from alds_onnx.cuts import Cut, LayerShape, Scheme
 from alds_onnx.evaluate.sessions import Execution, RunError
 from alds_onnx.evaluate.timing import Timing
 from alds_onnx.evaluate.timings import Timings
@@ -24,7 +25,7 @@ from alds_onnx.steps.budgets import Limit, parameter_limit
 from alds_onnx.steps.clock import Clock as Steps
 from alds_onnx.steps.latency import Nanoseconds, _Line, corrected, latency_limit
 from alds_onnx.steps.survey import make_survey
-from alds_onnx.values import Budget, BudgetKind, Cut, LayerShape, Scheme
+from alds_onnx.values import Budget, BudgetKind
 
 CHANNELS, LAYERS = 48, 3
 CALL = 1000.0

@@ -14,9 +14,10 @@ from alds_onnx.calibrate.reader import Feed
 from alds_onnx.calibrate.reference import reference
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.sums import Sums
+from alds_onnx.cuts import Cut
 from alds_onnx.decompose import regression
 from alds_onnx.evaluate.sessions import Provider
-from alds_onnx.values import Cut, Decision, Plan, Status
+from alds_onnx.values import Decision, Plan, Status
 from tests.graph.builders import normal, parse
 
 # Ridges differ: on the inputs' side and on the outputs'.
