@@ -411,6 +411,7 @@ def _finish(
         attention_cut=prepared.attention_cut,
         slow=_slow(prepared, attempt),
         measured=prepared.scoring[1] if prepared.scoring else None,
+        price=evidence.price,
     )
     report = _report(findings, attempt.model, after, clock)
     report = replace(report, evidence=evidence, timed=_is_timed(prepared))

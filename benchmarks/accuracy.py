@@ -9,16 +9,19 @@ Magika, which tells what a file contains (top-1). The score comes from test samp
 sees; the true answers are those of the data set, of the text that was rendered, and of the files'
 names.
 
-Methods (methods.py), from the plainest to the default of alds-onnx, each with one step more:
+Methods (methods.py), from the plainest to the one that keeps most, each with one step more:
 
     uniform      k = 1, the same fraction of full rank in every layer (SVD of the weights)
     energy       k = 1, the same fraction of squared singular values in every layer
     iterative    ALDS as its authors run it (Algorithm 1): slices, max relative error
-    exact        the global optimum of the same objective: --cr alone
+    exact        the global optimum of the same objective: --cr, with all slices and ranks
+    fast         the same among cuts that onnxruntime is fast at on this machine: --cr alone
     exact+fit    the ranks of `exact`, factors fitted to calibration data layer by layer
     ranks        ranks by measured output errors, factors by SVD of the weights
     max          as calibrated, but the largest instead of the sum of the output errors
-    calibrated   ranks by measured output errors, factors fitted: --cr --calibration
+    fast+data    as calibrated, among fast cuts as `fast`: --cr --calibration alone
+    calibrated   ranks by measured output errors, factors fitted, with all slices and ranks:
+                 --cr --calibration --target none
 
 Noise has two parts, which are measured apart:
 

@@ -15,11 +15,13 @@ _STYLES = {
     "uniform": ("#999999", "v--", "SVD, one fraction of rank"),
     "energy": ("#666666", "^--", "SVD, one fraction of energy"),
     "iterative": ("#E69F00", "s-", "ALDS as its authors run it"),
-    "exact": ("#D55E00", "o-", "exact search (--cr)"),
+    "exact": ("#D55E00", "o-", "exact search, all slices"),
+    "fast": ("#D55E00", "x:", "the same, fast cuts (--cr)"),
     "exact+fit": ("#56B4E9", "D--", "exact search, factors fitted"),
     "ranks": ("#CC79A7", "P--", "ranks by output errors"),
     "max": ("#009E73", "X--", "fitted, largest output error"),
-    "calibrated": ("#0072B2", "o-", "fitted, sum (--calibration)"),
+    "fast+data": ("#0072B2", "x:", "the same, fast cuts (--calibration)"),
+    "calibrated": ("#0072B2", "o-", "fitted, sum, all slices"),
 }
 _TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5)
 _NEAREST = 0.2  # errors in percent below which the scale ends

@@ -19,6 +19,8 @@ _SLOWER = 1.05
 _LARGE_ERROR = 0.1
 # Part of a score that is a large loss.
 _LARGE_LOSS = 0.01
+# How much larger errors are where it is worth a word that speed costs accuracy.
+_HIGH_PRICE = 1.2
 # Fewer calibration samples than this say too little about the directions that matter.
 _FEW_SAMPLES = 32
 
@@ -47,6 +49,8 @@ class Findings:
         Cuts that are slower than their layers.
     measured
         The original's scores, if there are any.
+    price
+        As in `evidence.Evidence`.
     """
 
     survey: Survey
@@ -59,6 +63,7 @@ class Findings:
     attention_cut: bool
     slow: tuple[Slow, ...]
     measured: Measured | None
+    price: float | None
 
 
 def unaligned(found: Findings) -> tuple[str, ...]:
@@ -83,6 +88,7 @@ def make_warnings(found: Findings) -> tuple[str, ...]:
         *_about_the_checks(found),
         *_about_the_data(found),
         *_about_accuracy(found),
+        *_about_speed(found),
     )
 
 
@@ -181,15 +187,35 @@ def _about_accuracy(found: Findings) -> list[str]:
             "measured on random inputs, which say little about accuracy: "
             "give real ones with --calibration"
         )
+    if _is_lossy(found):
+        if found.scores:
+            lost = f"much of '{found.scores[0].name}' is lost"
+        else:
+            lost = f"the outputs are off by {_worst(found):.0%}: expect a large loss of accuracy"
+        warnings.append(f"{lost}; {_WHAT_DATA_DOES}")
+    return warnings
+
+
+def _about_speed(found: Findings) -> list[str]:
+    """Where data was given and accuracy is lost all the same: what keeps more of it."""
+    price = found.price or 0.0
+    if found.data is None or price < _HIGH_PRICE or not _is_lossy(found):
+        return []
+    return [
+        "speed costs accuracy here: with all slices and ranks (--target none) the error that "
+        f"decides would be {price:.1f} times as small, and the model perhaps slower"
+    ]
+
+
+def _is_lossy(found: Findings) -> bool:
+    """Whether much of the score is lost or, where there is none, the outputs are far off."""
     if found.scores:
         score = found.scores[0]
-        if score.before - score.after > _LARGE_LOSS * abs(score.before):
-            warnings.append(f"much of '{score.name}' is lost; {_WHAT_DATA_DOES}")
-    elif verification is not None:
-        worst = max((output.relative_l2 for output in verification.fidelity), default=0.0)
-        if worst > _LARGE_ERROR:
-            warnings.append(
-                f"the outputs are off by {worst:.0%}: expect a large loss of accuracy; "
-                f"{_WHAT_DATA_DOES}"
-            )
-    return warnings
+        return score.before - score.after > _LARGE_LOSS * abs(score.before)
+    return _worst(found) > _LARGE_ERROR
+
+
+def _worst(found: Findings) -> float:
+    """Relative error of the worst output; 0 where nothing was measured."""
+    fidelity = found.verification.fidelity if found.verification else ()
+    return max((output.relative_l2 for output in fidelity), default=0.0)

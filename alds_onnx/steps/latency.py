@@ -26,8 +26,9 @@ from alds_onnx.values import Budget, BudgetKind
 _PARTS = (1.0, 0.7, 0.45, 0.25, 0.12)
 # Whole models that are built and timed.
 _ROUNDS = 4
-# What is aimed at, as a part of the ratio that was asked for, and what is near enough.
-_AIM, _LOW, _HIGH = 0.97, 0.93, 1.005
+# What is aimed at, as a part of the ratio that was asked for, and what is near enough: a little
+# below, since the round that is kept is one that chance has favoured.
+_AIM, _LOW, _HIGH = 0.955, 0.92, 0.985
 # A ratio that is missed by more than this is out of reach.
 _MISSED = 1.05
 # Most that the tables are asked to save, and how much of what they can: whole numbers and the

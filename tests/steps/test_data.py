@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import alds_onnx
+from alds_onnx import pipeline
 from alds_onnx.calibrate.reader import Feed
 from alds_onnx.graph.load import load_model
 from alds_onnx.settings import Settings
 from alds_onnx.steps.data import load_data
+from alds_onnx.steps.evidence import gather
 from alds_onnx.steps.survey import make_survey
 from tests.steps.test_calibrated import CR, feeds, models
 
@@ -89,3 +92,17 @@ def test_where_scores_were_taken_they_decide_what_is_said() -> None:
         found = warnings(None, cr=0.7, dry_run=False, evaluate=lambda run, v=values: next(v))
         assert "expect a large loss" not in found
         assert ("much of '<lambda>' is lost" in found) == expected
+
+
+@pytest.mark.parametrize(
+    ("price", "lost", "expected"),
+    [(None, 0.5, False), (1.1, 0.5, False), (1.5, 0.0, False), (1.5, 0.5, True)],
+)
+def test_with_data_a_loss_is_compared_with_what_a_slower_model_would_lose(
+    price: float | None, lost: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "gather", lambda **known: replace(gather(**known), price=price))
+    values = iter([1.0, 1.0 - lost])
+    found = warnings(feeds("dense"), dry_run=False, evaluate=lambda run: next(values))
+    assert ("speed costs accuracy here" in found) == expected
+    assert ("would be 1.5 times as small" in found) == expected
