@@ -112,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case: Case | None = None
             for key in _keys(name, options):
                 rows = store.get(key)
+                if rows is None and options.known:
+                    continue
                 if rows is None:
                     case = case or CASES[name](Path(folder))
                     rows = measure(case, key, options.seconds, Path(folder, f"{name}.curves"))
@@ -141,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds", type=float, default=5.0, metavar="S", help="for each row (default: 5)"
     )
+    parser.add_argument("--known", action="store_true", help="measure nothing that is not kept")
     parser.add_argument("--fresh", action="store_true", help="do not use rows made before")
     parser.add_argument("--write", action="store_true", help="write the table to latency.md")
     return parser
