@@ -280,7 +280,7 @@ def table(found: dict[Key, list[Row]]) -> str:
         f"Printed by `python benchmarks/latency.py --write`: onnxruntime {ort.__version__}, blocks "
         f"of {preset(Runtime.ORT).block} channels. `vgg16`, `resnet50`, `mobilenet-v2` and "
         "`bert-base` have random weights. The ways are explained by `--help`; time is that of the "
-        "compressed model over that of the whole one.",
+        "compressed model over that of the whole one. What is missing was not measured.",
         "",
         "| model | threads | batch | whole, ms | budget | way | parameters | MACs | time | spread "
         "| time / MACs | largest error |",
