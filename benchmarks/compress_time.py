@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +78,8 @@ class Row:
         Of the spectra, on all threads.
     floor, lapack
         What that could be at best.
+    peak
+        Bytes of memory in use at most, so far, weights in float32 included.
     """
 
     network: str
@@ -87,6 +90,7 @@ class Row:
     floor: float
     lapack: float
     search: float
+    peak: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,26 +224,32 @@ def measure(network: str, weights: Weights, names: str, rates: Rates, threads: i
         floor=(grams + values) / rates.products,
         lapack=grams / rates.products + values / rates.eigenvalues,
         search=search,
+        peak=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     )
 
 
 def networks(*, large: bool) -> Mapping[str, tuple[Sequence[int], float, tuple[str, ...]]]:
     """Stages, width and schemes to look at, by name."""
-    found: dict[str, tuple[Sequence[int], float, tuple[str, ...]]] = {
-        "resnet50": (_STAGES["resnet50"], 1.0, ("encode", "decode", "split-height", "all")),
-        "resnet101": (_STAGES["resnet101"], 1.0, ("all",)),
-    }
+    found: dict[str, tuple[Sequence[int], float, tuple[str, ...]]] = {}
     for name, size in _SIZES.items():
         if size < 1e8 or large:
             width = float(np.sqrt(size / 25.5e6))
             found[name] = (_STAGES["resnet50"], width, ("encode",))
-    return found
+    found["resnet50"] = (_STAGES["resnet50"], 1.0, ("encode", "decode", "split-height", "all"))
+    found["resnet101"] = (_STAGES["resnet101"], 1.0, ("all",))
+    # In the order of their sizes: the peak of memory is that of all until then.
+    return dict(sorted(found.items(), key=lambda item: size_of(*item[1][:2])))
+
+
+def size_of(stages: Sequence[int], width: float) -> int:
+    """Entries of all weights of a network."""
+    return sum(shape.num_parameters for shape in resnet_shapes(stages, width))
 
 
 def header() -> str:
     return (
         f"{'network':10} {'parameters':>13} {'schemes':12} {'spectra s':>10} {'CPU s':>8}"
-        f" {'floor':>7} {'ratio':>6} {'lapack':>7} {'ratio':>6} {'search s':>9}"
+        f" {'floor':>7} {'ratio':>6} {'lapack':>7} {'ratio':>6} {'search s':>9} {'peak GiB':>9}"
     )
 
 
@@ -248,6 +258,7 @@ def line(row: Row) -> str:
         f"{row.network:10} {row.parameters:13,} {row.schemes:12} {row.spectra:10.2f} {row.cpu:8.2f}"
         f" {row.floor:7.2f} {row.cpu / row.floor:6.2f} {row.lapack:7.2f}"
         f" {row.cpu / row.lapack:6.2f} {row.search:9.2f}"
+        f" {row.peak / 2**30:9.2f}"
     )
 
 

@@ -41,6 +41,10 @@ def count_parameters(path: Path) -> int:
     return sum(a.size for a in arrays if np.issubdtype(a.dtype, np.floating))
 
 
+# What is chosen then depends on neither the machine nor on chance.
+PAPER = ("--target", "none")
+
+
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The embedded model with half of its parameters, and what was printed."""
@@ -101,6 +105,16 @@ def test_the_tables_say_what_was_done(half: tuple[Path, str]) -> None:
     assert printed.rstrip().endswith(f"written: {out}")
 
 
+def test_by_default_the_model_is_made_for_this_machine(tmp_path: Path) -> None:
+    out, report = tmp_path / "out.onnx", tmp_path / "report.json"
+    done = alds(DIGITS, out, "--cr", "0.5", "--json", report)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(report.read_text())
+    assert (found["runtime"]["runtime"], found["timed"]) == ("ort", True)
+    assert re.search(r"price of speed +x [1-9]", done.stdout)
+    assert 1 - count_parameters(out) / count_parameters(DIGITS) >= 0.5
+
+
 def test_same_bytes_on_any_number_of_threads(half: tuple[Path, str], tmp_path: Path) -> None:
     again = tmp_path / "again.onnx"
     options = ("--no-measure", "--threads", "2", "--quiet")
@@ -113,10 +127,10 @@ def test_calibration_data_keeps_the_accuracy(tmp_path: Path) -> None:
     samples, test = tmp_path / "samples.npz", np.load(TEST)
     np.savez(samples, image=np.load(CALIBRATION)["image"][:128])
     out, blind = tmp_path / "out.onnx", tmp_path / "blind.onnx"
-    done = alds(DIGITS, out, "--cr", "0.8", "--calibration", samples)
+    done = alds(DIGITS, out, "--cr", "0.8", *PAPER, "--calibration", samples)
     assert (done.returncode, done.stderr) == (0, "")
     assert "on 128 calibration samples" in done.stdout
-    assert alds(DIGITS, blind, "--cr", "0.8", "--quiet").returncode == 0
+    assert alds(DIGITS, blind, "--cr", "0.8", *PAPER, "--quiet").returncode == 0
 
     def top1(path: Path) -> float:
         session = ort.InferenceSession(path)
@@ -147,7 +161,7 @@ def right(model: Path, data: Path, k: int) -> int:
 
 def test_scores_before_and_after(tmp_path: Path) -> None:
     out, report = tmp_path / "out.onnx", tmp_path / "report.json"
-    done = alds(DIGITS, out, "--cr", "0.7", "--evaluate", TEST, "--json", report)
+    done = alds(DIGITS, out, "--cr", "0.7", *PAPER, "--evaluate", TEST, "--json", report)
     assert (done.returncode, done.stderr) == (0, "")
     scores = {score["name"]: score for score in json.loads(report.read_text())["scores"]}
     for k in (1, 5):
@@ -160,7 +174,7 @@ def test_scores_before_and_after(tmp_path: Path) -> None:
 
 def test_as_small_as_a_drop_allows(labelled: Path, tmp_path: Path) -> None:
     out, report = tmp_path / "out.onnx", tmp_path / "report.json"
-    done = alds(DIGITS, out, "--max-drop", "5", "--evaluate", labelled, "--json", report)
+    done = alds(DIGITS, out, "--max-drop", "5", *PAPER, "--evaluate", labelled, "--json", report)
     assert (done.returncode, done.stderr) == (0, "")
     values = json.loads(report.read_text())
     lost = right(DIGITS, labelled, 1) - right(out, labelled, 1)
@@ -173,7 +187,9 @@ def test_as_small_as_a_drop_allows(labelled: Path, tmp_path: Path) -> None:
 
 def test_as_small_as_an_error_allows(tmp_path: Path) -> None:
     out, report = tmp_path / "out.onnx", tmp_path / "report.json"
-    assert alds(DIGITS, out, "--max-error", "0.1", "--json", report, "--quiet").returncode == 0
+    assert (
+        alds(DIGITS, out, "--max-error", "0.1", *PAPER, "--json", report, "--quiet").returncode == 0
+    )
     values = json.loads(report.read_text())
     assert 0.05 < values["target"]["reached"] <= 0.1
     assert values["target"]["data"] == "random inputs"
@@ -193,7 +209,7 @@ def test_a_limit_out_of_reach(tmp_path: Path) -> None:
 
 def test_the_report_as_json(tmp_path: Path) -> None:
     out, report = tmp_path / "out.onnx", tmp_path / "report.json"
-    assert alds(DIGITS, out, "--cr", "0.4", "--json", report).returncode == 0
+    assert alds(DIGITS, out, "--cr", "0.4", *PAPER, "--json", report).returncode == 0
     values = json.loads(report.read_text())
     assert values["plan"]["result"]["parameters"] == count_parameters(out)
     assert values["verification"]["status"] == "passed"
@@ -214,7 +230,7 @@ def test_a_dry_run_decides_and_a_plan_is_applied(half: tuple[Path, str], tmp_pat
 def test_an_edited_plan_is_applied_exactly(tmp_path: Path) -> None:
     """Edited as a person does: what follows from the edits is left wrong, and made right."""
     plan, new, out = (tmp_path / name for name in ("plan.json", "new.json", "out.onnx"))
-    assert alds(DIGITS, "--cr", "0.5", "--dry-run", "--plan-out", plan).returncode == 0
+    assert alds(DIGITS, "--cr", "0.5", *PAPER, "--dry-run", "--plan-out", plan).returncode == 0
     before = json.loads(plan.read_text())["layers"]
     kept, ranked, sliced = (row for row in before[-5:-2])
     text = plan.read_text()
@@ -244,7 +260,7 @@ def test_an_edited_plan_is_applied_exactly(tmp_path: Path) -> None:
 
 def test_a_plan_that_makes_no_sense_is_refused_by_the_name_of_the_row(tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
-    assert alds(DIGITS, "--cr", "0.5", "--dry-run", "--plan-out", plan).returncode == 0
+    assert alds(DIGITS, "--cr", "0.5", *PAPER, "--dry-run", "--plan-out", plan).returncode == 0
     values = json.loads(plan.read_text())
     (row,) = (row for row in values["layers"] if row["name"] == "/layer3.2/conv2/Conv")
     for member, value, message in (
@@ -259,7 +275,7 @@ def test_a_plan_that_makes_no_sense_is_refused_by_the_name_of_the_row(tmp_path: 
 
 def test_a_hand_written_full_rank_reproduces_the_model(tmp_path: Path) -> None:
     plan, report = tmp_path / "plan.json", tmp_path / "report.json"
-    assert alds(DIGITS, "--cr", "0.5", "--dry-run", "--plan-out", plan).returncode == 0
+    assert alds(DIGITS, "--cr", "0.5", *PAPER, "--dry-run", "--plan-out", plan).returncode == 0
     values = json.loads(plan.read_text())
     for row in values["layers"]:
         if row["decision"] == "decompose":
@@ -308,7 +324,10 @@ def test_a_plan_is_applied_whatever_the_target(tmp_path: Path) -> None:
 def test_include_and_exclude(tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     patterns = ["--include", "/layer3.*", "--exclude", "*/conv2/*"]
-    assert alds(DIGITS, "--cr", "0.2", *patterns, "--dry-run", "--plan-out", plan).returncode == 0
+    assert (
+        alds(DIGITS, "--cr", "0.2", *PAPER, *patterns, "--dry-run", "--plan-out", plan).returncode
+        == 0
+    )
     rows = json.loads(plan.read_text())["layers"]
     cut = [row["name"] for row in rows if row["decision"] == "decompose"]
     assert cut
@@ -319,7 +338,7 @@ def test_include_and_exclude(tmp_path: Path) -> None:
 @pytest.fixture
 def other_plan(tmp_path: Path) -> Path:
     plan = tmp_path / "other.json"
-    assert alds(DIGITS, "--cr", "0.5", "--dry-run", "--plan-out", plan).returncode == 0
+    assert alds(DIGITS, "--cr", "0.5", *PAPER, "--dry-run", "--plan-out", plan).returncode == 0
     plan.write_text(plan.read_text().replace('"sha256": "', '"sha256": "0'))
     return plan
 
