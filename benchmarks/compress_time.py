@@ -17,9 +17,10 @@ thread, as in the package. Bars in seconds are wall time. Ratios are CPU seconds
 a floor, since the machine may do other work:
 
     floor     what the same numbers would take if all of their arithmetic ran as fast as a product
-              of two 1024 x 1024 matrices in float64 does on one thread. A Gram matrix (m, m) of n
-              columns counts as m²n, being symmetric, its eigenvalues as 4/3 m³; only the finest
-              wide and the coarsest narrow Gram matrices count, as all others follow from these
+              of two 1024 x 1024 matrices in float64 does on a thread, with all threads at work. A
+              Gram matrix (m, m) of n columns counts as m²n, being symmetric, its eigenvalues as
+              4/3 m³; only the finest wide and the coarsest narrow Gram matrices count, as all
+              others follow from these
     lapack    the same, but eigenvalues as fast as LAPACK finds those of one 1024 x 1024 matrix:
               half of the 4/3 m³ is matrix times vector, which no library does as fast as a product
 
@@ -36,6 +37,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,14 +167,18 @@ def _flops_of_fold(folded: LayerShape, ks: Sequence[int]) -> tuple[float, float]
     return grams, sum(4 / 3 * k * min(m, n // k) ** 3 for k in ks)
 
 
-def find_rates() -> Rates:
-    """Measure this machine: the best of some runs on one thread, in CPU time."""
+def find_rates(threads: int) -> Rates:
+    """Measure this machine: the best of some runs of a thread, in CPU time, all at work at once.
+
+    Threads that share a core or its caches are slower side by side, and so are the spectra.
+    """
     matrix = np.random.default_rng(0).standard_normal((_SIZE, _SIZE))
     gram, other = matrix @ matrix.T, matrix.copy()
 
     def best(function: Callable[[], object]) -> float:
-        with threadpool_limits(limits=1):
-            return min(_cpu_seconds(function) for _ in range(9))
+        with threadpool_limits(limits=1), ThreadPoolExecutor(threads) as pool:
+            each = pool.map(lambda _: min(_cpu_seconds(function) for _ in range(9)), range(threads))
+            return float(np.mean(list(each)))
 
     return Rates(
         products=2 * _SIZE**3 / best(lambda: matrix @ other),
@@ -301,7 +307,7 @@ def main() -> int:
     parser.add_argument("--large", action="store_true", help="100 M and 1 G parameters too")
     parser.add_argument("--write", action="store_true", help=f"write {_TABLE.name}")
     options = parser.parse_args()
-    rates = find_rates()
+    rates = find_rates(options.threads)
     printed = [
         f"{options.threads} threads, GFLOP/s of each: {rates.products / 1e9:.1f} in products, "
         f"{rates.eigenvalues / 1e9:.1f} in eigenvalues; NumPy {np.__version__}, "
