@@ -11,6 +11,7 @@ That of the sweep is of the run whose table the README shows; to make its number
 from __future__ import annotations
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -36,8 +37,10 @@ _SLICES = {1: "#000000", 4: "#0072B2", 16: "#009E73", 64: "#D55E00"}
 
 def layers() -> None:
     """Parameters of each layer before and after, with and without calibration data."""
-    blind = alds_onnx.compress(MODEL, cr=0.8, dry_run=True).plan.layers
-    fitted = alds_onnx.compress(MODEL, cr=0.8, calibration=CALIBRATION, dry_run=True).plan.layers
+    compress = partial(
+        alds_onnx.compress, MODEL, cr=0.8, target=alds_onnx.Runtime.NONE, dry_run=True
+    )
+    blind, fitted = compress().plan.layers, compress(calibration=CALIBRATION).plan.layers
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     places = np.arange(len(blind))
     axes.barh(places, [row.parameters_before for row in blind], 0.9, color=_BEFORE, label="before")
