@@ -34,6 +34,7 @@ import argparse
 import os
 import platform
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -334,7 +335,8 @@ def main() -> int:
 
 
 def _markdown(printed: Sequence[str]) -> str:
-    head = "# Time to compress\n\nPrinted by `python benchmarks/compress_time.py --write`."
+    command = shlex.join(["python", "benchmarks/compress_time.py", *sys.argv[1:]])
+    head = f"# Time to compress\n\nPrinted by `{command}`."
     return "\n".join([head, "", "```", *printed, "```", ""])
 
 
