@@ -80,8 +80,11 @@ def _price(
     sensitivities: Mapping[str, Sensitivity] | None,
     settings: Settings,
     before: int,
-) -> float:
-    """The objective of the cuts, as the search sees it, over that with all slices and ranks."""
+) -> float | None:
+    """The objective of the cuts, as the search sees it, over that with all slices and ranks.
+
+    None where that would lose nothing.
+    """
     errors = [curves[name].relative_error(cut) for name, cut in cuts.items()]
     if sensitivities is not None:
         local = zip(cuts, errors, strict=True)
@@ -93,7 +96,9 @@ def _price(
     )
     removed, smallest = zip(*((point.removed, point.error) for point in free.points), strict=True)
     least = float(np.interp(saved / before, removed, smallest))
-    return (error if sensitivities is None else error**0.5) / least if least else 1.0
+    if not least:
+        return None
+    return (error if sensitivities is None else error**0.5) / least
 
 
 def _is_summed(settings: Settings) -> bool:

@@ -138,10 +138,11 @@ class Pace:
             for weight in self._survey.weights()
             if (cut := cuts.get(weight.name)) is not None
         ]
-        models = (loaded.model, rewrite(loaded.model, replacements))
+        changed = [rewrite(loaded.model, replacements)] if replacements else []
+        models = [loaded.model, *changed]
         sessions = [Session(model, loaded.folder, self._execution) for model in models]
-        before, after = in_turns(sessions, feeds, _WHOLE_SECONDS, most=_MOST_WHOLE)
-        return Timing(dense=before, cut=after)
+        before, *after = in_turns(sessions, feeds, _WHOLE_SECONDS, most=_MOST_WHOLE)
+        return Timing(dense=before, cut=after[0] if after else before)
 
     def slow(self, cuts: Mapping[str, Cut]) -> list[Slow]:
         """Those cuts that take longer than the dense layers."""
