@@ -19,6 +19,8 @@ from tests.corpus import nasty_onnx
 from tests.corpus.fields import messages
 
 CR = "0.1"
+# One pair of known form for each layer, and the same bytes every time.
+PAPER = ("--schemes", "encode", "--no-measure")
 INSTALLED = Path(sys.executable).with_name("alds-onnx")
 
 # Weights are rank 4 plus 1 % noise and a tenth of the parameters goes: the ranks stay above 4, and
@@ -55,11 +57,10 @@ class Case:
         """Where the plan goes."""
         return self.out / "plan.json"
 
-    def arguments(self, threads: int) -> list[str]:
+    def arguments(self, threads: int, options: tuple[str, ...] = PAPER) -> list[str]:
         """The command line."""
         files = [str(self.path), str(self.target), "--plan-out", str(self.plan)]
-        paper = ("--schemes", "encode", "--no-measure")
-        return [*files, "--cr", CR, *paper, "--threads", str(threads)]
+        return [*files, "--cr", CR, *options, "--threads", str(threads)]
 
     def accepts(self, outcome: str) -> bool:
         """Whether the manifest allows this outcome."""

@@ -13,6 +13,7 @@ import pytest
 from alds_onnx import cli
 from tests.corpus.computed import Array, distances, outputs, reference_outputs, same_bits
 from tests.corpus.driver import (
+    PAPER,
     Case,
     Ran,
     console_problems,
@@ -48,6 +49,17 @@ def test_case(case_id: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     assert problems == []
 
 
+@pytest.mark.parametrize("case_id", [case.id for case in _CASES])
+def test_case_by_default(case_id: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """With all schemes, among which the check of the rewrite tells right from wrong."""
+    case = make(case_id, tmp_path)
+    files = fingerprints(case.root)
+    done = _run_here(case, capfd, options=())
+    assert case.accepts(done.outcome), f"{done.outcome}: {done.stderr or done.rows}"
+    assert [*console_problems(done), *litter(case, done.code)] == []
+    assert fingerprints(case.root) == files
+
+
 @pytest.mark.parametrize("case_id", _INSTALLED)
 def test_installed_command(case_id: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     case = make(case_id, tmp_path)
@@ -67,10 +79,12 @@ def test_corpus_is_whole() -> None:
     assert len(_CASES) == 244
 
 
-def _run_here(case: Case, capfd: pytest.CaptureFixture[str]) -> Ran:
+def _run_here(
+    case: Case, capfd: pytest.CaptureFixture[str], options: tuple[str, ...] = PAPER
+) -> Ran:
     """In this process: imports would take ten times as long as the work."""
     capfd.readouterr()
-    code = cli.run(case.arguments(threads=1))
+    code = cli.run(case.arguments(threads=1, options=options))
     captured = capfd.readouterr()
     return ran(case, code, captured.out, captured.err)
 

@@ -357,7 +357,11 @@ def test_what_others_have_changed_is_left_alone(
 ) -> None:
     model, _ = conv_model(2, "")
     model.graph.node[0].name = "conv"
-    compressed = rewrite(model, replacements_of(model, 2, 2))
+    assert_left(rewrite(model, replacements_of(model, 2, 2)), damage, reason)
+
+
+def assert_left(compressed: ModelProto, damage: Callable[[ModelProto], None], reason: str) -> None:
+    """The one pair of a model is merged, and left alone for this reason after the damage."""
     assert len(merge_pairs(compressed, NOWHERE).pairs) == 1
     damage(compressed)
     merging = merge_pairs(compressed, NOWHERE)

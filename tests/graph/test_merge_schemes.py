@@ -26,7 +26,7 @@ from tests.graph.builders import (
     parse,
     run,
 )
-from tests.graph.test_merge import in_order, with_approximations
+from tests.graph.test_merge import assert_left, in_order, with_approximations
 from tests.graph.test_rewrite_rest import function_model
 from tests.graph.test_rewrite_schemes import ATTRIBUTES, KERNELS, C, F, conv, cuts, replacement
 
@@ -262,13 +262,7 @@ def test_what_others_have_changed_is_left_alone(
 ) -> None:
     model, _ = conv((3, 2))
     compressed = rewrite(model, [replacement(model, small_cuts(model, scheme)[0])])
-    assert len(merge_pairs(compressed, NOWHERE).pairs) == 1
-    damage(compressed)
-    merging = merge_pairs(compressed, NOWHERE)
-    assert merging.pairs == ()
-    assert merging.model == compressed
-    (left,) = merging.left
-    assert reason in left.reason
+    assert_left(compressed, damage, reason)
 
 
 def convolutions(*weights: tuple[int, ...]) -> ModelProto:
