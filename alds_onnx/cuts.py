@@ -348,6 +348,26 @@ class Factors:
         rank_out = 0 if self.core is None else self.U.shape[2]
         return Cut(num_slices=k, rank=j, scheme=self.scheme, rank_out=rank_out)
 
+    @classmethod
+    def zeros(cls, shape: LayerShape, cut: Cut) -> Factors:
+        """Give factors of the right sizes, for models that are only timed."""
+        k, j = cut.num_slices, cut.rank
+        if cut.scheme is Scheme.TUCKER2:
+            return cls(
+                shape=shape,
+                U=np.zeros((1, shape.out_features, cut.rank_out)),
+                V=np.zeros((1, j, shape.in_channels)),
+                scheme=cut.scheme,
+                core=np.zeros((cut.rank_out, j, *shape.kernel)),
+            )
+        folded = shape.folded(cut.scheme)
+        return cls(
+            shape=shape,
+            U=np.zeros((k, folded.out_features, j)),
+            V=np.zeros((k, j, folded.num_columns // k)),
+            scheme=cut.scheme,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutError:

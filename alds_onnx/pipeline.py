@@ -367,7 +367,13 @@ def _factorize(prepared: _Prepared, cuts: dict[str, Cut], clock: Clock) -> list[
         error = cut_error(matrix, factors, prepared.curves[weight.name])
         return Decomposition(weight=weight, factors=factors, error=error)
 
-    return side_by_side(compute, weights, prepared.settings.threads, clock.advance)
+    return side_by_side(
+        compute,
+        weights,
+        prepared.settings.threads,
+        clock.advance,
+        size=lambda weight: weight.num_parameters,
+    )
 
 
 def _finish(

@@ -209,7 +209,13 @@ def find_spectra(
         return spectra_of_schemes(fold(weight, shape), shape, counts(shape, schemes))
 
     start, cpu = time.perf_counter(), time.process_time()
-    found = side_by_side(compute, list(weights), threads, lambda done, total: None)
+    found = side_by_side(
+        compute,
+        list(weights),
+        threads,
+        lambda done, total: None,
+        size=lambda name: weights[name][0].num_parameters,
+    )
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     return dict(zip(weights, found, strict=True)), seconds, cpu
 

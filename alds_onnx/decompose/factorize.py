@@ -21,6 +21,7 @@ from alds_onnx.cuts import (
     read_only,
 )
 from alds_onnx.decompose.folding import compose, refold, slices
+from alds_onnx.decompose.scaling import scaled
 from alds_onnx.decompose.spectra import largest_eigenvalues, with_fallback
 
 _log = logging.getLogger(__name__)
@@ -87,14 +88,15 @@ def _residual(matrix: FloatArray, factors: Factors) -> float:
 
     Entries of Ŵ may be out of range where those of W are not.
     """
-    scale = float(np.abs(matrix).max(initial=0.0))
-    if scale == 0.0:
-        return _norm(compose(factors), factors)
-    root = np.sqrt(scale)
-    U = np.asarray(factors.U, np.float64) / root
-    V = np.asarray(factors.V, np.float64) / root
-    residual = scale * _norm(matrix / scale - compose(replace(factors, U=U, V=V)), factors)
-    return min(residual, float(np.finfo(np.float64).max))
+    matrix, scale = scaled(matrix)
+    if scale != 1.0:
+        root = np.sqrt(scale)
+        U = np.asarray(factors.U, np.float64) / root
+        V = np.asarray(factors.V, np.float64) / root
+        factors = replace(factors, U=U, V=V)
+    residual = compose(factors)
+    residual -= matrix
+    return min(scale * _norm(residual, factors), float(np.finfo(np.float64).max))
 
 
 def _norm(matrix: FloatArray, factors: Factors) -> float:
@@ -105,10 +107,9 @@ def _norm(matrix: FloatArray, factors: Factors) -> float:
 
 def spectral_norm(matrix: FloatArray) -> float:
     """||A||_2 of a matrix of shape (f, n), to about seven digits."""
-    scale = float(np.abs(matrix).max(initial=0.0))
-    if scale == 0.0:
+    A, scale = scaled(matrix)
+    if not A.any():
         return 0.0
-    A = matrix / scale
     if A.shape[0] > A.shape[1]:
         A = A.T
     m = A.shape[0]
@@ -118,11 +119,12 @@ def spectral_norm(matrix: FloatArray) -> float:
         (m, m), matvec=lambda x: A @ (A.T @ x), dtype=np.float64
     )
     # A fixed start makes the result the same in every run; a drawn one, unlike a constant, is never
-    # orthogonal to the columns of A (those of a weight may well sum to zero).
+    # orthogonal to the columns of A (those of a weight may well sum to zero). The error of a
+    # symmetric eigenvalue is about the square of that of its vector, which `tol` is about.
     start = np.random.default_rng(0).standard_normal(m)
     try:
         largest = scipy.sparse.linalg.eigsh(
-            gram, k=1, v0=start, tol=1e-8, return_eigenvectors=False
+            gram, k=1, v0=start, tol=1e-6, return_eigenvectors=False
         )
     except scipy.sparse.linalg.ArpackError as e:
         _log.warning("ARPACK failed (%s): computing all singular values instead", e)
@@ -132,13 +134,12 @@ def spectral_norm(matrix: FloatArray) -> float:
 
 def truncated(part: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
     """Balanced factors U (f, j) and V (j, n) of the best approximation of a matrix (f, n)."""
-    scale = float(np.abs(part).max(initial=0.0))
+    A, scale = scaled(part)
     f, n = part.shape
-    if scale == 0.0:
+    if not A.any():
         return np.zeros((f, rank)), np.zeros((rank, n))
-    A = part / scale
     U, V = _projection(A, rank) if f <= n else _transposed(_projection(A.T, rank))
-    return U * np.sqrt(scale), V * np.sqrt(scale)
+    return (U, V) if scale == 1.0 else (U * np.sqrt(scale), V * np.sqrt(scale))
 
 
 def _transposed(pair: tuple[FloatArray, FloatArray]) -> tuple[FloatArray, FloatArray]:
@@ -169,8 +170,7 @@ def tucker2(matrix: FloatArray, shape: LayerShape, cut: Cut) -> Factors:
     cut
         `rank` at most min(c, f·kh·kw), `rank_out` at most min(f, c·kh·kw).
     """
-    scale = float(np.abs(matrix).max(initial=0.0)) or 1.0
-    W = matrix / scale
+    W, scale = scaled(matrix)
     columns = refold(W, shape, Scheme.DECODE)  # (f·kh·kw, c)
     A = leading_eigenvectors(W @ W.T, cut.rank_out)
     B = leading_eigenvectors(columns.T @ columns, cut.rank)

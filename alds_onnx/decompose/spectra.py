@@ -21,6 +21,7 @@ import scipy.linalg
 
 from alds_onnx.cuts import ErrorCurve, FloatArray, LayerShape, Scheme, Spectra, read_only
 from alds_onnx.decompose.folding import refold, slices
+from alds_onnx.decompose.scaling import scaled
 from alds_onnx.errors import AldsError
 
 _log = logging.getLogger(__name__)
@@ -59,10 +60,10 @@ def spectra_of_schemes(
     slice_counts
         The k to try for each of the schemes that may be chosen; none for Tucker-2.
     """
-    scaled, scale = _scaled(matrix)
+    matrix, scale = scaled(matrix)
     folds = {scheme: {1, *slice_counts.get(scheme, ())} for scheme in _folds(slice_counts)}
     sigma = {
-        scheme: _singular_values(refold(scaled, shape, scheme), tuple(sorted(counts)))
+        scheme: _singular_values(refold(matrix, shape, scheme), tuple(sorted(counts)))
         for scheme, counts in folds.items()
     }
     first = sigma[Scheme.ENCODE][1]
@@ -88,14 +89,6 @@ def _folds(schemes: Iterable[Scheme]) -> list[Scheme]:
 def _singular_values(matrix: FloatArray, counts: tuple[int, ...]) -> dict[int, FloatArray]:
     """For each k the largest singular values over the slices, rank by rank."""
     return {k: np.sqrt(largest_eigenvalues(gram)) for k, gram in _grams(matrix, counts)}
-
-
-def _scaled(matrix: FloatArray) -> tuple[FloatArray, float]:
-    """Divide by the largest entry, so that squares neither overflow nor vanish."""
-    scale = float(np.abs(matrix).max(initial=0.0))
-    if scale == 0.0:
-        return matrix, 1.0
-    return matrix / scale, scale
 
 
 def _relative_error(sigma: FloatArray, norm: float) -> FloatArray:

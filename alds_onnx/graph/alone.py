@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from alds_onnx.cuts import Cut, Factors, Op, Scheme
+from alds_onnx.cuts import Cut, Factors, Op
 from alds_onnx.graph.layers import Layer, Operand, find_layers
 from alds_onnx.graph.rewrite import Replacement, rewrite, stored_factors
 from alds_onnx.graph.scopes import Key, ModelIndex
@@ -67,18 +66,8 @@ class Alone:
 
 
 def zero_factors(layer: Layer, cut: Cut) -> Factors:
-    """Factors of the right sizes, for models that are only timed."""
-    shape, k, j = layer.shape, cut.num_slices, cut.rank
-    core = None
-    if cut.scheme is Scheme.TUCKER2:
-        U = np.zeros((1, shape.out_features, cut.rank_out))
-        V = np.zeros((1, j, shape.in_channels))
-        core = np.zeros((cut.rank_out, j, *shape.kernel))
-    else:
-        folded = shape.folded(cut.scheme)
-        U = np.zeros((k, folded.out_features, j))
-        V = np.zeros((k, j, folded.num_columns // k))
-    return stored_factors(layer, Factors(shape=shape, U=U, V=V, scheme=cut.scheme, core=core))
+    """Factors as the model would hold them, for models that are only timed."""
+    return stored_factors(layer, Factors.zeros(layer.shape, cut))
 
 
 def alone(index: ModelIndex, layer: Layer, activation: tuple[int, ...]) -> Alone:

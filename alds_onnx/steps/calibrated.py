@@ -129,7 +129,13 @@ def observe(
         inputs = sum(found[1:], found[0]) if found else None
         return _probe(survey, weight, inputs, settings)
 
-    probes = side_by_side(look, weights, settings.threads, lambda done, total: None)
+    probes = side_by_side(
+        look,
+        weights,
+        settings.threads,
+        lambda done, total: None,
+        size=lambda weight: weight.num_parameters,
+    )
     return Calibrated(
         runner=runner,
         sampler=sampler,

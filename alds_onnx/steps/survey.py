@@ -39,6 +39,11 @@ class Weight:
         """Name of the first layer."""
         return self.layers[0].name
 
+    @property
+    def num_parameters(self) -> int:
+        """Its entries."""
+        return self.layers[0].shape.num_parameters
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Survey:
@@ -127,7 +132,9 @@ def weight_spectra(
             matrix,
         )
 
-    results = side_by_side(compute, weights, settings.threads, advance)
+    results = side_by_side(
+        compute, weights, settings.threads, advance, size=lambda weight: weight.num_parameters
+    )
     reasons = {
         layer.name: result
         for weight, result in zip(weights, results, strict=True)
@@ -174,20 +181,28 @@ def _planned_counts(layer: Layer, plan: Plan) -> dict[Scheme, tuple[int, ...]]:
 
 
 def side_by_side(
-    function: Callable[[_T], _R], items: Sequence[_T], threads: int, advance: Advance
+    function: Callable[[_T], _R],
+    items: Sequence[_T],
+    threads: int,
+    advance: Advance,
+    *,
+    size: Callable[[_T], int],
 ) -> list[_R]:
-    """Map over items on several threads, each with one BLAS thread.
+    """Map over items on several threads, each with one BLAS thread, the largest first.
 
     One BLAS thread makes the sums of every product run in the same order, whatever the number of
-    threads: the same input gives the same bytes.
+    threads: the same input gives the same bytes. A large item that came last would keep one thread
+    at work while the others have nothing to do.
     """
-    results: list[_R] = []
+    order = sorted(range(len(items)), key=lambda index: -size(items[index]))
+    results: dict[int, _R] = {}
     with threadpool_limits(limits=1), ThreadPoolExecutor(threads) as pool:
         try:
-            for result in pool.map(function, items):
-                results.append(result)
+            found = pool.map(function, [items[index] for index in order])
+            for index, result in zip(order, found, strict=True):
+                results[index] = result
                 advance(len(results), len(items))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return results
+    return [results[index] for index in range(len(items))]
