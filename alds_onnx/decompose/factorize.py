@@ -114,7 +114,7 @@ def spectral_norm(matrix: FloatArray) -> float:
         A = A.T
     m = A.shape[0]
     if m <= _DENSE_NORM:
-        return scale * float(np.sqrt(largest_eigenvalues((A @ A.T)[None])[0]))
+        return scale * float(np.sqrt(largest_eigenvalues(A @ A.T)[0]))
     gram = scipy.sparse.linalg.LinearOperator(
         (m, m), matvec=lambda x: A @ (A.T @ x), dtype=np.float64
     )
@@ -128,7 +128,7 @@ def spectral_norm(matrix: FloatArray) -> float:
         )
     except scipy.sparse.linalg.ArpackError as e:
         _log.warning("ARPACK failed (%s): computing all singular values instead", e)
-        largest = largest_eigenvalues((A @ A.T)[None])
+        largest = largest_eigenvalues(A @ A.T)
     return scale * float(np.sqrt(largest[0]))
 
 

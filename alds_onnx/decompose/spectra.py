@@ -4,8 +4,9 @@ The singular values of a slice W_i (f, n/k) are the square roots of the eigenval
 Gram matrix: W_i W_iᵀ (f, f) where slices are wide, W_iᵀ W_i (n/k, n/k) where they are narrow.
 Neither kind is formed more often than needed:
 
-    wide    the Gram matrix of a coarse slice is the sum of those of the finer slices inside it
-    narrow  the Gram matrices of finer slices are the diagonal blocks of that of a coarser one
+    wide    the Gram matrix of a slice is the sum of those of pieces, which end where any slice ends
+    narrow  the Gram matrices of finer slices are the diagonal blocks of that of a coarser one; of a
+            slice that lies across two coarser ones, only the products of its two parts are new
 
 A symmetric eigensolver in float64 finds small singular values to about 1e-8 of the largest, which
 is enough for weights stored in float32.
@@ -14,7 +15,8 @@ is enough for weights stored in float32.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
 
 import numpy as np
 import scipy.linalg
@@ -27,6 +29,8 @@ from alds_onnx.errors import AldsError
 _log = logging.getLogger(__name__)
 
 _LARGEST = float(np.finfo(np.float64).max)
+# Numbers of small Gram matrices that are treated at once; larger ones come one by one.
+_AT_ONCE = 1 << 16
 
 
 def spectra(matrix: FloatArray, shape: LayerShape, slice_counts: tuple[int, ...]) -> Spectra:
@@ -88,7 +92,11 @@ def _folds(schemes: Iterable[Scheme]) -> list[Scheme]:
 
 def _singular_values(matrix: FloatArray, counts: tuple[int, ...]) -> dict[int, FloatArray]:
     """For each k the largest singular values over the slices, rank by rank."""
-    return {k: np.sqrt(largest_eigenvalues(gram)) for k, gram in _grams(matrix, counts)}
+    largest: dict[int, FloatArray] = {}
+    for k, grams in _grams(matrix, counts):
+        found = largest_eigenvalues(grams)
+        largest[k] = np.maximum(largest[k], found) if k in largest else found
+    return {k: np.sqrt(found) for k, found in largest.items()}
 
 
 def _relative_error(sigma: FloatArray, norm: float) -> FloatArray:
@@ -103,7 +111,7 @@ def largest_eigenvalues(grams: FloatArray) -> FloatArray:
     Parameters
     ----------
     grams
-        Symmetric and positive semidefinite, shape (k, m, m).
+        Symmetric and positive semidefinite, shape (..., m, m).
 
     Returns
     -------
@@ -116,10 +124,16 @@ def largest_eigenvalues(grams: FloatArray) -> FloatArray:
     """
     # Divide and conquer can fail to converge; QR iteration is slower and more robust.
     values = with_fallback(
-        lambda: np.asarray(np.linalg.eigvalsh(grams), np.float64),  # (k, m), ascending
-        lambda: np.stack([scipy.linalg.eigh(g, eigvals_only=True, driver="ev") for g in grams]),
+        lambda: np.asarray(np.linalg.eigvalsh(grams), np.float64),  # (..., m), ascending
+        lambda: np.stack(
+            [
+                scipy.linalg.eigh(gram, eigvals_only=True, driver="ev")
+                for gram in grams.reshape(-1, *grams.shape[-2:])
+            ]
+        ),
     )
-    return np.asarray(values[:, ::-1].max(axis=0).clip(min=0.0))
+    largest = values.max(axis=tuple(range(values.ndim - 1)))
+    return np.asarray(largest[::-1].clip(min=0.0))
 
 
 def with_fallback(first: Callable[[], FloatArray], second: Callable[[], FloatArray]) -> FloatArray:
@@ -140,45 +154,82 @@ def with_fallback(first: Callable[[], FloatArray], second: Callable[[], FloatArr
         raise AldsError(f"LAPACK finds no singular values of a weight: {e}") from e
 
 
-def _grams(matrix: FloatArray, counts: tuple[int, ...]) -> list[tuple[int, FloatArray]]:
-    """Form the smaller Gram matrices (k, m, m) of the slices, for each k in `counts`."""
+def _grams(matrix: FloatArray, counts: tuple[int, ...]) -> Iterator[tuple[int, FloatArray]]:
+    """Form the smaller Gram matrices of the slices, for each k in `counts`.
+
+    Yields
+    ------
+    k and the matrices of some of its slices, shape (..., m, m), which the next step overwrites:
+    together they would need several times the memory of the weight.
+    """
     f, n = matrix.shape
     wide = [k for k in counts if n // k >= f]
     narrow = [k for k in counts if n // k < f]
-    return [*_wide_grams(matrix, wide), *_narrow_grams(matrix, narrow)]
+    if wide:
+        yield from _wide_grams(matrix, wide)
+    if narrow:
+        yield from _narrow_grams(matrix, narrow)
 
 
-def _wide_grams(matrix: FloatArray, counts: list[int]) -> list[tuple[int, FloatArray]]:
-    """W_i W_iᵀ, shape (k, f, f), from the finest slicing to the coarsest."""
-    found: dict[int, FloatArray] = {}
-    f = matrix.shape[0]
-    for k in reversed(counts):
-        finer = min((done for done in found if done % k == 0), default=None)
-        if finer is None:
-            parts = slices(matrix, k)
-            found[k] = np.stack([part @ part.T for part in parts])
-        else:
-            found[k] = found[finer].reshape(k, finer // k, f, f).sum(axis=1)
-    return list(found.items())
-
-
-def _narrow_grams(matrix: FloatArray, counts: list[int]) -> list[tuple[int, FloatArray]]:
-    """W_iᵀ W_i, shape (k, n/k, n/k), from the coarsest slicing to the finest."""
-    found: dict[int, FloatArray] = {}
+def _wide_grams(matrix: FloatArray, counts: list[int]) -> Iterator[tuple[int, FloatArray]]:
+    """W_i W_iᵀ, (f, f) each: sums over pieces that end where a slice of any k ends."""
+    f, n = matrix.shape
+    starts = sorted({n // k * i for k in counts for i in range(k)})
+    pieces = np.empty((len(starts), f, f))
+    for part, gram in zip(np.split(matrix, starts[1:], axis=1), pieces, strict=True):
+        np.matmul(part, part.T, out=gram)
+    at_once = max(1, _AT_ONCE // max(1, f * f))
+    sums = np.empty((at_once, f, f))
     for k in counts:
-        coarser = max((done for done in found if k % done == 0), default=None)
-        if coarser is None:
-            parts = slices(matrix, k)
-            found[k] = np.stack([part.T @ part for part in parts])
-        else:
-            found[k] = _diagonal_blocks(found[coarser], k // coarser)
-    return list(found.items())
+        bounds = np.searchsorted(starts, n // k * np.arange(k + 1))
+        for start in range(0, k, at_once):
+            here = bounds[start : start + at_once + 1]
+            for (first, last), gram in zip(pairwise(here), sums, strict=False):
+                np.sum(pieces[first:last], axis=0, out=gram)
+            yield k, sums[: len(here) - 1]
 
 
-def _diagonal_blocks(grams: FloatArray, parts: int) -> FloatArray:
-    """Cut each matrix of (k, m, m) into its diagonal blocks: (k·parts, m/parts, m/parts)."""
-    k, m, _ = grams.shape
-    blocks = grams.reshape(k, parts, m // parts, parts, m // parts)
-    index = np.arange(parts)
-    diagonal = blocks[:, index, :, index, :]  # (parts, k, m/parts, m/parts)
-    return diagonal.transpose(1, 0, 2, 3).reshape(k * parts, m // parts, m // parts)
+def _narrow_grams(matrix: FloatArray, counts: list[int]) -> Iterator[tuple[int, FloatArray]]:
+    """W_iᵀ W_i, (n/k, n/k) each: the diagonal blocks of those of coarser slices."""
+    coarsest = counts[0]
+    parts = slices(matrix, coarsest)
+    grams = np.matmul(parts.transpose(0, 2, 1), parts)
+    left = [k for k in counts if k % coarsest]
+    yield from _diagonal_blocks(grams, coarsest, [k for k in counts if k not in left])
+    while left:
+        k = left[0]
+        inside = [finer for finer in left if finer % k == 0]
+        left = [other for other in left if other % k]
+        for gram in _moved(matrix, grams, k):
+            yield from _diagonal_blocks(gram[None], k, inside)
+
+
+def _moved(matrix: FloatArray, coarse: FloatArray, k: int) -> Iterator[FloatArray]:
+    """Gram matrices (n/k, n/k) of slices that lie across coarser ones, of which (q, n/q, n/q) is.
+
+    Across two at most: only the products of a slice's two parts are new.
+    """
+    width, size = coarse.shape[1], matrix.shape[1] // k
+    gram = np.empty((size, size))
+    for start in range(0, matrix.shape[1], size):
+        index, inside = divmod(start, width)
+        cut = min(width - inside, size)
+        gram[:cut, :cut] = coarse[index, inside : inside + cut, inside : inside + cut]
+        if cut < size:
+            gram[cut:, cut:] = coarse[index + 1, : size - cut, : size - cut]
+            gram[cut:, :cut] = (
+                matrix[:, start + cut : start + size].T @ matrix[:, start : start + cut]
+            )
+            gram[:cut, cut:] = gram[cut:, :cut].T
+        yield gram
+
+
+def _diagonal_blocks(
+    grams: FloatArray, num_slices: int, counts: list[int]
+) -> Iterator[tuple[int, FloatArray]]:
+    """View the diagonal blocks of Gram matrices (q, m, m) of some slices, for multiples k of k'."""
+    q, m, _ = grams.shape
+    for k in counts:
+        parts = k // num_slices
+        blocks = grams.reshape(q, parts, m // parts, parts, m // parts)
+        yield k, np.asarray(np.einsum("kiaib->kiab", blocks))

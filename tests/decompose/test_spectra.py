@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import FloatArray, LayerShape, Spectra
+from alds_onnx.decompose import spectra as module
 from alds_onnx.decompose.spectra import spectra
 
 from .matrices import RESOLUTION, ROUNDING, Weight, random_matrix, singular_values, weights
@@ -136,3 +139,21 @@ def test_a_second_solver_takes_over_where_the_first_fails(monkeypatch: pytest.Mo
     assert len(calls) == 3
     assert found.norm == pytest.approx(expected.norm, rel=ROUNDING)
     assert_same_curves(expected, found, RESOLUTION)
+
+
+@given(weights())
+def test_slices_that_come_in_parts_are_all_seen(weight: Weight) -> None:
+    at_once = spectra(weight.matrix, weight.shape, weight.divisors)
+    with patch.object(module, "_AT_ONCE", 1):
+        in_parts = spectra(weight.matrix, weight.shape, weight.divisors)
+    assert_same_curves(at_once, in_parts, RESOLUTION)
+
+
+def test_slices_across_coarser_ones() -> None:
+    shape = LayerShape(out_features=30, in_channels=60)  # narrow from k = 3 on
+    matrix = np.random.default_rng(0).standard_normal((30, 60))
+    found = spectra(matrix, shape, (3, 4, 5, 10, 12, 20))
+    assert [curve.num_slices for curve in found.curves] == [1, 3, 4, 5, 10, 12, 20]
+    for curve in found.curves:
+        expected = curves_by_svd(matrix, curve.num_slices)
+        np.testing.assert_allclose(curve.relative_error, expected, atol=RESOLUTION)
