@@ -5,7 +5,7 @@ the global optimum over all schemes, slices and ranks at half of the parameters.
 
     resnet50, resnet101   the layers of these networks
     1 M ... 1 G           those of ResNet-50, with wider or narrower channels; from 100 M on with
-                          --large, which takes minutes, and 16 GB for 1 G
+                          --large, which takes minutes, and 8 GB for 1 G
 
 The weights are random, in memory, in float32: the times do not depend on the numbers in them.
 
