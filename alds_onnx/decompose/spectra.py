@@ -227,7 +227,10 @@ def _moved(matrix: FloatArray, coarse: FloatArray, k: int) -> Iterator[FloatArra
 def _diagonal_blocks(
     grams: FloatArray, num_slices: int, counts: list[int]
 ) -> Iterator[tuple[int, FloatArray]]:
-    """View the diagonal blocks of Gram matrices (q, m, m) of some slices, for multiples k of k'."""
+    """View the diagonal blocks of Gram matrices (q, m, m) of some of `num_slices` slices.
+
+    Each k of `counts` cuts all of them to k / num_slices blocks.
+    """
     q, m, _ = grams.shape
     for k in counts:
         parts = k // num_slices

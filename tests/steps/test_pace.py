@@ -243,6 +243,16 @@ def test_a_ratio_of_time_is_kept_though_tables_are_off(
     )
 
 
+def test_a_ratio_is_that_of_the_model_with_cuts_to_the_whole_one(
+    net: ModelProto, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "in_turns", lambda sessions, *_, **__: [10.0, 4.0][: len(sessions)])
+    plan = alds_onnx.compress(net, latency_ratio=0.4, dry_run=True).plan
+    assert plan.budget == Budget(kind=BudgetKind.LATENCY, before=10, removed=0.6)
+    with pytest.raises(BudgetError, match=r"the fastest model that was found has 0\.40"):
+        alds_onnx.compress(net, latency_ratio=0.3, dry_run=True)
+
+
 def test_a_ratio_of_time_goes_with_other_budgets(
     net: ModelProto, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
