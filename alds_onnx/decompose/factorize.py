@@ -119,12 +119,12 @@ def spectral_norm(matrix: FloatArray) -> float:
         (m, m), matvec=lambda x: A @ (A.T @ x), dtype=np.float64
     )
     # A fixed start makes the result the same in every run; a drawn one, unlike a constant, is never
-    # orthogonal to the columns of A (those of a weight may well sum to zero). The error of a
-    # symmetric eigenvalue is about the square of that of its vector, which `tol` is about.
+    # orthogonal to the columns of A (those of a weight may well sum to zero). `tol` is
+    # about a vector, whose error is squared in the eigenvalue where others are not very near.
     start = np.random.default_rng(0).standard_normal(m)
     try:
         largest = scipy.sparse.linalg.eigsh(
-            gram, k=1, v0=start, tol=1e-5, return_eigenvectors=False
+            gram, k=1, v0=start, tol=1e-6, return_eigenvectors=False
         )
     except scipy.sparse.linalg.ArpackError as e:
         _log.warning("ARPACK failed (%s): computing all singular values instead", e)

@@ -200,14 +200,14 @@ def _narrow_grams(matrix: FloatArray, counts: list[int]) -> Iterator[tuple[int, 
         k = left[0]
         inside = [finer for finer in left if finer % k == 0]
         left = [other for other in left if other % k]
-        for gram in _moved(matrix, grams, k):
+        for gram in _across(matrix, grams, k):
             yield from _diagonal_blocks(gram[None], k, inside)
 
 
-def _moved(matrix: FloatArray, coarse: FloatArray, k: int) -> Iterator[FloatArray]:
-    """Gram matrices (n/k, n/k) of slices that lie across coarser ones, of which (q, n/q, n/q) is.
+def _across(matrix: FloatArray, coarse: FloatArray, k: int) -> Iterator[FloatArray]:
+    """Gram matrices (n/k, n/k) of slices that may lie across two of those of `coarse`.
 
-    Across two at most: only the products of a slice's two parts are new.
+    `coarse` (q, n/q, n/q), q < k, has all of them but the products of a slice's two parts.
     """
     width, size = coarse.shape[1], matrix.shape[1] // k
     gram = np.empty((size, size))

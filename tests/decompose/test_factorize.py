@@ -233,13 +233,17 @@ def large(name: str) -> FloatArray:
         return np.kron(np.eye(len(drawn) // 2), [[1, -1], [-1, 1]])
     if name == "one entry":
         return np.eye(1, drawn.size, 5).reshape(drawn.shape)
+    if name == "nearly one size":
+        U, s, Vh = np.linalg.svd(drawn, full_matrices=False)
+        return (U * (1 - np.linspace(0, 1e-4, len(s)))) @ Vh
     if name == "one size":
         return np.linalg.qr(drawn.T)[0]
     return drawn
 
 
 @pytest.mark.parametrize(
-    "name", ["wide", "tall", "tiny", "columns sum to zero", "one entry", "one size"]
+    "name",
+    ["wide", "tall", "tiny", "columns sum to zero", "one entry", "one size", "nearly one size"],
 )
 def test_lanczos_and_the_dense_solver_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = large(name)
