@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
 from onnx import ModelProto
 
 from alds_onnx.cache import Cache
-from alds_onnx.cuts import Cut, Spectra, Work
-from alds_onnx.decompose.factorize import cut_error, factorize
+from alds_onnx.cuts import Work
 from alds_onnx.errors import BudgetError, UsageError
 from alds_onnx.evaluate.samples import Samples
 from alds_onnx.evaluate.sessions import check_provider
-from alds_onnx.evidence import Evidence
 from alds_onnx.graph.accounting import model_bytes, num_parameters, work_of_layers
 from alds_onnx.graph.external import external_tensors, is_large
-from alds_onnx.graph.layers import read_matrix
 from alds_onnx.graph.load import LoadedModel, load_model
-from alds_onnx.graph.rewrite import Replacement, rewrite, stored_factors
+from alds_onnx.graph.rewrite import Replacement, rewrite
 from alds_onnx.graph.scopes import ModelIndex, Site
 from alds_onnx.graph.spill import Spill
+from alds_onnx.search.budgets import Limit, parameter_limit
+from alds_onnx.search.choose import (
+    Candidates,
+    Choice,
+    Excluded,
+    Iterative,
+    LargestError,
+    Objective,
+    SumOfErrors,
+    choose,
+)
 from alds_onnx.search.limits import smallest_parameters
 from alds_onnx.search.target import fractions, largest_that_holds, most_trials
 from alds_onnx.settings import Progress, Settings, Source, Step
 from alds_onnx.steps.advice import Findings, make_warnings, unaligned
-from alds_onnx.steps.budgets import Limit, make_limits, parameter_limit
-from alds_onnx.steps.calibrated import Calibrated, observe, probe_all
+from alds_onnx.steps.budgets import make_limits
 from alds_onnx.steps.checks import check, find_shapes, make_samples
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.data import Data, load_data
-from alds_onnx.steps.decide import decide, planned_cuts
 from alds_onnx.steps.evaluation import (
     Evaluator,
     Measured,
@@ -40,14 +46,18 @@ from alds_onnx.steps.evaluation import (
     make_scores,
 )
 from alds_onnx.steps.evidence import gather
-from alds_onnx.steps.fitting import fit, search
 from alds_onnx.steps.latency import corrected, latency_limit, make_table, most_saved, need_pace
-from alds_onnx.steps.pace import Pace, Slow, decide_in_time, make_pace
+from alds_onnx.steps.metrics.base import Metric
+from alds_onnx.steps.metrics.observe import data_metric
+from alds_onnx.steps.metrics.weights import weight_metric
+from alds_onnx.steps.pace import Pace, Slow, make_pace, without_slow
+from alds_onnx.steps.planned import planned_cuts
 from alds_onnx.steps.rows import Decomposition, plan_rows, total
-from alds_onnx.steps.survey import Survey, Weight, make_survey, side_by_side, weight_spectra
+from alds_onnx.steps.survey import Survey, make_survey, without_unsound
 from alds_onnx.steps.target import Gauge, Reading, make_gauge, make_target
 from alds_onnx.targets import Score, Target
-from alds_onnx.values import Budget, Plan, Report
+from alds_onnx.values import Budget, Plan, Report, SearchMethod
+from alds_onnx.values import Objective as ObjectiveName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,7 +94,7 @@ class _Prepared:
     survey, before
         The model, and its number of parameters.
     settings
-        As given, with the calibration data that ranks and factors rest on.
+        As given.
     data, samples
         Calibration data, and the inputs of the checks or the reason why there are none.
     work
@@ -94,10 +104,8 @@ class _Prepared:
     scoring
         What models are scored by, and the scores of the original; None if there is no evaluation,
         or only a dry run.
-    curves
-        Error curves of the weights by name; with calibration data, of the layers on it.
-    calibrated
-        What calibration data says about the layers; None without.
+    metric
+        What the error of a layer means, and how its factors are found.
     attention_cut
         Whether projections of attention are cut although nobody asked for them.
     """
@@ -110,8 +118,7 @@ class _Prepared:
     work: dict[Site, Work]
     pace: Pace | None
     scoring: tuple[Evaluator, Measured] | None
-    curves: dict[str, Spectra]
-    calibrated: Calibrated | None
+    metric: Metric
     attention_cut: bool = False
 
 
@@ -149,7 +156,7 @@ def _compressed(prepared: _Prepared, clock: Clock) -> Compressed:
     if gauge is None:
         attempt, target = _attempt(prepared, _limits(prepared, clock), clock), None
     else:
-        attempt, target = _search(prepared, gauge, clock)
+        attempt, target = _limited(prepared, gauge, clock)
     return _finish(prepared, attempt, target, clock)
 
 
@@ -172,19 +179,6 @@ def run_sweep(source: Source, settings: Settings, progress: Progress) -> Iterato
         yield _finish(prepared, _attempt(prepared, limits, clock), None, clock)
 
 
-def _evidence(prepared: _Prepared, attempt: _Attempt) -> Evidence:
-    """What the choice rested on."""
-    found = prepared.calibrated
-    return gather(
-        curves=prepared.curves,
-        sensitivities=None if found is None else found.sensitivities,
-        decompositions=attempt.decompositions,
-        survey=prepared.survey,
-        settings=prepared.settings,
-        before=prepared.before,
-    )
-
-
 def _limits(prepared: _Prepared, clock: Clock) -> tuple[Limit, ...]:
     """The budgets that were asked for."""
     survey, settings = prepared.survey, prepared.settings
@@ -194,19 +188,17 @@ def _limits(prepared: _Prepared, clock: Clock) -> tuple[Limit, ...]:
     pace, samples = need_pace(prepared.pace), prepared.samples
     if isinstance(samples, str):
         raise UsageError(f"--latency-ratio: the model cannot be timed: {samples}")
-    feeds, calibrated = samples.feeds[0], prepared.calibrated
-    table = make_table(survey, settings.alignment, list(prepared.curves), pace)
+    feeds = samples.feeds[0]
+    table = make_table(survey, settings.alignment, list(prepared.metric.spectra), pace)
     whole = pace.whole({}, feeds).dense
     limit = latency_limit(settings.latency_ratio, whole, table)
-    most = most_saved(table) / whole
-
-    def choose(limits: Sequence[Limit]) -> dict[str, Cut]:
-        if calibrated is None:
-            return decide(prepared.curves, settings, limits)
-        return search(survey, calibrated, settings, limits)
-
     clock.start(Step.TIMING)
-    return corrected((*limits, limit), choose, lambda cuts: pace.whole(cuts, feeds).ratio, most)
+    return corrected(
+        (*limits, limit),
+        lambda limits: _searched(prepared, limits).cuts,
+        lambda cuts: pace.whole(cuts, feeds).ratio,
+        most_saved(table) / whole,
+    )
 
 
 def _prepare(
@@ -224,12 +216,11 @@ def _prepare(
     data = first.data if first else load_data(survey, settings)
     scoring = first.scoring if first else _score_original(survey, settings, clock)
     clock.start(Step.SPECTRA)
-    survey, curves = weight_spectra(survey, settings, clock.advance)
-    calibrated = None
-    if data is not None:
-        settings = replace(settings, calibration=data.fit)
-        calibrated = _calibrate(survey, curves, settings, clock)
-        curves = {name: probe.spectra for name, probe in calibrated.probes.items()}
+    survey = without_unsound(survey, settings.threads, clock.advance)
+    if data is None:
+        metric: Metric = weight_metric(survey, settings, clock.advance)
+    else:
+        metric = data_metric(survey, data.fit, settings, clock)
     clock.start(Step.INPUTS)
     samples = make_samples(survey, data, settings)
     shapes = find_shapes(survey, samples, settings)
@@ -243,8 +234,7 @@ def _prepare(
         work=work,
         pace=make_pace(survey, shapes, work, settings, clock),
         scoring=scoring,
-        curves=curves,
-        calibrated=calibrated,
+        metric=metric,
         attention_cut=first is not None,
     )
 
@@ -262,19 +252,7 @@ def _score_original(
     return evaluator, measured
 
 
-def _calibrate(
-    survey: Survey, curves: dict[str, Spectra], settings: Settings, clock: Clock
-) -> Calibrated:
-    """What the layers do to calibration data."""
-    clock.start(Step.STATISTICS)
-    calibrated = observe(survey, list(curves), settings, clock.advance)
-    if settings.plan is not None:
-        return calibrated
-    clock.start(Step.SENSITIVITY)
-    return probe_all(survey, calibrated, settings, clock.advance)
-
-
-def _search(prepared: _Prepared, gauge: Gauge, clock: Clock) -> tuple[_Attempt, Target]:
+def _limited(prepared: _Prepared, gauge: Gauge, clock: Clock) -> tuple[_Attempt, Target]:
     """The largest compression that stays within the limit.
 
     Raises
@@ -303,27 +281,22 @@ def _value(attempt: _Attempt) -> float:
 
 def _reach(prepared: _Prepared) -> float:
     """The largest fraction that can be removed: every layer cut as far as possible."""
-    dense = sum(spectra.shape.num_parameters for spectra in prepared.curves.values())
-    smallest = prepared.before - dense + smallest_parameters(prepared.curves)
+    dense = sum(spectra.shape.num_parameters for spectra in prepared.metric.spectra.values())
+    smallest = prepared.before - dense + smallest_parameters(prepared.metric.spectra)
     return 1 - smallest / prepared.before if prepared.before else 0.0
 
 
 def _attempt(prepared: _Prepared, limits: Sequence[Limit], clock: Clock) -> _Attempt:
-    """Choose ranks within budgets, or take those of the plan; compute factors; put them in."""
-    survey, settings = prepared.survey, prepared.settings
-    if prepared.calibrated is None:
-        clock.start(Step.SEARCH)
-        if settings.plan is not None:
-            cuts = planned_cuts(survey, settings.plan)
-        else:
-            cuts = decide_in_time(prepared.curves, settings, limits, _judge(prepared))
-        clock.start(Step.FACTORIZE)
-        decompositions = _factorize(prepared, cuts, clock)
-    else:
-        clock.start(Step.FACTORIZE)
-        decompositions = fit(
-            survey, prepared.calibrated, settings, limits, clock.advance, pace=_judge(prepared)
-        )
+    """Choose cuts within budgets, or take those of the plan; compute factors; put them in."""
+    survey = prepared.survey
+    clock.start(Step.SEARCH)
+    choice, excluded = _chosen(prepared, limits)
+
+    def reconsider(scale: Mapping[str, float]) -> Choice:
+        return _chosen(prepared, limits, scale, excluded)[0]
+
+    clock.start(Step.FACTORIZE)
+    decompositions = prepared.metric.fit(choice, reconsider, clock.advance)
     replacements = [
         Replacement(layers=d.weight.layers, factors=d.factors, bias=d.bias) for d in decompositions
     ]
@@ -337,8 +310,56 @@ def _attempt(prepared: _Prepared, limits: Sequence[Limit], clock: Clock) -> _Att
     )
 
 
+def _chosen(
+    prepared: _Prepared,
+    limits: Sequence[Limit],
+    scale: Mapping[str, float] | None = None,
+    excluded: Excluded | None = None,
+) -> tuple[Choice, Excluded]:
+    """The cuts of the plan, or those that a search finds; and what it had to exclude as slow."""
+    survey, settings = prepared.survey, prepared.settings
+    if settings.plan is not None:
+        return Choice(cuts=planned_cuts(survey, settings.plan)), {}
+    known, judge = excluded or {}, _judge(prepared)
+    if judge is None or settings.allow_slower:
+        return _searched(prepared, limits, scale, known), known
+    choice, paced = without_slow(
+        lambda excluded: _searched(prepared, limits, scale, excluded),
+        lambda choice: choice.cuts,
+        judge,
+        known,
+    )
+    return choice, paced.bans
+
+
+def _searched(
+    prepared: _Prepared,
+    limits: Sequence[Limit],
+    scale: Mapping[str, float] | None = None,
+    excluded: Excluded | None = None,
+) -> Choice:
+    metric, settings = prepared.metric, prepared.settings
+    return choose(
+        Candidates(spectra=metric.spectra, damage=metric.damage),
+        limits,
+        _objective(settings),
+        settings.alignment,
+        tolerance=metric.tolerance,
+        scale=scale,
+        excluded=excluded or {},
+    )
+
+
+def _objective(settings: Settings) -> Objective:
+    if settings.search is SearchMethod.ITERATIVE:
+        return Iterative(seed=settings.seed)
+    if settings.objective is ObjectiveName.SUM_OUTPUT_ERROR:
+        return SumOfErrors()
+    return LargestError()
+
+
 def _judge(prepared: _Prepared) -> Pace | None:
-    """What keeps slow cuts out; a budget of time does that by itself."""
+    """What keeps slow cuts out; a budget of time needs no such filter."""
     return prepared.pace if prepared.settings.latency_ratio is None else None
 
 
@@ -354,28 +375,6 @@ def _is_streamed(model: ModelProto) -> bool:
     return is_large(model) and bool(external_tensors(model))
 
 
-def _factorize(prepared: _Prepared, cuts: dict[str, Cut], clock: Clock) -> list[Decomposition]:
-    """Factors from the weights alone."""
-    survey = prepared.survey
-    weights = [weight for weight in survey.weights() if weight.name in cuts]
-
-    def compute(weight: Weight) -> Decomposition:
-        layer = weight.layers[0]
-        matrix = read_matrix(survey.index, layer, survey.loaded.folder)
-        exact = factorize(matrix, layer.shape, cuts[weight.name])
-        factors = stored_factors(layer, exact)
-        error = cut_error(matrix, factors, prepared.curves[weight.name])
-        return Decomposition(weight=weight, factors=factors, error=error)
-
-    return side_by_side(
-        compute,
-        weights,
-        prepared.settings.threads,
-        clock.advance,
-        size=lambda weight: weight.num_parameters,
-    )
-
-
 def _finish(
     prepared: _Prepared,
     attempt: _Attempt,
@@ -383,9 +382,13 @@ def _finish(
     clock: Clock,
 ) -> Compressed:
     """Check the compressed model, score it, and say everything that is known."""
-    evidence = _evidence(prepared, attempt)
-    # The float64 weights that a fit rests on should not stay beside the sessions of the checks.
-    prepared = replace(prepared, calibrated=None)
+    evidence = gather(
+        prepared.metric,
+        decompositions=attempt.decompositions,
+        survey=prepared.survey,
+        settings=prepared.settings,
+        before=prepared.before,
+    )
     survey, settings, samples = prepared.survey, prepared.settings, prepared.samples
     clock.start(Step.VERIFY)
     verification = None

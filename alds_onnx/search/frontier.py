@@ -71,6 +71,40 @@ class Frontier:
         )
 
 
+# Neighbours of a choice cost about this much more and less than it.
+_STEP = 1.2
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A choice for one layer: a frontier and the index on it."""
+
+    frontier: Frontier
+    index: int
+
+    @property
+    def cut(self) -> Cut | None:
+        """The choice; None for the dense weight."""
+        return self.frontier.cut(self.index)
+
+    @property
+    def cost(self) -> int:
+        """What the choice costs."""
+        return int(self.frontier.cost[self.index])
+
+    @property
+    def error(self) -> float:
+        """The error that it leaves."""
+        return float(self.frontier.error[self.index])
+
+    def neighbours(self) -> tuple[int, int]:
+        """Indices of choices that cost about a fifth less and more, at least one step away."""
+        cost, last = self.frontier.cost, len(self.frontier) - 1
+        fewer = int(np.abs(cost - cost[self.index] / _STEP).argmin())
+        more = int(np.abs(cost - cost[self.index] * _STEP).argmin())
+        return min(fewer, max(self.index - 1, 0)), max(more, min(self.index + 1, last))
+
+
 def frontier(
     name: str, spectra: Spectra, alignment: Alignment = FREE, terms: Terms = PLAIN
 ) -> Frontier:

@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from alds_onnx.calibrate.sensitivity import Sensitivity
-from alds_onnx.cuts import Cut, ErrorCurve, LayerShape, Scheme, Spectra
-from alds_onnx.evidence import Damage, Evidence, ThinCurve, TradeOff, TradePoint, WeightEvidence
+from alds_onnx.cuts import Cut, ErrorCurve, LayerShape, Scheme
+from alds_onnx.evidence import Evidence, ThinCurve, TradeOff, TradePoint, WeightEvidence
 from alds_onnx.runtimes import Runtime
 from alds_onnx.search.alignment import FREE, Alignment
-from alds_onnx.search.frontier import Frontier, frontier
+from alds_onnx.search.choose import Candidates
 from alds_onnx.search.tradeoff import smallest_maxima, smallest_sums
 from alds_onnx.settings import Settings
-from alds_onnx.steps.fitting import by_output
+from alds_onnx.steps.metrics.base import Metric
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Survey, Weight
 from alds_onnx.values import Objective
@@ -24,9 +23,8 @@ _POINTS = 120
 
 
 def gather(
+    metric: Metric,
     *,
-    curves: Mapping[str, Spectra],
-    sensitivities: Mapping[str, Sensitivity] | None,
     decompositions: Sequence[Decomposition],
     survey: Survey,
     settings: Settings,
@@ -36,10 +34,8 @@ def gather(
 
     Parameters
     ----------
-    curves
-        Error curves by weight.
-    sensitivities
-        By weight; None without calibration data, empty where a plan was applied.
+    metric
+        What the errors of the layers mean.
     decompositions
         The cuts that were chosen.
     survey, settings
@@ -48,24 +44,16 @@ def gather(
         Parameters of the whole model.
     """
     cuts = {d.weight.name: d.factors.cut for d in decompositions}
-    known = sensitivities or {}
-    lines = _trade_offs(curves, sensitivities, settings, before)
+    lines = _trade_offs(metric, settings, before)
     price = None
     if len(lines) > 1 and cuts:
-        price = _price(
-            lines[-1],
-            cuts,
-            curves=curves,
-            sensitivities=sensitivities,
-            settings=settings,
-            before=before,
-        )
+        price = _price(lines[-1], cuts, metric, settings, before)
     return Evidence(
-        on_data=sensitivities is not None,
+        on_data=metric.on_data,
         weights=tuple(
-            _weight(weight, curves[weight.name], cuts.get(weight.name), known.get(weight.name))
+            _weight(weight, metric, cuts.get(weight.name))
             for weight in survey.weights()
-            if weight.name in curves
+            if weight.name in metric.spectra
         ),
         trade_offs=lines,
         price=price,
@@ -73,46 +61,34 @@ def gather(
 
 
 def _price(
-    free: TradeOff,
-    cuts: Mapping[str, Cut],
-    *,
-    curves: Mapping[str, Spectra],
-    sensitivities: Mapping[str, Sensitivity] | None,
-    settings: Settings,
-    before: int,
+    free: TradeOff, cuts: Mapping[str, Cut], metric: Metric, settings: Settings, before: int
 ) -> float | None:
     """The objective of the cuts, as the search sees it, over that with all slices and ranks.
 
     None where that would lose nothing.
     """
-    errors = [curves[name].relative_error(cut) for name, cut in cuts.items()]
-    if sensitivities is not None:
-        local = zip(cuts, errors, strict=True)
-        errors = [float(sensitivities[name].damage(np.array([e]))[0]) for name, e in local]
+    curves = {name: metric.spectra[name] for name in cuts}
+    errors = [
+        float(metric.damage(name, np.array([curves[name].relative_error(cut)]))[0])
+        for name, cut in cuts.items()
+    ]
     error = (sum if _is_summed(settings) else max)(errors)
-    shapes = {name: curves[name].shape for name in cuts}
+    shapes = {name: spectra.shape for name, spectra in curves.items()}
     saved = sum(
         shapes[name].num_parameters - cut.num_parameters(shapes[name]) for name, cut in cuts.items()
     )
     removed, smallest = zip(*((point.removed, point.error) for point in free.points), strict=True)
     least = float(np.interp(saved / before, removed, smallest))
-    if not least:
-        return None
-    return (error if sensitivities is None else error**0.5) / least
+    return metric.relative(error) / least if least else None
 
 
 def _is_summed(settings: Settings) -> bool:
     return settings.objective is Objective.SUM_OUTPUT_ERROR
 
 
-def _weight(
-    weight: Weight, spectra: Spectra, cut: Cut | None, sensitivity: Sensitivity | None
-) -> WeightEvidence:
+def _weight(weight: Weight, metric: Metric, cut: Cut | None) -> WeightEvidence:
+    spectra = metric.spectra[weight.name]
     wanted, scheme = {1, cut.num_slices if cut else 1}, _fold(cut)
-    probes: tuple[Damage, ...] = ()
-    if sensitivity is not None:
-        squared = zip(sensitivity.local, sensitivity.output, strict=True)
-        probes = tuple(Damage(local=x**0.5, output=y**0.5) for x, y in squared)
     return WeightEvidence(
         layers=tuple(layer.name for layer in weight.layers),
         curves=tuple(
@@ -120,7 +96,7 @@ def _weight(
             for curve in spectra.curves
             if curve.scheme is scheme and curve.num_slices in wanted
         ),
-        probes=probes,
+        probes=metric.probes_of(weight.name),
     )
 
 
@@ -145,36 +121,20 @@ def _thin(shape: LayerShape, curve: ErrorCurve, cut: Cut | None) -> ThinCurve:
     )
 
 
-def _trade_offs(
-    curves: Mapping[str, Spectra],
-    sensitivities: Mapping[str, Sensitivity] | None,
-    settings: Settings,
-    before: int,
-) -> tuple[TradeOff, ...]:
-    if settings.plan is not None or not curves:
+def _trade_offs(metric: Metric, settings: Settings, before: int) -> tuple[TradeOff, ...]:
+    if settings.plan is not None or not metric.spectra:
         return ()
     rules = [settings.alignment] if settings.alignment.is_free else [settings.alignment, FREE]
-    return tuple(_trade_off(curves, sensitivities, settings, before, rule) for rule in rules)
+    return tuple(_trade_off(metric, settings, before, rule) for rule in rules)
 
 
-def _trade_off(
-    curves: Mapping[str, Spectra],
-    sensitivities: Mapping[str, Sensitivity] | None,
-    settings: Settings,
-    before: int,
-    rule: Alignment,
-) -> TradeOff:
-    frontiers: list[Frontier] = []
-    for name, spectra in curves.items():
-        found = frontier(name, spectra, rule)
-        frontiers.append(found if sensitivities is None else by_output(found, sensitivities[name]))
+def _trade_off(metric: Metric, settings: Settings, before: int, rule: Alignment) -> TradeOff:
+    candidates = Candidates(spectra=metric.spectra, damage=metric.damage)
     search = smallest_sums if _is_summed(settings) else smallest_maxima
-    parameters, error = search(frontiers)
-    if sensitivities is not None:
-        error = np.sqrt(error)  # those of outputs are squared
-    dense = sum(spectra.shape.num_parameters for spectra in curves.values())
+    parameters, error = search(list(candidates.frontiers(rule).values()))
+    dense = sum(spectra.shape.num_parameters for spectra in metric.spectra.values())
     points = [
-        TradePoint(removed=(dense - int(n)) / before, error=float(e))
+        TradePoint(removed=(dense - int(n)) / before, error=metric.relative(float(e)))
         for n, e in zip(parameters, error, strict=True)
     ]
     runtime = settings.alignment.preset.runtime if not rule.is_free else Runtime.NONE

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeVar
 
-from alds_onnx.cuts import Cut, LayerShape, Scheme, Spectra, Work
+from alds_onnx.cuts import Cut, LayerShape, Scheme, Work
 from alds_onnx.errors import BudgetError
 from alds_onnx.evaluate.sessions import Execution, Feeds, RunError, Session
 from alds_onnx.evaluate.timing import Timing, in_turns, time_cuts
@@ -26,11 +26,10 @@ from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import Replacement, rewrite
 from alds_onnx.graph.scopes import Key, Site
 from alds_onnx.runtimes import Runtime, preset
+from alds_onnx.search.choose import Excluded as Bans
 from alds_onnx.search.costs import Ban
 from alds_onnx.settings import Measuring, Settings, Step
-from alds_onnx.steps.budgets import Limit
 from alds_onnx.steps.clock import Clock
-from alds_onnx.steps.decide import Bans, decide
 from alds_onnx.steps.survey import Survey, Weight
 from alds_onnx.values import SearchMethod
 
@@ -329,24 +328,6 @@ def _within_reach(
             low = middle
     spared |= set(order[:high])
     return choose(_left(bans, spared)), spared
-
-
-def decide_in_time(
-    curves: Mapping[str, Spectra], settings: Settings, limits: Sequence[Limit], pace: Pace | None
-) -> dict[str, Cut]:
-    """The cut of each weight that is decomposed (`steps.decide`), none of them slow if need be.
-
-    Raises
-    ------
-    BudgetError
-        If a budget is out of reach.
-    """
-    if pace is None or settings.allow_slower:
-        return decide(curves, settings, limits)
-    cuts, _ = without_slow(
-        lambda bans: decide(curves, settings, limits, bans), lambda cuts: cuts, pace, {}
-    )
-    return cuts
 
 
 def make_pace(

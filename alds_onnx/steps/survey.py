@@ -10,9 +10,8 @@ from typing import TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from alds_onnx.cache import Cache
-from alds_onnx.cuts import Scheme, Spectra
-from alds_onnx.decompose.spectra import spectra_of_schemes
+from alds_onnx.cuts import FloatArray
+from alds_onnx.decompose.scaling import largest_entry
 from alds_onnx.graph.attention import attention_projections
 from alds_onnx.graph.layers import Layer, Skipped, find_layers, read_matrix, skipped
 from alds_onnx.graph.load import LoadedModel
@@ -20,8 +19,6 @@ from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks
 from alds_onnx.graph.tensors import smallest_normal
 from alds_onnx.settings import Settings
-from alds_onnx.steps.remember import remembered_spectra
-from alds_onnx.values import Plan
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -102,82 +99,41 @@ def _attention(
     return frozenset(layers[site] for site in sites if not settings.includes(layers[site]))
 
 
-def weight_spectra(
-    survey: Survey, settings: Settings, advance: Advance
-) -> tuple[Survey, dict[str, Spectra]]:
-    """Error curves of all weights; those without finite numbers become skipped rows."""
+def without_unsound(survey: Survey, threads: int, advance: Advance) -> Survey:
+    """Turn layers whose weights cannot be factorized into skipped rows."""
     weights = survey.weights()
-    planned, cache = settings.plan, Cache(folder=settings.cache)
 
-    def compute(weight: Weight) -> Spectra | str:
+    def look(weight: Weight) -> str:
         layer = weight.layers[0]
-        counts = _allowed_counts(layer, settings)
-        if planned is not None:
-            counts = _planned_counts(layer, planned)
-        if settings.calibration is not None:
-            counts = {Scheme.ENCODE: ()}  # ranks will be chosen by errors on the data
         matrix = read_matrix(survey.index, layer, survey.loaded.folder)
-        if not np.isfinite(matrix).all():
-            return "its weight has NaN or infinite entries"
-        if not matrix.any():
-            return "its weight is all zeros"
-        if np.abs(matrix).max() < smallest_normal(layer.source.tensor.data_type):
-            return "its weight has subnormal entries only, which have too few digits to factorize"
-        return remembered_spectra(
-            cache,
-            layer.shape,
-            lambda: spectra_of_schemes(matrix, layer.shape, counts),
-            "spectra",
-            tuple((scheme.value, ks) for scheme, ks in counts.items()),
-            matrix,
-        )
+        return _unsound(matrix, smallest_normal(layer.source.tensor.data_type))
 
-    results = side_by_side(
-        compute, weights, settings.threads, advance, size=lambda weight: weight.num_parameters
-    )
+    found = side_by_side(look, weights, threads, advance, size=lambda weight: weight.num_parameters)
     reasons = {
-        layer.name: result
-        for weight, result in zip(weights, results, strict=True)
+        layer.name: reason
+        for weight, reason in zip(weights, found, strict=True)
         for layer in weight.layers
-        if isinstance(result, str)
+        if reason
     }
-    found = tuple(
+    rows = tuple(
         skipped(layer, reasons[layer.name])
         if isinstance(layer, Layer) and layer.name in reasons
         else layer
         for layer in survey.found
     )
-    curves = {
-        weight.name: result
-        for weight, result in zip(weights, results, strict=True)
-        if isinstance(result, Spectra)
-    }
-    return replace(survey, found=found), curves
+    return replace(survey, found=rows)
 
 
-def _allowed_counts(layer: Layer, settings: Settings) -> dict[Scheme, tuple[int, ...]]:
-    """The k that may be chosen for each scheme that makes a difference on a layer."""
-    rule = settings.alignment.tiers()[-1]
-    folds = {
-        scheme: layer.shape.folded(scheme) if scheme is not Scheme.TUCKER2 else None
-        for scheme in layer.shape.distinct(settings.candidates)
-    }
-    return {
-        scheme: rule.counts(folded, layer.counts(folded)) if folded else ()
-        for scheme, folded in folds.items()
-    }
-
-
-def _planned_counts(layer: Layer, plan: Plan) -> dict[Scheme, tuple[int, ...]]:
-    """Only the number of slices that the plan names, if it divides the channels."""
-    c = layer.shape.in_channels
-    cuts = [row.cut for row in plan.layers if row.name == layer.name]
-    found: dict[Scheme, tuple[int, ...]] = {
-        cut.scheme: (cut.num_slices,)
-        for cut in cuts
-        if cut and c % cut.num_slices == 0 and cut.scheme in layer.shape.distinct(Scheme)
-    }
-    return found or {Scheme.ENCODE: ()}
+def _unsound(matrix: FloatArray, smallest: float) -> str:
+    """Why a weight cannot be factorized; "" if it can."""
+    if not np.isfinite(matrix).all():
+        return "its weight has NaN or infinite entries"
+    largest = largest_entry(matrix)
+    if not largest:
+        return "its weight is all zeros"
+    if largest < smallest:
+        return "its weight has subnormal entries only, which have too few digits to factorize"
+    return ""
 
 
 def side_by_side(

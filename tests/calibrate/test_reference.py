@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from alds_onnx.calibrate.behind import Behind, can_be_fed
+from alds_onnx.calibrate.downstream import Downstream, can_be_fed
 from alds_onnx.calibrate.reference import reference
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.walk import Walk
@@ -85,7 +85,7 @@ def test_fed_weights_give_what_the_whole_model_gives(name: str) -> None:
     bias = normal(f, seed=8).astype(np.float64) if "b" in constants else None
     whole = with_dense_weights(model, [Dense(layers=layers, matrix=matrix, bias=bias)])
     with Walk(data, model) as walk:
-        behind = Behind(walk, model, layers, biased=bias is not None)
+        behind = Downstream(walk, model, layers, biased=bias is not None)
         for batch, feed in enumerate(data.batches):
             outputs = behind.outputs(batch, matrix, bias)
             for made, expected in zip(outputs, run(whole, feed), strict=True):
@@ -100,7 +100,7 @@ def test_a_layer_that_no_output_depends_on() -> None:
     graph = "m (float[N,8] x) => (float[N,8] y) { y = Relu(x) h = MatMul(x, w) }"
     model, data = parse(graph, {"w": normal(8, 16)}), runner(8)
     with Walk(data, model) as walk:
-        behind = Behind(walk, model, (only_layer(model),), biased=False)
+        behind = Downstream(walk, model, (only_layer(model),), biased=False)
         assert behind.outputs(0, np.zeros((16, 8)), None) == [None]
 
 

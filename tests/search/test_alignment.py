@@ -18,9 +18,8 @@ from alds_onnx.search.exact import search_exact
 from alds_onnx.search.frontier import frontier
 from alds_onnx.search.iterative import search_iterative
 from alds_onnx.search.limits import smallest_parameters
-from alds_onnx.search.rest import spend_rest
 
-from .layers import choices, chosen, cost, errors, models_and_budgets, tied
+from .layers import choices, cost, errors, models_and_budgets, tied
 
 Case = tuple[dict[str, Spectra], int]
 RUNTIMES = st.sampled_from(Runtime)
@@ -136,33 +135,7 @@ def test_none_is_what_the_paper_has(case: Case, rule: Alignment) -> None:
     model, budget = case
     exact = search_exact(model, budget)
     assert search_exact(model, budget, FREE) == exact
-    assert spend_rest(exact, model, budget, 0, FREE) == exact
     assert errors(model, exact)[0] <= errors(model, search_exact(model, budget, rule))[0]
-
-
-@given(models_and_budgets(most=6), RULES, st.integers(0, 10))
-def test_the_rest_is_spent_on_better_ranks(case: Case, rule: Alignment, slack: int) -> None:
-    model, budget = case
-    before = search_exact(model, budget, rule)
-    after = spend_rest(before, model, budget, slack, rule)
-    assert cost(model, after) <= budget
-    for name, s in model.items():
-        assert chosen(s, after[name]).error <= chosen(s, before[name]).error
-    if budget - cost(model, before) <= slack:
-        assert after == before
-
-
-def test_what_is_left_becomes_less_than_the_slack() -> None:
-    """One layer: its aligned ranks are 10 % of its parameters apart."""
-    shape = LayerShape(out_features=64, in_channels=64, kernel=(3, 3))
-    matrix = np.random.default_rng(0).standard_normal((64, shape.num_columns))
-    curves = {"layer": spectra(matrix, shape, (1, 2, 4))}
-    rule = Alignment(preset=preset(Runtime.ORT_AVX512))
-    budget, slack = 20_000, 640
-    before = search_exact(curves, budget, rule)
-    after = spend_rest(before, curves, budget, slack, rule)
-    assert budget - cost(curves, before) > slack
-    assert 0 <= budget - cost(curves, after) <= slack
 
 
 @pytest.mark.parametrize("runtime", [Runtime.TFLITE, Runtime.COREML, Runtime.TENSORRT])

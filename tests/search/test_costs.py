@@ -1,4 +1,4 @@
-"""What choices cost, against the definition; searches over other costs and several budgets."""
+"""What choices cost, against the definition; searches over other costs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from alds_onnx.cuts import Cut, LayerShape, Scheme, Spectra, Work
 from alds_onnx.search.costs import (
     PARAMETERS,
     Ban,
-    Cost,
-    Cuts,
     Macs,
     Mixture,
     Terms,
@@ -24,14 +22,11 @@ from alds_onnx.search.costs import (
 )
 from alds_onnx.search.exact import search_exact
 from alds_onnx.search.frontier import frontier
-from alds_onnx.search.several import Room, search_within
 
 from .layers import choices, errors, made_up, models, models_and_budgets
 
 # Shares are whole numbers of 2^-40 of a budget.
 ROUNDING = 1e-9
-
-Solution = tuple[float, dict[str, "Cut | None"]]
 
 
 def shapes_of(model: dict[str, Spectra]) -> dict[str, LayerShape]:
@@ -67,14 +62,6 @@ def everything(model: dict[str, Spectra]) -> list[dict[str, Cut | None]]:
     return [dict(zip(model, combination, strict=True)) for combination in product(*options)]
 
 
-def solver(model: dict[str, Spectra]):
-    def solve(room: Room) -> Solution:
-        cuts = search_exact(model, room.allowed, terms=Terms(cost=room.cost))
-        return errors(model, cuts)[0], cuts
-
-    return solve
-
-
 @given(models(), st.integers(0, 99))
 def test_macs_are_entries_times_uses(model: dict[str, Spectra], seed: int) -> None:
     uses = uses_of(model, seed)
@@ -102,55 +89,6 @@ def test_a_search_over_macs_finds_the_smallest_largest_error(
     )
     assert total_cost(cost, shapes, found) <= budget
     assert errors(model, found)[0] == best
-
-
-@given(models(most=2), st.integers(0, 99), st.floats(0, 1), st.floats(0, 1))
-def test_several_budgets_are_all_kept(
-    model: dict[str, Spectra], seed: int, first: float, second: float
-) -> None:
-    shapes, costs = shapes_of(model), (PARAMETERS, macs_of(model, uses_of(model, seed)))
-    rooms = []
-    for cost, part in zip(costs, (first, second), strict=True):
-        totals = [total_cost(cost, shapes, cuts) for cuts in everything(model)]
-        allowed = min(totals) + int(part * (max(totals) - min(totals)))
-        rooms.append(Room(cost=cost, allowed=allowed, slack=0))
-    found = search_within(rooms, shapes, solver(model), lambda solution: solution)
-    assert found is not None
-    for room in rooms:
-        assert total_cost(room.cost, shapes, found[1]) <= room.allowed
-    alone = [solver(model)(room)[0] for room in rooms]
-    assert found[0] >= max(alone)
-
-
-def test_budgets_that_nothing_keeps_together_find_nothing() -> None:
-    class Reversed:
-        """What is saved of the one is spent of the other."""
-
-        def dense(self, name: str, shape: LayerShape) -> int:
-            return 0
-
-        def cuts(self, name: str, shape: LayerShape, cuts: Cuts) -> np.ndarray:
-            return shape.num_parameters - PARAMETERS.cuts(name, shape, cuts)
-
-    shape = LayerShape(out_features=8, in_channels=8)
-    model = {"a": _falling(shape)}
-    dense = shape.num_parameters
-    costs: tuple[Cost, Cost] = (PARAMETERS, Reversed())
-    rooms = [Room(cost=cost, allowed=dense // 4, slack=0) for cost in costs]
-    assert search_within(rooms, {"a": shape}, solver(model), lambda found: found) is None
-
-
-def test_one_budget_is_what_the_search_makes_of_it() -> None:
-    shape = LayerShape(out_features=8, in_channels=8)
-    room = Room(cost=PARAMETERS, allowed=20, slack=3)
-    asked: list[Room] = []
-
-    def solve(room: Room) -> Solution:
-        asked.append(room)
-        return 1.0, {"a": None}
-
-    assert search_within([room], {"a": shape}, solve, lambda found: found) == (1.0, {"a": None})
-    assert asked == [room]
 
 
 @given(models(), st.lists(st.integers(1, 2000), min_size=2, max_size=2), st.floats(0, 1))

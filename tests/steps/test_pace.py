@@ -18,10 +18,10 @@ from alds_onnx.evaluate.timings import Timings
 from alds_onnx.graph.alone import Alone
 from alds_onnx.graph.load import load_model
 from alds_onnx.graph.shapes import infer, known_shapes
+from alds_onnx.search.budgets import Limit, parameter_limit
 from alds_onnx.search.costs import PARAMETERS, Ban, cost_of, one_cut
 from alds_onnx.settings import Settings, silent
 from alds_onnx.steps import pace
-from alds_onnx.steps.budgets import Limit, parameter_limit
 from alds_onnx.steps.clock import Clock as Steps
 from alds_onnx.steps.latency import Nanoseconds, _Line, corrected, latency_limit
 from alds_onnx.steps.survey import make_survey

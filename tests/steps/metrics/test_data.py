@@ -11,14 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import alds_onnx
-from alds_onnx.calibrate.reference import reference
+from alds_onnx.calibrate.reference import Reference, reference
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.cuts import LayerShape
 from alds_onnx.decompose.spectra import spectra
 from alds_onnx.evaluate.sessions import Provider
-from alds_onnx.search.frontier import Frontier, frontier
-from alds_onnx.steps import fitting
-from alds_onnx.steps.fitting import _corrected, _neighbours
+from alds_onnx.search.frontier import Frontier, Point, frontier
+from alds_onnx.steps.metrics.data import DataMetric, correction
 from tests.graph.builders import normal
 from tests.steps.test_calibrated import feeds, models
 
@@ -33,20 +32,15 @@ def curve(f: int, c: int, seed: int) -> Frontier:
 def test_neighbours_lie_on_both_sides(f: int, c: int, seed: int, data: st.DataObject) -> None:
     choices = curve(f, c, seed)
     at = data.draw(st.integers(0, len(choices) - 1))
-    fewer, more = _neighbours(choices, at)
+    fewer, more = Point(choices, at).neighbours()
     assert 0 <= fewer <= at <= more <= len(choices) - 1
     assert (fewer < at) == (at > 0)
     assert (more > at) == (at < len(choices) - 1)
 
 
 @given(st.floats(0.0, 1e6))
-def test_a_slope_scales_a_curve_within_bounds(slope: float) -> None:
-    choices = curve(20, 16, 0)
-    corrected = _corrected(choices, slope)
-    factor = corrected.error[:-1] / choices.error[:-1]
-    np.testing.assert_allclose(factor, np.clip(np.sqrt(slope), 0.5, 2.0))
-    assert corrected.error[-1] == 0.0
-    np.testing.assert_array_equal(corrected.cost, choices.cost)
+def test_a_slope_scales_a_curve_by_its_root_within_bounds(slope: float) -> None:
+    assert correction(slope) == pytest.approx(min(2.0, max(0.5, slope**0.5)))
 
 
 @pytest.mark.parametrize("kind", ["dense", "conv"])
@@ -62,37 +56,37 @@ def test_refining_never_raises_the_error_on_the_data(
         return original.distance_of(result.model)
 
     refined = error()
-    slopes: list[dict[str, float]] = []
-    measure = fitting._Fitting._slopes
+    found: list[dict[str, float]] = []
+    measure = DataMetric._corrections
 
-    def recorded(*args: object) -> dict[str, float]:
-        slopes.append(measure(*args))  # type: ignore[arg-type]
+    def recorded(*args: Any) -> dict[str, float]:
+        found.append(measure(*args))
         return {}
 
-    monkeypatch.setattr(fitting._Fitting, "_slopes", recorded)
+    monkeypatch.setattr(DataMetric, "_corrections", recorded)
     assert refined <= error() * (1 + 1e-6)
-    (found,) = slopes
-    assert found
-    assert all(slope >= 0 for slope in found.values())
+    (factors,) = found
+    assert factors
+    assert all(0.5 <= factor <= 2.0 for factor in factors.values())
 
 
 def test_of_two_attempts_the_better_one_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slopes that mislead by far make the second attempt worse than the first."""
-    monkeypatch.setattr(fitting, "_LARGEST_CORRECTION", 1e6)
+    """Corrections that mislead by far make the second attempt worse than the first."""
     model, data = models()["dense"], feeds("dense")
     runner = Runner(batches=tuple(data), folder=Path("/nowhere"), threads=1, provider=Provider.CPU)
-    original, measured = reference(runner, model), fitting._Fitting._error
+    original, measured = reference(runner, model), Reference.distance_of
     kept_first = []
-    for wrong in ({"h": 1e12, "y": 0.0}, {"h": 0.0, "y": 1e12}):
+    for wrong in ({"h": 1e6, "y": 1e-6}, {"h": 1e-6, "y": 1e6}):
         errors: list[float] = []
 
         def recorded(*args: Any, into: list[float] = errors) -> float:
             into.append(measured(*args))
             return into[-1]
 
-        monkeypatch.setattr(fitting._Fitting, "_error", recorded)
-        monkeypatch.setattr(fitting._Fitting, "_slopes", lambda *args, found=wrong: found)
-        result = alds_onnx.compress(model, cr=0.5, calibration=data, threads=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Reference, "distance_of", recorded)
+            patch.setattr(DataMetric, "_corrections", lambda *args, found=wrong: found)
+            result = alds_onnx.compress(model, cr=0.5, calibration=data, threads=1)
         first, second = errors
         assert original.distance_of(result.model) == pytest.approx(min(errors), rel=1e-3)
         kept_first.append(first < 0.9 * second)

@@ -1,7 +1,7 @@
-"""The rest of a model behind a layer, run again and again with other weights in the layer's place.
+"""What is downstream of a layer, run again and again with other weights in the layer's place.
 
-The tensors that the rest needs are those that are alive in a walk; the weight and the bias are fed
-like inputs. So a probe costs what lies behind the layer, and no model is built or loaded for it.
+The tensors that it needs are those that are alive in a walk; the weight and the bias are fed like
+inputs. So a probe costs what is downstream of the layer, and no model is built or loaded for it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def can_be_fed(layers: Sequence[Layer]) -> bool:
     return layers[0].source.tensor.data_type in _FED and all(x.site.scope == 0 for x in layers)
 
 
-class Behind:
-    """What lies behind a walk's place, with one weight left open.
+class Downstream:
+    """What is downstream of a walk's place, with one weight left open.
 
     Parameters
     ----------

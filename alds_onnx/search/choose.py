@@ -1,0 +1,299 @@
+"""The one search: from error curves and budgets to the cut of every layer.
+
+What a search minimises is its objective, a value of its own: `LargestError` and `SumOfErrors` find
+the optimum over all numbers of slices and ranks that are allowed, `Iterative` is the heuristic of
+the ALDS paper. Everything around the objective is the same for all of them and for every metric:
+
+    rules      cuts that are fast on the target first; finer rules where those cost too much error
+    budgets    one, or several at once (`search.budgets`)
+    leftovers  what aligned ranks leave of a budget goes to single layers (`search.leftovers`)
+    excluded   cuts that may not be chosen, such as slow ones
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from alds_onnx.cuts import Cut, FloatArray, LayerShape, Spectra, read_only
+from alds_onnx.search.alignment import Alignment, affordable
+from alds_onnx.search.budgets import Allowance, Limit, search_within
+from alds_onnx.search.costs import PLAIN, Ban, Cost, Terms
+from alds_onnx.search.frontier import Frontier, Point, frontier, frontier_of_curves
+from alds_onnx.search.iterative import search_iterative
+from alds_onnx.search.knapsack import minimize_sum_of_errors
+from alds_onnx.search.leftovers import finer_points
+from alds_onnx.search.limits import smallest_total
+from alds_onnx.search.minmax import minimize_maximum_error
+
+#: Cuts excluded from the search, by layer name.
+Excluded: TypeAlias = Mapping[str, Sequence[Ban]]
+#: From a layer's name and its local errors to the errors that count in the search.
+Damage: TypeAlias = Callable[[str, FloatArray], FloatArray]
+
+_NOTHING: Excluded = MappingProxyType({})
+
+
+def local_error(name: str, error: FloatArray) -> FloatArray:
+    """Count the errors of the layers as they are."""
+    return error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidates:
+    """What the layers may be cut to.
+
+    Attributes
+    ----------
+    spectra
+        Error curves by layer name.
+    damage
+        What counts as the error of a layer.
+    scale
+        Factors for the errors of single layers, by name; 1 for the others.
+    """
+
+    spectra: Mapping[str, Spectra]
+    damage: Damage = local_error
+    scale: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> dict[str, LayerShape]:
+        """Sizes of the layers."""
+        return {name: spectra.shape for name, spectra in self.spectra.items()}
+
+    def frontiers(self, rule: Alignment, terms: Terms = PLAIN) -> dict[str, Frontier]:
+        """The frontier of each layer over the cuts that a rule allows."""
+        return {
+            name: self._counted(frontier(name, spectra, rule, terms))
+            for name, spectra in self.spectra.items()
+        }
+
+    def frontier_of(self, name: str, num_slices: int, rule: Alignment) -> Frontier:
+        """The frontier of one layer over the ranks at k slices of the paper's scheme."""
+        spectra = self.spectra[name]
+        curves = (spectra.curve(num_slices),)
+        return self._counted(frontier_of_curves(name, spectra.shape, curves, rule))
+
+    def counted_spectra(self) -> dict[str, Spectra]:
+        """Error curves of the errors that count."""
+        return {
+            name: replace(
+                spectra,
+                curves=tuple(
+                    replace(c, relative_error=read_only(self._errors(name, c.relative_error)))
+                    for c in spectra.curves
+                ),
+            )
+            for name, spectra in self.spectra.items()
+        }
+
+    def _counted(self, local: Frontier) -> Frontier:
+        return replace(local, error=self._errors(local.name, local.error))
+
+    def _errors(self, name: str, error: FloatArray) -> FloatArray:
+        return self.damage(name, error) * self.scale.get(name, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Choice:
+    """A cut for every layer that is cut.
+
+    Attributes
+    ----------
+    cuts
+        By layer name; layers that stay dense have none.
+    points
+        The place of every layer's choice among its candidates; empty where nothing was searched.
+    objective
+        What the search minimised; infinite where nothing fits the budget.
+    """
+
+    cuts: Mapping[str, Cut]
+    points: Mapping[str, Point] = field(default_factory=dict)
+    objective: float = 0.0
+
+
+class Objective(Protocol):
+    """What a search makes small."""
+
+    def search(
+        self, candidates: Candidates, rule: Alignment, terms: Terms, allowed: int
+    ) -> dict[str, Point]:
+        """Choose for every layer; together they cost at most `allowed` if that is possible."""
+
+    def value(self, errors: Sequence[float]) -> float:
+        """The objective from the errors of all layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class LargestError:
+    """The largest error of a layer, at its global minimum."""
+
+    def search(
+        self, candidates: Candidates, rule: Alignment, terms: Terms, allowed: int
+    ) -> dict[str, Point]:
+        """Choose for every layer."""
+        frontiers = candidates.frontiers(rule, terms)
+        return _points(frontiers, minimize_maximum_error(list(frontiers.values()), allowed))
+
+    def value(self, errors: Sequence[float]) -> float:
+        """The largest error."""
+        return max(errors, default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class SumOfErrors:
+    """The sum of the errors of the layers."""
+
+    def search(
+        self, candidates: Candidates, rule: Alignment, terms: Terms, allowed: int
+    ) -> dict[str, Point]:
+        """Choose for every layer."""
+        frontiers = candidates.frontiers(rule, terms)
+        return _points(frontiers, minimize_sum_of_errors(list(frontiers.values()), allowed))
+
+    def value(self, errors: Sequence[float]) -> float:
+        """The sum of the errors."""
+        return sum(errors)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Iterative:
+    """The largest error of a layer, by Algorithm 1 of the ALDS paper; counts parameters only.
+
+    Attributes
+    ----------
+    seed
+        Of the random starts.
+    """
+
+    seed: int
+
+    def search(
+        self, candidates: Candidates, rule: Alignment, terms: Terms, allowed: int
+    ) -> dict[str, Point]:
+        """Choose for every layer."""
+        generator = np.random.default_rng(self.seed)
+        cuts = search_iterative(candidates.counted_spectra(), allowed, generator, rule)
+        return {
+            name: self._point(candidates, rule, name, cuts[name]) for name in candidates.spectra
+        }
+
+    def value(self, errors: Sequence[float]) -> float:
+        """The largest error."""
+        return max(errors, default=0.0)
+
+    @staticmethod
+    def _point(candidates: Candidates, rule: Alignment, name: str, cut: Cut | None) -> Point:
+        found = candidates.frontier_of(name, cut.num_slices if cut else 1, rule)
+        rank = cut.rank if cut else 0
+        return Point(found, int(np.flatnonzero(found.rank == rank)[0]))
+
+
+def choose(
+    candidates: Candidates,
+    limits: Sequence[Limit],
+    objective: Objective,
+    alignment: Alignment,
+    *,
+    tolerance: float,
+    scale: Mapping[str, float] | None = None,
+    excluded: Excluded = _NOTHING,
+) -> Choice:
+    """Choose the cut of every layer.
+
+    Parameters
+    ----------
+    candidates
+        What the layers may be cut to.
+    limits
+        Budgets, all of which are kept; none: nothing is cut.
+    objective
+        What is made small.
+    alignment
+        The rule of the target. A finer one takes its place where the objective would otherwise be
+        more than `tolerance` times as large.
+    tolerance
+        At least 1.
+    scale
+        Factors for the errors of single layers, by name. They do not decide between rules.
+    excluded
+        Cuts that may not be chosen.
+
+    Returns
+    -------
+    The choice; its plan depends neither on the order of the layers nor on chance, but for the seed
+    of `Iterative`.
+
+    Raises
+    ------
+    BudgetError
+        If a budget is out of reach.
+    """
+    if not limits or not candidates.spectra:
+        return Choice(cuts={})
+    rules = alignment.tiers()
+
+    def smallest(cost: Cost) -> int:
+        terms = Terms(cost=cost, bans=excluded)
+        return smallest_total(candidates.spectra, rules[-1], terms)
+
+    def solve(allowance: Allowance) -> Choice:
+        terms, allowed = Terms(cost=allowance.cost, bans=excluded), allowance.allowed
+        found = [_solved(candidates, objective, rule, terms, allowed) for rule in rules]
+        at = affordable([choice.objective for choice in found], tolerance)
+        first, judged = found[at], candidates
+        if scale:
+            judged = replace(candidates, scale=scale)
+            first = _solved(judged, objective, rules[at], terms, allowed)
+        finer = [judged.frontiers(rule, terms) for rule in rules[at + 1 :]]
+        return _with_leftovers(first, finer, allowance, objective)
+
+    return search_within(limits, candidates.shapes, smallest, solve)
+
+
+def _points(frontiers: Mapping[str, Frontier], chosen: Sequence[int]) -> dict[str, Point]:
+    return {f.name: Point(f, i) for f, i in zip(frontiers.values(), chosen, strict=True)}
+
+
+def _solved(
+    candidates: Candidates, objective: Objective, rule: Alignment, terms: Terms, allowed: int
+) -> Choice:
+    """Search by one rule; an infinite objective where nothing that it leaves fits."""
+    points = objective.search(candidates, rule, terms, allowed)
+    fits = sum(point.cost for point in points.values()) <= allowed
+    return _choice(points, objective if fits else None)
+
+
+def _choice(points: Mapping[str, Point], objective: Objective | None) -> Choice:
+    cuts = {name: point.cut for name, point in points.items()}
+    errors = [point.error for point in points.values()]
+    return Choice(
+        cuts={name: cut for name, cut in cuts.items() if cut is not None},
+        points=points,
+        objective=math.inf if objective is None else objective.value(errors),
+    )
+
+
+def _with_leftovers(
+    choice: Choice,
+    finer: Sequence[Mapping[str, Frontier]],
+    allowance: Allowance,
+    objective: Objective,
+) -> Choice:
+    """Give single layers finer ranks where more than the slack would be left."""
+    points = dict(choice.points)
+    for frontiers in finer:
+        left = allowance.allowed - sum(point.cost for point in points.values())
+        names = list(points)
+        new = finer_points(
+            list(points.values()), [frontiers[name] for name in names], left, allowance.slack
+        )
+        points |= {names[position]: point for position, point in new.items()}
+    return _choice(points, objective)

@@ -1,0 +1,251 @@
+"""What calibration data says about a model, before anything is chosen.
+
+statistics    one pass over the original: second moments of every layer's inputs
+curves        error of a layer's output on the data, for every scheme, number of slices and rank
+sensitivity   how far the model's outputs move when one layer is cut, measured
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from alds_onnx.cache import Cache
+from alds_onnx.calibrate.distance import distance_of_weights, spread_batches, walk_order
+from alds_onnx.calibrate.reader import Feed
+from alds_onnx.calibrate.reference import reference
+from alds_onnx.calibrate.rows import Rows
+from alds_onnx.calibrate.runner import Runner
+from alds_onnx.calibrate.sensitivity import Probe, Sensitivity, measure
+from alds_onnx.calibrate.statistics import Sampler, input_sums
+from alds_onnx.calibrate.sums import Sums
+from alds_onnx.calibrate.walk import Walk
+from alds_onnx.cuts import FloatArray, Scheme
+from alds_onnx.decompose.regression import (
+    is_wide,
+    joint_spectra,
+    outputs_of_white_noise,
+    predicted_moments,
+    white_moments,
+)
+from alds_onnx.errors import DataError
+from alds_onnx.evaluate.sessions import RunError
+from alds_onnx.graph.bias import constant_bias
+from alds_onnx.graph.layers import Layer, read_matrix
+from alds_onnx.settings import Settings, Step
+from alds_onnx.steps.clock import Clock
+from alds_onnx.steps.metrics.data import DataMetric
+from alds_onnx.steps.metrics.weights import slice_counts
+from alds_onnx.steps.remember import (
+    identity_of_data,
+    identity_of_model,
+    remembered_sensitivities,
+    remembered_spectra,
+    remembered_sums,
+)
+from alds_onnx.steps.survey import Advance, Survey, Weight, side_by_side
+from alds_onnx.values import Objective
+
+# Most slices tried: more of them have not paid on data, and runtimes like them less.
+_MOST_SLICES = 8
+# Layers are probed on samples with about this many numbers in all: every layer is probed several
+# times, and the larger the inputs, the more each of them tells.
+_PROBE_NUMBERS, _MOST_PROBES = 1_000_000, 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """Where measurements are kept, and what all of them depend on."""
+
+    cache: Cache
+    origin: tuple[str | int, ...]
+
+
+def data_metric(
+    survey: Survey, feeds: Sequence[Feed], settings: Settings, clock: Clock
+) -> DataMetric:
+    """Run the original on the data, draw the error curves, and probe every layer.
+
+    Parameters
+    ----------
+    survey
+        The model.
+    feeds
+        Calibration data, one feed a run.
+    settings
+        How to search. With a plan nothing is probed.
+    clock
+        Told as the work goes on.
+
+    Raises
+    ------
+    DataError
+        If the model does not run on the data.
+    """
+    runner = Runner(
+        batches=tuple(feeds),
+        folder=survey.loaded.folder,
+        threads=settings.threads,
+        provider=settings.provider,
+    )
+    sampler = Sampler(index=survey.index, seed=settings.seed, num_batches=len(runner.batches))
+    kept = _Kept(cache=Cache(folder=settings.cache), origin=_origin(survey, runner, settings))
+    try:
+        clock.start(Step.STATISTICS)
+        sums = _sums(survey, runner, sampler, kept, clock.advance)
+        probes = _probes(survey, sums, settings)
+        sensitivities: Mapping[str, Sensitivity] = {}
+        if settings.plan is None:
+            clock.start(Step.SENSITIVITY)
+            sensitivities = _sensitivities(survey, runner, probes, kept, clock.advance)
+    except RunError as e:
+        raise DataError(f"the model does not run on the calibration data: {e}") from e
+    return DataMetric(
+        survey=survey,
+        runner=runner,
+        sampler=sampler,
+        probes=probes,
+        sensitivities=sensitivities,
+        # The points of a sweep are many, and near enough without.
+        refines=settings.objective is Objective.SUM_OUTPUT_ERROR and not settings.sweep,
+    )
+
+
+def _origin(survey: Survey, runner: Runner, settings: Settings) -> tuple[str | int, ...]:
+    """What measurements on the data depend on, for a cache; nothing without one."""
+    if settings.cache is None:
+        return ()
+    return (
+        identity_of_model(survey.loaded),
+        identity_of_data(runner.batches),
+        settings.provider.value,
+        settings.seed,
+    )
+
+
+def _sums(
+    survey: Survey,
+    runner: Runner,
+    sampler: Sampler,
+    kept: _Kept,
+    advance: Advance,
+) -> Mapping[str, Sums]:
+    """Sums over the inputs of the layers of the main graph."""
+    layers = [
+        layer for weight in survey.weights() for layer in weight.layers if layer.site.scope == 0
+    ]
+    with threadpool_limits(limits=1):
+        wide = {layer.name: layer for layer in layers if is_wide(layer.shape)}
+        transposed = {name: _transposed(survey, layer) for name, layer in wide.items()}
+        return remembered_sums(
+            kept.cache,
+            lambda: input_sums(runner, sampler, layers, transposed, advance) if layers else {},
+            *kept.origin,
+            tuple(layer.name for layer in layers),
+        )
+
+
+def _transposed(survey: Survey, layer: Layer) -> Rows:
+    return read_matrix(survey.index, layer, survey.loaded.folder).T.astype(np.float32)
+
+
+def _probes(survey: Survey, sums: Mapping[str, Sums], settings: Settings) -> dict[str, Probe]:
+    weights = survey.weights()
+
+    def look(weight: Weight) -> Probe:
+        found = [sums[layer.name] for layer in weight.layers if layer.name in sums]
+        inputs = sum(found[1:], found[0]) if found else None
+        return _probe(survey, weight, inputs, settings)
+
+    probes = side_by_side(
+        look,
+        weights,
+        settings.threads,
+        lambda done, total: None,
+        size=lambda weight: weight.num_parameters,
+    )
+    return {weight.name: probe for weight, probe in zip(weights, probes, strict=True)}
+
+
+def _probe(survey: Survey, weight: Weight, inputs: Sums | None, settings: Settings) -> Probe:
+    """Moments and error curves of a weight; without sums, as for white noise."""
+    layer = weight.layers[0]
+    bias = _own_bias(survey, weight)
+    own = read_matrix(survey.index, layer, survey.loaded.folder)
+    wide = is_wide(layer.shape)
+    matrix = np.eye(len(own)) if wide else own
+    if inputs is not None:
+        moments = predicted_moments(matrix, inputs.moments(centred=bias is not None))
+    else:
+        moments = outputs_of_white_noise(own) if wide else white_moments(own)
+    counts = _slice_counts(layer, settings)
+    return Probe(
+        layers=weight.layers,
+        weight=own,
+        matrix=matrix,
+        moments=moments,
+        bias=bias,
+        spectra=remembered_spectra(
+            Cache(folder=settings.cache),
+            layer.shape,
+            lambda: joint_spectra(matrix, layer.shape, moments, counts),
+            "curves",
+            counts,
+            matrix,
+            moments.inputs,
+            moments.uncertainty,
+        ),
+    )
+
+
+def _slice_counts(layer: Layer, settings: Settings) -> tuple[int, ...]:
+    """The numbers of slices to draw curves for, one slice among them."""
+    if settings.plan is not None or is_wide(layer.shape):
+        return (1,)
+    few = (k for k in slice_counts(layer, settings)[Scheme.ENCODE] if 1 < k <= _MOST_SLICES)
+    return (1, *few)
+
+
+def _own_bias(survey: Survey, weight: Weight) -> FloatArray | None:
+    """The bias that may change: that of the only reader of a weight of the main graph."""
+    (first, *others) = weight.layers
+    if others or first.site.scope != 0:
+        return None
+    return constant_bias(survey.index, first, survey.loaded.folder)
+
+
+def _sensitivities(
+    survey: Survey,
+    runner: Runner,
+    probes: Mapping[str, Probe],
+    kept: _Kept,
+    advance: Advance,
+) -> Mapping[str, Sensitivity]:
+    """Sensitivities of all weights; see `alds_onnx.calibrate.sensitivity`."""
+    ranks = (
+        (name, tuple(curve.num_slices for curve in probe.spectra.curves))
+        for name, probe in probes.items()
+    )
+    return remembered_sensitivities(
+        kept.cache, lambda: _measured(survey, runner, probes, advance), *kept.origin, *ranks
+    )
+
+
+def _measured(
+    survey: Survey, runner: Runner, probes: Mapping[str, Probe], advance: Advance
+) -> dict[str, Sensitivity]:
+    model = survey.loaded.model
+    few = spread_batches(runner, _PROBE_NUMBERS, _MOST_PROBES)
+    in_order = sorted(probes.items(), key=lambda item: walk_order(item[1].layers))
+    found: dict[str, Sensitivity] = {}
+    with threadpool_limits(limits=1), Walk(few, model) as walk:
+        original = reference(few, model)
+        for name, probe in in_order:
+            biased = probe.bias is not None
+            distance = distance_of_weights(original, walk, model, probe.layers, biased=biased)
+            found[name] = measure(probe, distance)
+            advance(len(found), len(probes))
+    return found
