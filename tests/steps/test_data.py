@@ -101,7 +101,9 @@ def test_where_scores_were_taken_they_decide_what_is_said() -> None:
 def test_with_data_a_loss_is_compared_with_what_a_slower_model_would_lose(
     price: float | None, lost: float, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "gather", lambda *args, **known: replace(gather(**known), price=price))
+    monkeypatch.setattr(
+        pipeline, "gather", lambda *args, **known: replace(gather(*args, **known), price=price)
+    )
     values = iter([1.0, 1.0 - lost])
     found = warnings(feeds("dense"), dry_run=False, evaluate=lambda run: next(values))
     assert ("speed costs accuracy here" in found) == expected
