@@ -15,7 +15,7 @@ from alds_onnx.evaluate.scores import Evaluation
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.graph.save import check_target, write_model
 from alds_onnx.graph.spill import Spill
-from alds_onnx.pipeline import Compressed, run, run_sweep
+from alds_onnx.pipeline import run, run_sweep
 from alds_onnx.runtimes import Runtime
 from alds_onnx.settings import (
     Measuring,
@@ -25,6 +25,7 @@ from alds_onnx.settings import (
     default_threads,
     silent,
 )
+from alds_onnx.steps.finish import Compressed
 from alds_onnx.steps.merge import MergeReport, run_merge
 from alds_onnx.values import Objective, Plan, Report, SearchMethod
 

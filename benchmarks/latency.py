@@ -55,9 +55,10 @@ from scores import fingerprint
 from wheels import CACHE, member
 
 import alds_onnx
-from alds_onnx import AldsError, Measuring, Result, Runtime, pipeline
+from alds_onnx import AldsError, Measuring, Result, Runtime
 from alds_onnx.cuts import Cut, CutError, Factors, FloatArray, LayerShape, Spectra
 from alds_onnx.runtimes import preset
+from alds_onnx.steps.metrics import weights
 
 _HERE = Path(__file__).resolve().parent
 _MODELS = _HERE.parent / "models"
@@ -218,7 +219,7 @@ def _compress(
 @contextmanager
 def huge_weights_not_factorized() -> Iterator[None]:
     """Let the package put zeros where a decomposition takes long; error curves stay as they are."""
-    exact, error_of = pipeline.factorize, pipeline.cut_error
+    exact, error_of = weights.factorize, weights.cut_error
 
     def factorize(matrix: FloatArray, shape: LayerShape, cut: Cut) -> Factors:
         if shape.num_parameters < _HUGE:
@@ -232,8 +233,8 @@ def huge_weights_not_factorized() -> Iterator[None]:
         return CutError(relative=error, spectral=math.nan, bound=math.nan)
 
     with (
-        patch.object(pipeline, "factorize", factorize),
-        patch.object(pipeline, "cut_error", cut_error),
+        patch.object(weights, "factorize", factorize),
+        patch.object(weights, "cut_error", cut_error),
     ):
         yield
 

@@ -15,7 +15,7 @@ import alds_onnx
 from alds_onnx.cache import Cache
 from alds_onnx.cli import run
 from alds_onnx.errors import UsageError
-from alds_onnx.steps import calibrated, survey
+from alds_onnx.steps.metrics import observe, weights
 from tests.graph.builders import normal
 from tests.steps.test_calibrated import feeds, models
 
@@ -29,8 +29,8 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("computed again")
 
     for name in WORK:
-        monkeypatch.setattr(calibrated, name, failing)
-    monkeypatch.setattr(survey, "spectra_of_schemes", failing)
+        monkeypatch.setattr(observe, name, failing)
+    monkeypatch.setattr(weights, "spectra_of_schemes", failing)
 
 
 @pytest.mark.parametrize("kind", ["dense", "conv", "shared", "branch"])

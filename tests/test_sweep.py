@@ -171,7 +171,7 @@ def test_what_was_written_goes_if_a_later_point_fails(
 ) -> None:
     from alds_onnx import pipeline  # noqa: PLC0415 - patched
 
-    attempt, calls = pipeline._attempt, []
+    attempt, calls = pipeline.make_attempt, []
 
     def failing(*args: object) -> object:
         calls.append(args)
@@ -179,7 +179,7 @@ def test_what_was_written_goes_if_a_later_point_fails(
             raise KeyboardInterrupt
         return attempt(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pipeline, "_attempt", failing)
+    monkeypatch.setattr(pipeline, "make_attempt", failing)
     folder = tmp_path / "points"
     assert run([str(source), "--sweep", "0.2,0.4", f"--sweep-out={folder}", "--quiet"]) == 130
     assert len(calls) == 2

@@ -115,7 +115,7 @@ def test_interrupt_at_odd_times(number: signal.Signals, tmp_path: Path) -> None:
         patch += f"os.kill, (os.getpid(), {number.value})).start()"
         # The command takes over SIGTERM when it begins: signals before that are the system's.
         patch = (
-            "import alds_onnx.pipeline as m; before = m.load_model\ndef begin(source):\n    "
+            "import alds_onnx.steps.prepare as m; before = m.load_model\ndef begin(source):\n    "
             + (patch + "\n    return before(source)\nm.load_model = begin")
         )
         process = start(target, patch=patch, marker=marker)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import alds_onnx
-from alds_onnx import pipeline
 from alds_onnx.calibrate.reader import Feed
 from alds_onnx.graph.load import load_model
 from alds_onnx.settings import Settings
+from alds_onnx.steps import finish
 from alds_onnx.steps.data import load_data
 from alds_onnx.steps.evidence import gather
 from alds_onnx.steps.survey import make_survey
@@ -102,7 +102,7 @@ def test_with_data_a_loss_is_compared_with_what_a_slower_model_would_lose(
     price: float | None, lost: float, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        pipeline, "gather", lambda *args, **known: replace(gather(*args, **known), price=price)
+        finish, "gather", lambda *args, **known: replace(gather(*args, **known), price=price)
     )
     values = iter([1.0, 1.0 - lost])
     found = warnings(feeds("dense"), dry_run=False, evaluate=lambda run: next(values))

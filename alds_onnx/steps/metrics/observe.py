@@ -38,14 +38,14 @@ from alds_onnx.graph.layers import Layer, read_matrix
 from alds_onnx.settings import Settings, Step
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.metrics.data import DataMetric
-from alds_onnx.steps.metrics.weights import slice_counts
-from alds_onnx.steps.remember import (
+from alds_onnx.steps.metrics.kept import (
     identity_of_data,
     identity_of_model,
     remembered_sensitivities,
     remembered_spectra,
     remembered_sums,
 )
+from alds_onnx.steps.metrics.weights import slice_counts
 from alds_onnx.steps.survey import Advance, Survey, Weight, side_by_side
 from alds_onnx.values import Objective
 

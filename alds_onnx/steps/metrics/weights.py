@@ -15,7 +15,7 @@ from alds_onnx.graph.rewrite import stored_factors
 from alds_onnx.search.choose import Choice
 from alds_onnx.settings import Settings
 from alds_onnx.steps.metrics.base import Reconsider
-from alds_onnx.steps.remember import remembered_spectra
+from alds_onnx.steps.metrics.kept import remembered_spectra
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Advance, Survey, Weight, side_by_side
 from alds_onnx.values import Plan

@@ -1,0 +1,143 @@
+"""The end of a run: check the compressed model, score it, and say everything that is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from onnx import ModelProto
+
+from alds_onnx.graph.accounting import model_bytes, num_parameters
+from alds_onnx.graph.load import LoadedModel
+from alds_onnx.graph.scopes import ModelIndex
+from alds_onnx.graph.spill import Spill
+from alds_onnx.settings import Step
+from alds_onnx.steps.advice import Findings, make_warnings, unaligned
+from alds_onnx.steps.attempt import Attempt, is_timed
+from alds_onnx.steps.checks import check
+from alds_onnx.steps.clock import Clock
+from alds_onnx.steps.evaluation import make_scores
+from alds_onnx.steps.evidence import gather
+from alds_onnx.steps.pace import Slow
+from alds_onnx.steps.prepare import Prepared
+from alds_onnx.steps.rows import plan_rows, total
+from alds_onnx.targets import Score, Target
+from alds_onnx.values import Plan, Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Compressed:
+    """What `compress` makes.
+
+    Attributes
+    ----------
+    model
+        The compressed model; external tensors still lie in the original's folder.
+    plan
+        What was decided, layer by layer.
+    report
+        Everything that was measured.
+    source
+        The original.
+    spill
+        What holds the factors of a large model; they go when it does.
+    """
+
+    model: ModelProto
+    plan: Plan
+    report: Report
+    source: LoadedModel
+    spill: Spill | None
+
+
+def finish(
+    prepared: Prepared,
+    attempt: Attempt,
+    target: Target | None,
+    clock: Clock,
+) -> Compressed:
+    """Check the compressed model, score it, and say everything that is known."""
+    evidence = gather(
+        prepared.metric,
+        decompositions=attempt.decompositions,
+        survey=prepared.survey,
+        settings=prepared.settings,
+        before=prepared.before,
+    )
+    survey, settings, samples = prepared.survey, prepared.settings, prepared.samples
+    clock.start(Step.VERIFY)
+    verification = None
+    if not settings.dry_run:
+        verification = check(survey, attempt.model, attempt.replacements, samples, settings)
+    scores = _scores(prepared, attempt, clock)
+    clock.stop()
+    after = ModelIndex(attempt.model)
+    plan = Plan(
+        file=survey.loaded.name,
+        sha256=survey.loaded.sha256,
+        parameters=prepared.before,
+        objective=settings.objective,
+        search=settings.search,
+        seed=settings.seed,
+        budget=attempt.budgets[0] if attempt.budgets else None,
+        constraints=attempt.budgets[1:],
+        layers=plan_rows(survey, attempt.decompositions, prepared.work),
+        parameters_after=num_parameters(after),
+    )
+    findings = Findings(
+        survey=survey,
+        plan=plan,
+        data=prepared.data,
+        verification=verification,
+        scores=scores,
+        target=target,
+        alignment=None if settings.plan else settings.alignment,
+        attention_cut=prepared.attention_cut,
+        slow=_slow(prepared, attempt),
+        measured=prepared.scoring[1] if prepared.scoring else None,
+        price=evidence.price,
+    )
+    report = _report(findings, attempt.model, after, clock)
+    report = replace(report, evidence=evidence, timed=is_timed(prepared))
+    return Compressed(
+        model=attempt.model, plan=plan, report=report, source=survey.loaded, spill=attempt.spill
+    )
+
+
+def _slow(prepared: Prepared, attempt: Attempt) -> tuple[Slow, ...]:
+    """Cuts that were kept although they are slower; times are kept for other runs."""
+    pace = prepared.pace
+    if pace is None:
+        return ()
+    slow = pace.slow({d.weight.name: d.factors.cut for d in attempt.decompositions})
+    pace.save()
+    return tuple(slow)
+
+
+def _scores(prepared: Prepared, attempt: Attempt, clock: Clock) -> tuple[Score, ...]:
+    """Scores before and after; those after may be known from the search."""
+    if prepared.scoring is None:
+        return ()
+    evaluator, before = prepared.scoring
+    after = attempt.reading.measured if attempt.reading else None
+    if after is None:
+        clock.start(Step.SCORES)
+        after = evaluator(attempt.model, clock.advance)
+    return make_scores(before, after)
+
+
+def _report(found: Findings, model: ModelProto, after: ModelIndex, clock: Clock) -> Report:
+    rows, original = found.plan.layers, found.survey
+    return Report(
+        plan=found.plan,
+        verification=found.verification,
+        macs_before=total(row.macs_before for row in rows),
+        macs_after=total(row.macs_after for row in rows),
+        bytes_before=model_bytes(original.loaded.model, original.index),
+        bytes_after=model_bytes(model, after),
+        seconds=clock.seconds(),
+        warnings=make_warnings(found),
+        scores=found.scores,
+        target=found.target,
+        preset=found.alignment.preset if found.alignment else None,
+        unaligned=unaligned(found),
+    )
