@@ -209,7 +209,7 @@ def compress(
     ------
     UsageError, ModelError, PlanError, DataError, BudgetError
         If an argument makes no sense or cannot be used.
-    TargetError
+    LimitError
         If no compression stays within `max_error` or `max_drop`.
     VerificationError
         If the rewritten model does not compute what it should.

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from alds_onnx.api import Result, compress, merge, sweep
 from alds_onnx.arguments import OBJECTIVES, Request, arguments
-from alds_onnx.errors import AldsError, TargetError, UsageError
+from alds_onnx.errors import AldsError, LimitError, UsageError
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.evaluate.timings import default_file
 from alds_onnx.graph.save import check_target, write_bytes
@@ -279,7 +279,7 @@ def _suggested(found: Sweep, models: Sequence[Result]) -> Result:
     for point, model in zip(found.points, models, strict=True):
         if point is found.suggested:
             return model
-    raise TargetError(
+    raise LimitError(
         "no ratio stands out, nothing was written: give one of them as --cr, or --sweep-out"
     )
 

@@ -7,7 +7,7 @@
     │   ├── PlanError         2   a plan that cannot be read or does not fit the model
     │   └── DataError         2   data that cannot be read or does not fit the model
     ├── BudgetError           2   a compression ratio out of reach
-    ├── TargetError           1   no compression stays within the limit that was asked for
+    ├── LimitError           1   no compression stays within the limit that was asked for
     └── VerificationError     1   the compressed model is not what was planned
 
 A message says what is wrong, where, and what to do about it, on one line.
@@ -56,7 +56,7 @@ class BudgetError(AldsError):
     exit_code = 2
 
 
-class TargetError(AldsError):
+class LimitError(AldsError):
     """No compression stays within the limit that was asked for; nothing is written."""
 
 

@@ -72,7 +72,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 
 
 def _budget_to_json(budget: Budget) -> dict[str, Any]:
-    counted = {"kind": budget.kind.value, "removed": budget.removed, "limit": budget.limit}
+    counted = {"kind": budget.kind.value, "removed": budget.removed, "limit": budget.allowed}
     # That of parameters is known: it is the model's.
     return counted if budget.kind is BudgetKind.PARAMETERS else counted | {"before": budget.before}
 

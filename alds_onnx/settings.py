@@ -117,7 +117,7 @@ class Settings:
         multiply-accumulates to remove, and part of the time of a run that may be left, in (0, 1).
         Or one of the others. `sweep`: several `cr`, a model for each. `plan`: cuts to apply. The
         last two: as much as possible, while the relative L2 error of every output is at most
-        `max_error`, or the first score falls by at most `max_drop` (`targets.Score.drop`).
+        `max_error`, or the first score falls by at most `max_drop` (`limits.Score.drop`).
     search, seed
         How to choose ranks, and the seed of random starts and inputs.
     include, exclude

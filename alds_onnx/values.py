@@ -8,8 +8,8 @@ from enum import Enum
 
 from alds_onnx.cuts import Cut, CutError, Op
 from alds_onnx.evidence import Evidence
+from alds_onnx.limits import LimitResult, Score
 from alds_onnx.runtimes import Preset
-from alds_onnx.targets import Score, Target
 
 
 class Decision(str, Enum):
@@ -63,11 +63,11 @@ class Budget:
     removed: float
 
     @property
-    def limit(self) -> int:
-        """Most that may be left so that `removed` or more is reported removed.
+    def allowed(self) -> int:
+        """The largest count whose reported removed fraction is at least `removed`.
 
-        In exact numbers floor((1 - removed)·before). In floating point that is off by one either
-        way (0.9 of 10 leaves 0.99...), so the reported fraction itself decides.
+        In exact arithmetic this is floor((1 - removed)·before). In floating point that formula may
+        be off by one (0.9 of 10 leaves 0.99...), so the reported fraction itself decides.
         """
         counts = range(1, self.before + 1)
         return bisect_left(counts, True, key=lambda n: 1 - n / self.before < self.removed)
@@ -281,7 +281,7 @@ class Report:
         What the user should know.
     scores
         The task's own measures; empty where no labelled data was given, and for a dry run.
-    target
+    limit_result
         The limit that decided how much is removed; None where a ratio or a plan did.
     preset, unaligned
         The runtime that ranks were chosen for, None where a plan was applied; and the layers whose
@@ -301,7 +301,7 @@ class Report:
     seconds: tuple[tuple[str, float], ...] = ()
     warnings: tuple[str, ...] = field(default=())
     scores: tuple[Score, ...] = ()
-    target: Target | None = None
+    limit_result: LimitResult | None = None
     preset: Preset | None = None
     unaligned: tuple[str, ...] = ()
     timed: bool = False

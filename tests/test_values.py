@@ -39,25 +39,25 @@ fractions = st.floats(0, 1, exclude_min=True, exclude_max=True)
 @example(2**63 - 1, 1e-300)
 @example(1, 5e-324)
 @example(0, 0.5)
-def test_the_limit_is_the_most_that_is_reported_as_removing_enough(
+def test_a_budget_allows_the_most_that_is_reported_as_removing_enough(
     before: int, removed: float
 ) -> None:
-    limit = Budget(before=before, removed=removed).limit
-    assert 0 <= limit <= before
+    allowed = Budget(before=before, removed=removed).allowed
+    assert 0 <= allowed <= before
     if before:
-        assert 1 - limit / before >= removed
-        assert limit == before or 1 - (limit + 1) / before < removed
+        assert 1 - allowed / before >= removed
+        assert allowed == before or 1 - (allowed + 1) / before < removed
 
 
 @law
 @given(st.integers(1, 10**6), st.integers(1, 999))
-def test_the_limit_of_a_decimal_fraction_is_that_of_exact_numbers(
+def test_what_a_decimal_fraction_allows_is_that_of_exact_numbers(
     before: int, thousandths: int
 ) -> None:
-    limit = Budget(before=before, removed=thousandths / 1000).limit
+    allowed = Budget(before=before, removed=thousandths / 1000).allowed
     # Exactly on the border the rounding of the fraction decides.
     exact, border = divmod((1000 - thousandths) * before, 1000)
-    assert limit == exact or (not border and limit == exact - 1)
+    assert allowed == exact or (not border and allowed == exact - 1)
 
 
 @law

@@ -19,7 +19,7 @@ from alds_onnx.decompose.regression import Moments, bias_change, fitted_shape, r
 from alds_onnx.graph.layers import Layer
 
 #: Squared local errors at which a layer is probed, as near as its ranks allow.
-_TARGETS = (0.01, 0.05, 0.25)
+_PROBED_ERRORS = (0.01, 0.05, 0.25)
 _RIDGE = 1e-4
 _SMALLEST = 1e-12
 
@@ -108,7 +108,7 @@ def measure(
     """
     curve = probe.spectra.curves[0]
     squared = np.square(curve.relative_error[1:])
-    ranks = sorted({int(np.abs(squared - t).argmin()) + 1 for t in _TARGETS}, reverse=True)
+    ranks = sorted({int(np.abs(squared - t).argmin()) + 1 for t in _PROBED_ERRORS}, reverse=True)
     ridge = max(_RIDGE, probe.moments.uncertainty)
     points = []
     for rank in ranks:

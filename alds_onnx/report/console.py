@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from alds_onnx.cuts import Cut, Scheme
+from alds_onnx.limits import LimitData, LimitResult, Score
 from alds_onnx.report import numbers
-from alds_onnx.targets import Score, Target, TargetData
 from alds_onnx.values import Decision, Latency, LayerPlan, OutputFidelity, Report, Verification
 
 _PIPED_WIDTH = 160
@@ -29,7 +29,7 @@ def print_report(console: Console, report: Report) -> None:
     """Print the layers, the outputs, the summary and the warnings."""
     console.print(_layers(report.plan.layers))
     if report.verification is not None and report.verification.fidelity:
-        console.print(_outputs(report.verification, report.target))
+        console.print(_outputs(report.verification, report.limit_result))
     console.print(_summary(report))
     for warning in report.warnings:
         console.print(Text.assemble(("warning: ", "yellow"), warning))
@@ -112,9 +112,9 @@ def _style(row: LayerPlan) -> str:
     return "" if row.decision is Decision.DECOMPOSE else "dim"
 
 
-def _outputs(verification: Verification, target: Target | None) -> Table:
+def _outputs(verification: Verification, result: LimitResult | None) -> Table:
     on = "random" if verification.random_inputs else "calibration"
-    if target is not None and target.data is TargetData.HELD_OUT:
+    if result is not None and result.data is LimitData.HELD_OUT:
         on = "held-out calibration"
     title = f"Outputs against the original's, on {verification.samples} {on} samples"
     table = new_table(
@@ -177,8 +177,8 @@ def _summary(report: Report) -> Table:
     if report.evidence is not None and report.evidence.price is not None:
         price = f"x {report.evidence.price:.2f}"
         table.add_row("price of speed", "", price, "error that decides, over --target none's")
-    if report.target is not None:
-        _add_target(table, report.target)
+    if report.limit_result is not None:
+        _add_limit(table, report.limit_result)
     for score in report.scores:
         table.add_row(*_score(score))
     if checks is not None:
@@ -198,16 +198,16 @@ def _runtime(report: Report) -> str:
     return text
 
 
-def _add_target(table: Table, target: Target) -> None:
-    on = target.data.value
-    if target.samples is not None:
-        on = f"{target.samples:,} {on}"
-    unit = " points" if target.data is TargetData.LABELLED else ""
-    trials = f"{len(target.trials)} attempt" + ("" if len(target.trials) == 1 else "s")
+def _add_limit(table: Table, result: LimitResult) -> None:
+    on = result.data.value
+    if result.samples is not None:
+        on = f"{result.samples:,} {on}"
+    unit = " points" if result.data is LimitData.LABELLED else ""
+    trials = f"{len(result.trials)} attempt" + ("" if len(result.trials) == 1 else "s")
     table.add_row(
-        f"--{target.kind.value} {target.limit:g}",
+        f"--{result.kind.value} {result.limit:g}",
         "",
-        numbers.error(target.reached) + unit,
+        numbers.error(result.reached) + unit,
         f"on {on}; the best of {trials}",
     )
 

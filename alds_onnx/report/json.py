@@ -24,7 +24,7 @@ def report_to_json(report: Report) -> dict[str, Any]:
         "schema": 1,
         "plan": plan_to_json(report.plan),
         "verification": _plain(report.verification),
-        "target": _plain(report.target),
+        "target": _plain(report.limit_result),
         "runtime": {**_plain(report.preset), "unaligned": list(report.unaligned)}
         if report.preset
         else None,

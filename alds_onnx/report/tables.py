@@ -7,11 +7,11 @@ import math
 from typing import Any
 
 from alds_onnx.evidence import Evidence, WeightEvidence
+from alds_onnx.limits import LimitResult
 from alds_onnx.report import numbers, swept
 from alds_onnx.report.words import point_error
 from alds_onnx.runtimes import Runtime
 from alds_onnx.sweeps import Sweep, SweepPoint
-from alds_onnx.targets import Target
 from alds_onnx.values import Latency, LayerPlan, Report, Verification
 
 _DIGITS = 4
@@ -33,8 +33,8 @@ def tables(report: Report, sweep: Sweep | None = None) -> dict[str, Any]:
         "onData": evidence is not None and evidence.on_data,
         "trade": _trade(evidence),
         "point": _point(report),
-        "limit": _limit(report.target),
-        "trials": _trials(report.target),
+        "limit": _limit(report.limit_result),
+        "trials": _trials(report.limit_result),
         "sweep": _sweep(sweep),
         **_latency(report.verification),
     }
@@ -124,20 +124,20 @@ def _point(report: Report) -> dict[str, Any] | None:
     return {"removed": round(report.plan.removed, 5), "error": error}
 
 
-def _limit(target: Target | None) -> float | None:
-    return rounded(target.limit) if target else None
+def _limit(result: LimitResult | None) -> float | None:
+    return rounded(result.limit) if result else None
 
 
-def _trials(target: Target | None) -> list[dict[str, Any]]:
-    if target is None:
+def _trials(result: LimitResult | None) -> list[dict[str, Any]]:
+    if result is None:
         return []
     return [
         {
             "removed": round(trial.removed, 5),
             "value": rounded(trial.value),
-            "held": trial.value <= target.limit,
+            "held": trial.value <= result.limit,
         }
-        for trial in target.trials
+        for trial in result.trials
     ]
 
 

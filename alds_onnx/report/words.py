@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from alds_onnx.evidence import TradeOff
+from alds_onnx.limits import LimitData, LimitKind, LimitResult, Score
 from alds_onnx.report import numbers
 from alds_onnx.runtimes import Runtime
-from alds_onnx.targets import Score, Target, TargetData, TargetKind
 from alds_onnx.values import Decision, Latency, Objective, Report, Status, Verification
 
 _LONGEST_NAME = 200
@@ -128,7 +128,7 @@ def samples(report: Report) -> str:
     if checks is None:
         return ""
     kind = "random" if checks.random_inputs else "calibration"
-    if report.target is not None and report.target.data is TargetData.HELD_OUT:
+    if report.limit_result is not None and report.limit_result.data is LimitData.HELD_OUT:
         kind = "held-out calibration"
     return f"{checks.samples:,} {kind} sample" + ("" if checks.samples == 1 else "s")
 
@@ -245,14 +245,14 @@ def point_origin(report: Report) -> str:
     return "what its cuts cause, each alone"
 
 
-def limit(target: Target) -> str:
+def limit(result: LimitResult) -> str:
     """What was limited, and what was found."""
-    unit = " points" if target.data is TargetData.LABELLED else ""
-    what = "error of the worst output" if target.kind is TargetKind.MAX_ERROR else "drop"
-    on = target.data.value if target.samples is None else f"{target.samples:,} {target.data.value}"
+    unit = " points" if result.data is LimitData.LABELLED else ""
+    what = "error of the worst output" if result.kind is LimitKind.MAX_ERROR else "drop"
+    on = result.data.value if result.samples is None else f"{result.samples:,} {result.data.value}"
     return (
-        f"--{target.kind.value} {target.limit:g}: the {what} that was reached is "
-        f"{numbers.error(target.reached)}{unit}, measured on {on}."
+        f"--{result.kind.value} {result.limit:g}: the {what} that was reached is "
+        f"{numbers.error(result.reached)}{unit}, measured on {on}."
     )
 
 
@@ -268,15 +268,15 @@ def trade_rows(line: TradeOff) -> list[tuple[str, ...]]:
     return [(numbers.percent(p.removed), numbers.error(p.error)) for p in line.points]
 
 
-def trial_rows(target: Target) -> list[tuple[str, ...]]:
+def trial_rows(result: LimitResult) -> list[tuple[str, ...]]:
     """All attempts: to remove, measured, whether that is within the limit."""
     return [
         (
             numbers.percent(trial.removed),
             numbers.error(trial.value),
-            "yes" if trial.value <= target.limit else "no",
+            "yes" if trial.value <= result.limit else "no",
         )
-        for trial in target.trials
+        for trial in result.trials
     ]
 
 

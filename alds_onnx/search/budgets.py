@@ -1,10 +1,10 @@
 """Budgets, and a search within one or several of them.
 
-What all budgets allow, a mixture of their costs allows too, each as a share of its budget and with
-any weights. So the optimum within a mixture that keeps all budgets is the optimum within all of
-them; that of one budget alone is the simplest case. Where no mixture keeps all of them, weights
-move to what is overspent, and the mixture's own limit shrinks: the result then keeps all budgets,
-but may not be optimal.
+A solution that keeps all budgets also keeps every mixture of them: a weighted sum of the costs,
+each divided by its budget. So if the optimum within a mixture keeps all budgets, it is the optimum
+within all of them. A single budget is the simplest mixture. Where the optimum of no mixture keeps
+all budgets, the weights move to the overspent ones and the mixture shrinks: the result then keeps
+all budgets, but may not be optimal.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from alds_onnx.errors import BudgetError
 from alds_onnx.search.costs import PARAMETERS, Cost, Mixture, total_cost
 from alds_onnx.values import Budget, BudgetKind
 
-# Fraction of the original cost that may stay unspent: what is removed should be within a point of
-# what was asked for.
+# Fraction of the original cost that may stay unspent: the removed fraction should be within one
+# percentage point of the requested one.
 _SLACK = 0.01
-# Mixtures of costs that are tried; each is a search.
+# Number of mixtures of costs to try; each takes one search.
 _MIXTURES = 12
 
 _NOUNS = {
@@ -35,14 +35,14 @@ _NOUNS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Allowance:
-    """What the layers may cost together.
+    """The largest total cost of the layers.
 
     Attributes
     ----------
     cost
-        What is counted.
+        How the cost of a layer is counted.
     allowed, slack
-        How much the layers may cost, and how much of that may stay unspent.
+        The largest total cost, and how much of it may stay unspent.
     """
 
     cost: Cost
@@ -51,15 +51,16 @@ class Allowance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Limit:
-    """A budget, and what each layer costs of it.
+class CostedBudget:
+    """A budget, and how the cost of a layer is counted.
 
     Attributes
     ----------
     budget, cost
-        What was asked for, and what is counted.
+        The requested budget, and the cost that it bounds.
     aimed
-        The fraction that the search removes, where its counting is known to be off; None: the same.
+        The fraction that the search removes instead of the requested one, to correct a cost that is
+        only an estimate; None for no correction.
     """
 
     budget: Budget
@@ -71,16 +72,19 @@ class Limit:
         return sum(self.cost.dense(name, shape) for name, shape in shapes.items())
 
     def allowance(self, shapes: Mapping[str, LayerShape]) -> Allowance:
-        """What is left for the layers after everything else; negative if that is too much."""
+        """Subtract everything but the layers from the budget; the result may be negative."""
         budget = self.budget if self.aimed is None else replace(self.budget, removed=self.aimed)
         return Allowance(
             cost=self.cost,
-            allowed=budget.limit - (budget.before - self.dense(shapes)),
+            allowed=budget.allowed - (budget.before - self.dense(shapes)),
             slack=int(_SLACK * budget.before),
         )
 
     def out_of_reach(self, shapes: Mapping[str, LayerShape], smallest: int) -> BudgetError:
-        """Say how far the model can be compressed; `smallest` is the least possible cost."""
+        """Make the error that says how far the model can be compressed.
+
+        `smallest` is the least possible cost of the layers.
+        """
         budget = self.budget
         largest = (self.dense(shapes) - smallest) / budget.before
         digits = max(4, 3 - int(np.floor(np.log10(largest)))) if largest > 0 else 4
@@ -98,28 +102,28 @@ class Limit:
         )
 
 
-def parameter_limit(before: int, removed: float) -> Limit:
-    """Limit the parameters of a model that has `before` of them."""
-    return Limit(budget=Budget(before=before, removed=removed), cost=PARAMETERS)
+def parameter_budget(before: int, removed: float) -> CostedBudget:
+    """Make a budget for the parameters of a model that has `before` of them."""
+    return CostedBudget(budget=Budget(before=before, removed=removed), cost=PARAMETERS)
 
 
 class Solution(Protocol):
-    """What a search finds: the value of its objective, and the cut of each layer that is cut."""
+    """The result of a search: the value of its objective, and the cuts that it chose."""
 
     @property
     def objective(self) -> float:
-        """The smaller, the better."""
+        """Value of the objective; smaller is better."""
 
     @property
     def cuts(self) -> Mapping[str, Cut]:
-        """By layer name."""
+        """Cuts by layer name; layers that stay dense have none."""
 
 
 _S = TypeVar("_S", bound=Solution)
 
 
 def search_within(
-    limits: Sequence[Limit],
+    budgets: Sequence[CostedBudget],
     shapes: Mapping[str, LayerShape],
     smallest: Callable[[Cost], int],
     solve: Callable[[Allowance], _S],
@@ -128,33 +132,33 @@ def search_within(
 
     Parameters
     ----------
-    limits
-        The budgets, one or more.
+    budgets
+        One or more.
     shapes
         Sizes of the layers by name.
     smallest
-        The least that all layers can cost together.
+        Gives the least that all layers together can cost.
     solve
-        Searches within one budget.
+        Searches within one allowance.
 
     Returns
     -------
-    The solution with the smallest objective of those that keep all budgets. With one budget, what
-    `solve` returns.
+    The solution with the smallest objective among those found that keep all budgets. With one
+    budget, this is the result of `solve`.
 
     Raises
     ------
     BudgetError
         If one budget is out of reach, or all together are.
     """
-    allowances = [limit.allowance(shapes) for limit in limits]
-    for limit, allowance in zip(limits, allowances, strict=True):
-        least = smallest(limit.cost)
+    allowances = [budget.allowance(shapes) for budget in budgets]
+    for budget, allowance in zip(budgets, allowances, strict=True):
+        least = smallest(budget.cost)
         if allowance.allowed < least:
-            raise limit.out_of_reach(shapes, least)
+            raise budget.out_of_reach(shapes, least)
     found = search_allowances(allowances, shapes, solve)
     if found is None:
-        kinds = " and ".join(_NOUNS[limit.budget.kind] for limit in limits)
+        kinds = " and ".join(_NOUNS[one.budget.kind] for one in budgets)
         raise BudgetError(f"the budgets of {kinds} are out of reach together: lower one of them")
     return found
 
@@ -164,15 +168,15 @@ def search_allowances(
     shapes: Mapping[str, LayerShape],
     solve: Callable[[Allowance], _S],
 ) -> _S | None:
-    """The best solution that keeps all of one or more allowances; None if none was found.
+    """Find the best solution that keeps all allowances; None if none was found.
 
-    With one allowance, what `solve` returns.
+    With one allowance, this is the result of `solve`.
     """
     if len(allowances) == 1:
         return solve(allowances[0])
 
     def shares(solution: _S) -> FloatArray:
-        """Cost of a solution as a fraction of each allowance."""
+        """Divide the cost of a solution by each allowance."""
         totals = (total_cost(one.cost, shapes, solution.cuts) for one in allowances)
         return np.array(
             [t / max(1, one.allowed) for t, one in zip(totals, allowances, strict=True)]
@@ -197,7 +201,7 @@ def search_allowances(
 
 
 def _mixed(allowances: Sequence[Allowance], weights: FloatArray, shrunk: float) -> Allowance:
-    """A mixture of all budgets, with the fraction `shrunk` of its limit."""
+    """Mix all allowances, and shrink the mixture by the factor `shrunk`."""
     mixture = Mixture(
         parts=tuple(one.cost for one in allowances),
         allowed=tuple(one.allowed for one in allowances),

@@ -22,14 +22,14 @@ import numpy as np
 
 from alds_onnx.cuts import Cut, FloatArray, LayerShape, Spectra, read_only
 from alds_onnx.search.alignment import Alignment, affordable
-from alds_onnx.search.budgets import Allowance, Limit, search_within
+from alds_onnx.search.budgets import Allowance, CostedBudget, search_within
 from alds_onnx.search.costs import PLAIN, Ban, Cost, Terms
 from alds_onnx.search.frontier import Frontier, Point, frontier, frontier_of_curves
 from alds_onnx.search.iterative import search_iterative
 from alds_onnx.search.knapsack import minimize_sum_of_errors
 from alds_onnx.search.leftovers import finer_points
-from alds_onnx.search.limits import smallest_total
 from alds_onnx.search.minmax import minimize_maximum_error
+from alds_onnx.search.smallest import smallest_total
 
 #: Cuts excluded from the search, by layer name.
 Excluded: TypeAlias = Mapping[str, Sequence[Ban]]
@@ -198,7 +198,7 @@ class Iterative:
 
 def choose(
     candidates: Candidates,
-    limits: Sequence[Limit],
+    budgets: Sequence[CostedBudget],
     objective: Objective,
     alignment: Alignment,
     *,
@@ -212,8 +212,8 @@ def choose(
     ----------
     candidates
         What the layers may be cut to.
-    limits
-        Budgets, all of which are kept; none: nothing is cut.
+    budgets
+        All of them are kept. Without any, nothing is cut.
     objective
         What is made small.
     alignment
@@ -236,7 +236,7 @@ def choose(
     BudgetError
         If a budget is out of reach.
     """
-    if not limits or not candidates.spectra:
+    if not budgets or not candidates.spectra:
         return Choice(cuts={})
     rules = alignment.tiers()
 
@@ -255,7 +255,7 @@ def choose(
         finer = [judged.frontiers(rule, terms) for rule in rules[at + 1 :]]
         return _with_leftovers(first, finer, allowance, objective)
 
-    return search_within(limits, candidates.shapes, smallest, solve)
+    return search_within(budgets, candidates.shapes, smallest, solve)
 
 
 def _points(frontiers: Mapping[str, Frontier], chosen: Sequence[int]) -> dict[str, Point]:

@@ -25,7 +25,7 @@ def search_exact(
         Error curves by layer name.
     budget
         What these layers may cost together; at least what
-        `alds_onnx.search.limits.smallest_total` gives.
+        `alds_onnx.search.smallest.smallest_total` gives.
     alignment
         Which (k, j) there are.
     terms

@@ -40,7 +40,7 @@ def search_iterative(
         Error curves by layer name.
     budget
         Most parameters that these layers may have together; at least what
-        `alds_onnx.search.limits.smallest_parameters` gives.
+        `alds_onnx.search.smallest.smallest_parameters` gives.
     generator
         Draws the random starts.
     alignment

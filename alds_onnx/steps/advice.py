@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alds_onnx.graph.layers import Layer
+from alds_onnx.limits import LimitData, LimitResult, Score
 from alds_onnx.search.alignment import Alignment
 from alds_onnx.steps.data import HOLD_OUT, Data
-from alds_onnx.steps.evaluation import Measured
+from alds_onnx.steps.evaluation import ModelScores
 from alds_onnx.steps.pace import Slow
 from alds_onnx.steps.survey import Survey
-from alds_onnx.targets import Score, Target, TargetData
 from alds_onnx.values import Plan, Status, Verification
 
 # A compressed model that takes this much longer is slower beyond the noise of the measurement.
@@ -39,7 +39,7 @@ class Findings:
     ----------
     survey, plan, data
         The model, what was decided, and the calibration data.
-    verification, scores, target
+    verification, scores, limit_result
         As in `values.Report`.
     alignment
         The rule by which slices and ranks were chosen; None where a plan was applied.
@@ -58,11 +58,11 @@ class Findings:
     data: Data | None
     verification: Verification | None
     scores: tuple[Score, ...]
-    target: Target | None
+    limit_result: LimitResult | None
     alignment: Alignment | None
     attention_cut: bool
     slow: tuple[Slow, ...]
-    measured: Measured | None
+    measured: ModelScores | None
     price: float | None
 
 
@@ -168,7 +168,7 @@ def _about_the_data(found: Findings) -> list[str]:
             f"{data.num_spoilt} of {count} calibration samples {verb} NaN or infinity: what these "
             "spoil in the layers is left out there; check how the data was made"
         )
-    if found.target is not None and found.target.data is TargetData.FITTED:
+    if found.limit_result is not None and found.limit_result.data is LimitData.FITTED:
         warnings.append(
             f"--max-error was measured on the {count} samples that the factors were fitted to: "
             f"{len(data.fit)} runs are too few to set some aside, give {HOLD_OUT} or more"

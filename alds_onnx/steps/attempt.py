@@ -13,7 +13,7 @@ from alds_onnx.graph.external import external_tensors, is_large
 from alds_onnx.graph.rewrite import Replacement, rewrite
 from alds_onnx.graph.scopes import Site
 from alds_onnx.graph.spill import Spill
-from alds_onnx.search.budgets import Limit, parameter_limit
+from alds_onnx.search.budgets import CostedBudget, parameter_budget
 from alds_onnx.search.choose import (
     Candidates,
     Choice,
@@ -28,53 +28,53 @@ from alds_onnx.search.costs import Macs
 from alds_onnx.settings import Settings, Step
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.latency import corrected, latency_limit, make_table, most_saved, need_pace
+from alds_onnx.steps.limits import Measurement
 from alds_onnx.steps.pace import Pace, without_slow
 from alds_onnx.steps.planned import planned_cuts
 from alds_onnx.steps.prepare import Prepared
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Survey
-from alds_onnx.steps.target import Reading
 from alds_onnx.values import Budget, BudgetKind, SearchMethod
 from alds_onnx.values import Objective as ObjectiveName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Attempt:
-    """A compressed model; `reading` is what was measured of it if a limit was asked for."""
+    """A compressed model; `measurement` is what was measured of it if a limit was asked for."""
 
     budgets: tuple[Budget, ...]
     decompositions: list[Decomposition]
     replacements: list[Replacement]
     model: ModelProto
     spill: Spill | None
-    reading: Reading | None = None
+    measurement: Measurement | None = None
 
 
-def asked_limits(prepared: Prepared, clock: Clock) -> tuple[Limit, ...]:
+def requested_budgets(prepared: Prepared, clock: Clock) -> tuple[CostedBudget, ...]:
     """The budgets that were asked for."""
     survey, settings = prepared.survey, prepared.settings
-    limits = _counted_limits(survey, settings, prepared.before, prepared.work)
+    budgets = _counted_budgets(survey, settings, prepared.before, prepared.work)
     if settings.latency_ratio is None:
-        return limits
+        return budgets
     pace, samples = need_pace(prepared.pace), prepared.samples
     if isinstance(samples, str):
         raise UsageError(f"--latency-ratio: the model cannot be timed: {samples}")
     feeds = samples.feeds[0]
     table = make_table(survey, settings.alignment, list(prepared.metric.spectra), pace)
     whole = pace.whole({}, feeds).dense
-    limit = latency_limit(settings.latency_ratio, whole, table)
+    budget = latency_limit(settings.latency_ratio, whole, table)
     clock.start(Step.TIMING)
     return corrected(
-        (*limits, limit),
-        lambda limits: _searched(prepared, limits).cuts,
+        (*budgets, budget),
+        lambda budgets: _searched(prepared, budgets).cuts,
         lambda cuts: pace.whole(cuts, feeds).ratio,
         most_saved(table) / whole,
     )
 
 
-def _counted_limits(
+def _counted_budgets(
     survey: Survey, settings: Settings, parameters: int, work: Mapping[Site, Work]
-) -> tuple[Limit, ...]:
+) -> tuple[CostedBudget, ...]:
     """The budgets that were asked for, but those of time.
 
     Parameters
@@ -91,9 +91,9 @@ def _counted_limits(
     UsageError
         If multiply-accumulates are to be removed, and none are known.
     """
-    limits = []
+    budgets = []
     if settings.cr is not None:
-        limits.append(parameter_limit(parameters, settings.cr))
+        budgets.append(parameter_budget(parameters, settings.cr))
     if settings.cr_macs is not None:
         before = sum(own.macs for own in work.values())
         if not before:
@@ -102,8 +102,9 @@ def _counted_limits(
                 "are not: give --input-shape or --calibration"
             )
         budget = Budget(kind=BudgetKind.MACS, before=before, removed=settings.cr_macs)
-        limits.append(Limit(budget=budget, cost=Macs(work=_work_of_weights(survey, work))))
-    return tuple(limits)
+        cost = Macs(work=_work_of_weights(survey, work))
+        budgets.append(CostedBudget(budget=budget, cost=cost))
+    return tuple(budgets)
 
 
 def _work_of_weights(survey: Survey, work: Mapping[Site, Work]) -> dict[str, tuple[Work, ...]]:
@@ -114,14 +115,14 @@ def _work_of_weights(survey: Survey, work: Mapping[Site, Work]) -> dict[str, tup
     }
 
 
-def make_attempt(prepared: Prepared, limits: Sequence[Limit], clock: Clock) -> Attempt:
+def make_attempt(prepared: Prepared, budgets: Sequence[CostedBudget], clock: Clock) -> Attempt:
     """Choose cuts within budgets, or take those of the plan; compute factors; put them in."""
     survey = prepared.survey
     clock.start(Step.SEARCH)
-    choice, excluded = _chosen(prepared, limits)
+    choice, excluded = _chosen(prepared, budgets)
 
     def reconsider(scale: Mapping[str, float]) -> Choice:
-        return _chosen(prepared, limits, scale, excluded)[0]
+        return _chosen(prepared, budgets, scale, excluded)[0]
 
     clock.start(Step.FACTORIZE)
     decompositions = prepared.metric.fit(choice, reconsider, clock.advance)
@@ -130,7 +131,7 @@ def make_attempt(prepared: Prepared, limits: Sequence[Limit], clock: Clock) -> A
     ]
     spill = Spill() if _is_streamed(survey.loaded.model) else None
     return Attempt(
-        budgets=tuple(limit.budget for limit in limits),
+        budgets=tuple(one.budget for one in budgets),
         decompositions=decompositions,
         replacements=replacements,
         model=rewrite(survey.loaded.model, replacements, spill),
@@ -140,7 +141,7 @@ def make_attempt(prepared: Prepared, limits: Sequence[Limit], clock: Clock) -> A
 
 def _chosen(
     prepared: Prepared,
-    limits: Sequence[Limit],
+    budgets: Sequence[CostedBudget],
     scale: Mapping[str, float] | None = None,
     excluded: Excluded | None = None,
 ) -> tuple[Choice, Excluded]:
@@ -150,9 +151,9 @@ def _chosen(
         return Choice(cuts=planned_cuts(survey, settings.plan)), {}
     known, judge = excluded or {}, _judge(prepared)
     if judge is None or settings.allow_slower:
-        return _searched(prepared, limits, scale, known), known
+        return _searched(prepared, budgets, scale, known), known
     choice, paced = without_slow(
-        lambda excluded: _searched(prepared, limits, scale, excluded),
+        lambda excluded: _searched(prepared, budgets, scale, excluded),
         lambda choice: choice.cuts,
         judge,
         known,
@@ -162,14 +163,14 @@ def _chosen(
 
 def _searched(
     prepared: Prepared,
-    limits: Sequence[Limit],
+    budgets: Sequence[CostedBudget],
     scale: Mapping[str, float] | None = None,
     excluded: Excluded | None = None,
 ) -> Choice:
     metric, settings = prepared.metric, prepared.settings
     return choose(
         Candidates(spectra=metric.spectra, damage=metric.damage),
-        limits,
+        budgets,
         _objective(settings),
         settings.alignment,
         tolerance=metric.tolerance,

@@ -32,9 +32,9 @@ from alds_onnx.evaluate.scores import (
     ranks,
 )
 from alds_onnx.evaluate.sessions import Execution, Outputs, RunError, Session
+from alds_onnx.limits import Score
 from alds_onnx.settings import Settings
 from alds_onnx.steps.survey import Advance, Survey
-from alds_onnx.targets import Score
 
 _Array = npt.NDArray[Any]
 _Labels = npt.NDArray[np.int64]
@@ -43,7 +43,7 @@ _LABELS = "labels"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class ModelScores:
     """The scores of one model.
 
     Attributes
@@ -63,7 +63,7 @@ class Measured:
 
 
 #: Scores a model.
-Evaluator: TypeAlias = Callable[[ModelProto, Advance], Measured]
+Evaluator: TypeAlias = Callable[[ModelProto, Advance], ModelScores]
 
 
 def make_evaluator(survey: Survey, settings: Settings) -> Evaluator | None:
@@ -92,7 +92,7 @@ def make_evaluator(survey: Survey, settings: Settings) -> Evaluator | None:
     return _TopK(labelled, runner)
 
 
-def make_scores(before: Measured, after: Measured) -> tuple[Score, ...]:
+def make_scores(before: ModelScores, after: ModelScores) -> tuple[Score, ...]:
     """Put the scores of both models side by side."""
     return tuple(
         Score(name=name, before=old, after=new, samples=before.samples, output=before.output)
@@ -109,7 +109,7 @@ class _Function:
         self._function, self._folder, self._execution = function, folder, execution
         self._name = getattr(function, "__name__", type(function).__name__)
 
-    def __call__(self, model: ModelProto, advance: Advance) -> Measured:
+    def __call__(self, model: ModelProto, advance: Advance) -> ModelScores:
         try:
             session = Session(model, self._folder, self._execution)
         except RunError as e:
@@ -126,7 +126,7 @@ class _Function:
             value = float(returned)
         except (TypeError, ValueError) as e:
             raise UsageError(f"'{self._name}' must return a number, not {returned!r}") from e
-        return Measured(values=((self._name, value),))
+        return ModelScores(values=((self._name, value),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -154,7 +154,7 @@ class _TopK:
     def __init__(self, labelled: _Labelled, runner: Runner) -> None:
         self._labelled, self._runner = labelled, runner
 
-    def __call__(self, model: ModelProto, advance: Advance) -> Measured:
+    def __call__(self, model: ModelProto, advance: Advance) -> ModelScores:
         where, all_labels = self._labelled.where, self._labelled.labels
         try:
             session = self._runner.session(model)
@@ -172,7 +172,7 @@ class _TopK:
         assert choice is not None
         place = np.concatenate(places)
         names = session.output_names
-        return Measured(
+        return ModelScores(
             values=tuple((f"top-{k}", int((place < k).sum()) / len(place)) for k in choice.tops),
             samples=len(place),
             output=names[choice.output],
@@ -278,7 +278,7 @@ def _num_samples(feed: Feed) -> int:
     return len(next(iter(feed.values())))
 
 
-def check_finite(measured: Measured) -> None:
+def check_finite(measured: ModelScores) -> None:
     """Refuse a score of the original from which nothing can be lost.
 
     Raises

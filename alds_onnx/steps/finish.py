@@ -10,6 +10,7 @@ from alds_onnx.graph.accounting import model_bytes, num_parameters
 from alds_onnx.graph.load import LoadedModel
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.spill import Spill
+from alds_onnx.limits import LimitResult, Score
 from alds_onnx.settings import Step
 from alds_onnx.steps.advice import Findings, make_warnings, unaligned
 from alds_onnx.steps.attempt import Attempt, is_timed
@@ -20,7 +21,6 @@ from alds_onnx.steps.evidence import gather
 from alds_onnx.steps.pace import Slow
 from alds_onnx.steps.prepare import Prepared
 from alds_onnx.steps.rows import plan_rows, total
-from alds_onnx.targets import Score, Target
 from alds_onnx.values import Plan, Report
 
 
@@ -52,7 +52,7 @@ class Compressed:
 def finish(
     prepared: Prepared,
     attempt: Attempt,
-    target: Target | None,
+    limit_result: LimitResult | None,
     clock: Clock,
 ) -> Compressed:
     """Check the compressed model, score it, and say everything that is known."""
@@ -89,7 +89,7 @@ def finish(
         data=prepared.data,
         verification=verification,
         scores=scores,
-        target=target,
+        limit_result=limit_result,
         alignment=None if settings.plan else settings.alignment,
         attention_cut=prepared.attention_cut,
         slow=_slow(prepared, attempt),
@@ -118,7 +118,7 @@ def _scores(prepared: Prepared, attempt: Attempt, clock: Clock) -> tuple[Score, 
     if prepared.scoring is None:
         return ()
     evaluator, before = prepared.scoring
-    after = attempt.reading.measured if attempt.reading else None
+    after = attempt.measurement.scores if attempt.measurement else None
     if after is None:
         clock.start(Step.SCORES)
         after = evaluator(attempt.model, clock.advance)
@@ -137,7 +137,7 @@ def _report(found: Findings, model: ModelProto, after: ModelIndex, clock: Clock)
         seconds=clock.seconds(),
         warnings=make_warnings(found),
         scores=found.scores,
-        target=found.target,
+        limit_result=found.limit_result,
         preset=found.alignment.preset if found.alignment else None,
         unaligned=unaligned(found),
     )

@@ -16,7 +16,7 @@ import numpy as np
 from alds_onnx.cuts import Cut, FloatArray, IntArray, LayerShape, Scheme
 from alds_onnx.errors import BudgetError, UsageError
 from alds_onnx.search.alignment import Alignment
-from alds_onnx.search.budgets import Limit
+from alds_onnx.search.budgets import CostedBudget
 from alds_onnx.search.costs import Cuts
 from alds_onnx.steps.pace import Pace, block_of
 from alds_onnx.steps.survey import Survey
@@ -144,18 +144,18 @@ def most_saved(table: Nanoseconds) -> int:
     return int(_NEARLY * sum(own - max(0.0, fastest[name]) for name, own in table.whole.items()))
 
 
-def latency_limit(ratio: float, before: float, table: Nanoseconds) -> Limit:
+def latency_limit(ratio: float, before: float, table: Nanoseconds) -> CostedBudget:
     """A budget of time: `before` nanoseconds of a run, of which `ratio` may be left."""
     budget = Budget(kind=BudgetKind.LATENCY, before=max(1, round(before)), removed=1 - ratio)
-    return Limit(budget=budget, cost=table)
+    return CostedBudget(budget=budget, cost=table)
 
 
 def corrected(
-    limits: Sequence[Limit],
-    choose: Callable[[Sequence[Limit]], Mapping[str, Cut]],
+    limits: Sequence[CostedBudget],
+    choose: Callable[[Sequence[CostedBudget]], Mapping[str, Cut]],
     ratio_of: Callable[[Mapping[str, Cut]], float],
     most: float = _MOST,
-) -> tuple[Limit, ...]:
+) -> tuple[CostedBudget, ...]:
     """Ask the tables for more or less until the whole model takes the time that it may.
 
     Parameters
@@ -185,7 +185,7 @@ def corrected(
             f"a latency ratio of {wanted:g} is out of reach: no cut of any layer is faster on this "
             "machine; give --cr or --cr-macs instead"
         )
-    best: tuple[float, tuple[Limit, ...]] | None = None
+    best: tuple[float, tuple[CostedBudget, ...]] | None = None
     for _ in range(_ROUNDS):
         tried = tuple(_aimed(limit, aimed) for limit in limits)
         try:
@@ -209,7 +209,7 @@ def corrected(
     return best[1]
 
 
-def _aimed(limit: Limit, removed: float) -> Limit:
+def _aimed(limit: CostedBudget, removed: float) -> CostedBudget:
     return replace(limit, aimed=removed) if limit.budget.kind is BudgetKind.LATENCY else limit
 
 

@@ -10,12 +10,12 @@ from alds_onnx.evaluate.samples import Samples
 from alds_onnx.graph.accounting import num_parameters, work_of_layers
 from alds_onnx.graph.load import load_model
 from alds_onnx.graph.scopes import Site
-from alds_onnx.search.limits import smallest_parameters
+from alds_onnx.search.smallest import smallest_parameters
 from alds_onnx.settings import Settings, Source, Step
 from alds_onnx.steps.checks import find_shapes, make_samples
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.data import Data, load_data
-from alds_onnx.steps.evaluation import Evaluator, Measured, check_finite, make_evaluator
+from alds_onnx.steps.evaluation import Evaluator, ModelScores, check_finite, make_evaluator
 from alds_onnx.steps.metrics.base import Metric
 from alds_onnx.steps.metrics.observe import data_metric
 from alds_onnx.steps.metrics.weights import weight_metric
@@ -55,7 +55,7 @@ class Prepared:
     samples: Samples | str
     work: dict[Site, Work]
     pace: Pace | None
-    scoring: tuple[Evaluator, Measured] | None
+    scoring: tuple[Evaluator, ModelScores] | None
     metric: Metric
     attention_cut: bool = False
 
@@ -100,7 +100,7 @@ def prepare(
 
 def _score_original(
     survey: Survey, settings: Settings, clock: Clock
-) -> tuple[Evaluator, Measured] | None:
+) -> tuple[Evaluator, ModelScores] | None:
     """What models are scored by, and what the original scores, where that is wanted."""
     evaluator = make_evaluator(survey, settings)
     if evaluator is None or (settings.max_drop is None and settings.dry_run):

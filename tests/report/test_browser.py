@@ -19,7 +19,7 @@ from alds_onnx.values import Decision, Report
 from tests.conftest import DIGITS, wheel_member
 from tests.graph.builders import normal, parse
 from tests.report.browser import Opened, open_browser
-from tests.report.test_console import TARGET
+from tests.report.test_console import LIMIT_RESULT
 from tests.report.test_swept import KNEE
 
 HOSTILE = (
@@ -50,7 +50,7 @@ def written(made: Report | Sweep, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def digits_report() -> Report:
     """Of the embedded model, and as if it had been within a limit."""
-    return replace(alds_onnx.compress(DIGITS, cr=0.5, threads=1).report, target=TARGET)
+    return replace(alds_onnx.compress(DIGITS, cr=0.5, threads=1).report, limit_result=LIMIT_RESULT)
 
 
 @pytest.fixture(scope="module")

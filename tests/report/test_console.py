@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from alds_onnx.cuts import Cut, CutError, Op
+from alds_onnx.limits import LimitData, LimitKind, LimitResult, Score, Trial
 from alds_onnx.report.console import print_report
 from alds_onnx.report.json import report_to_json
-from alds_onnx.targets import Score, Target, TargetData, TargetKind, Trial
 from alds_onnx.values import Decision, LayerPlan, Plan, Report, SearchMethod
 
 ROW = LayerPlan(
@@ -26,11 +26,11 @@ ROW = LayerPlan(
     parameters_before=16,
     parameters_after=8,
 )
-TARGET = Target(
-    kind=TargetKind.MAX_ERROR,
+LIMIT_RESULT = LimitResult(
+    kind=LimitKind.MAX_ERROR,
     limit=0.05,
     reached=0.0432,
-    data=TargetData.HELD_OUT,
+    data=LimitData.HELD_OUT,
     samples=96,
     trials=(Trial(removed=0.5, value=0.0432), Trial(removed=0.7, value=0.3)),
 )
@@ -77,8 +77,8 @@ def test_scores_in_percent_and_points() -> None:
     assert line(text, "bleu") == "bleu 31.5 31.25 -0.25"
 
 
-def test_a_target_and_what_was_reached() -> None:
-    text = printed(report(target=TARGET))
+def test_a_limit_and_what_was_reached() -> None:
+    text = printed(report(limit_result=LIMIT_RESULT))
     expected = "0.0432 on 96 held-out calibration samples; the best of 2 attempts"
     assert line(text, "--max-error") == f"--max-error 0.05 {expected}"
 
@@ -105,8 +105,10 @@ def test_without_data_there_are_no_columns_for_it() -> None:
     assert "*" not in text
 
 
-def test_scores_and_target_as_json() -> None:
-    values = report_to_json(report(target=TARGET, scores=(Score(name="f", before=2, after=1.5),)))
+def test_scores_and_limit_as_json() -> None:
+    values = report_to_json(
+        report(limit_result=LIMIT_RESULT, scores=(Score(name="f", before=2, after=1.5),))
+    )
     assert values["target"]["kind"] == "max-error"
     assert values["target"]["data"] == "held-out calibration samples"
     assert values["target"]["trials"][1] == {"removed": 0.7, "value": 0.3}

@@ -29,7 +29,7 @@ from alds_onnx.values import (
     Status,
     Verification,
 )
-from tests.report.test_console import ROW, TARGET, report
+from tests.report.test_console import LIMIT_RESULT, ROW, report
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=alert(1)>\u2028&amp;\x00"
 # What the issue allows.
@@ -93,7 +93,7 @@ def hostile() -> Report:
     fidelity = OutputFidelity(name=HOSTILE, relative_l2=0.1, max_abs=1, cosine=1, sqnr_db=20)
     checks = Verification(status=Status.NOT_VALIDATED, reason=HOSTILE, fidelity=(fidelity,))
     plan = replace(found.plan, file=HOSTILE)
-    return replace(found, plan=plan, verification=checks, target=TARGET)
+    return replace(found, plan=plan, verification=checks, limit_result=LIMIT_RESULT)
 
 
 def test_names_of_the_model_are_text() -> None:
@@ -160,8 +160,10 @@ def test_numbers_that_are_not_finite() -> None:
         status=Status.PASSED, difference=0.0, tolerance=1e-4, fidelity=(fidelity,)
     )
     row = replace(ROW, local_error=math.inf, output_error=math.nan)
-    trials = (*TARGET.trials, replace(TARGET.trials[0], value=math.nan))
-    found = replace(report(row), verification=checks, target=replace(TARGET, trials=trials))
+    trials = (*LIMIT_RESULT.trials, replace(LIMIT_RESULT.trials[0], value=math.nan))
+    found = replace(
+        report(row), verification=checks, limit_result=replace(LIMIT_RESULT, trials=trials)
+    )
     text = page(found)
     assert "not finite" in text
     data = json.loads(Outline(text).scripts["data"])

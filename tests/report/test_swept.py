@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 
 from alds_onnx.cuts import CutError
+from alds_onnx.limits import Score
 from alds_onnx.report.html import report_to_html
 from alds_onnx.report.origin import find_origin
 from alds_onnx.report.swept import cells, columns, headline, loss, print_sweep
 from alds_onnx.sweeps import Sweep, make_sweep
-from alds_onnx.targets import Score
 from alds_onnx.values import OutputFidelity, Report, Status, Verification
 from tests.report.test_console import ROW, report
 from tests.report.test_html import HOSTILE, Outline

@@ -17,7 +17,7 @@ from alds_onnx.search.alignment import FREE, Alignment, affordable
 from alds_onnx.search.exact import search_exact
 from alds_onnx.search.frontier import frontier
 from alds_onnx.search.iterative import search_iterative
-from alds_onnx.search.limits import smallest_parameters
+from alds_onnx.search.smallest import smallest_parameters
 
 from .layers import choices, cost, errors, models_and_budgets, tied
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from alds_onnx.cuts import Cut, LayerShape, Spectra
 from alds_onnx.errors import BudgetError
 from alds_onnx.search.alignment import FREE
-from alds_onnx.search.budgets import Allowance, parameter_limit, search_allowances, search_within
+from alds_onnx.search.budgets import Allowance, parameter_budget, search_allowances, search_within
 from alds_onnx.search.choose import Candidates, Choice, LargestError
 from alds_onnx.search.costs import PARAMETERS, Cost, Cuts, Terms, total_cost
 
@@ -87,6 +87,6 @@ def test_one_budget_is_what_the_search_makes_of_it() -> None:
 
 def test_a_budget_out_of_reach_says_what_can_be_reached() -> None:
     shape = LayerShape(out_features=8, in_channels=8)
-    limit = parameter_limit(100, 0.99)
+    budget = parameter_budget(100, 0.99)
     with pytest.raises(BudgetError, match=r"at most 0\.4800 of the 100 parameters"):
-        search_within([limit], {"a": shape}, lambda cost: 16, lambda one: Choice(cuts={}))
+        search_within([budget], {"a": shape}, lambda cost: 16, lambda one: Choice(cuts={}))

@@ -14,7 +14,7 @@ from alds_onnx.decompose.spectra import spectra
 from alds_onnx.errors import BudgetError
 from alds_onnx.runtimes import Runtime, preset
 from alds_onnx.search.alignment import FREE, Alignment
-from alds_onnx.search.budgets import Limit, parameter_limit
+from alds_onnx.search.budgets import CostedBudget, parameter_budget
 from alds_onnx.search.choose import (
     Candidates,
     Choice,
@@ -34,24 +34,24 @@ Case = tuple[dict[str, Spectra], int]
 OBJECTIVES = st.sampled_from([LargestError(), SumOfErrors(), Iterative(seed=0)])
 
 
-def limit_of(model: dict[str, Spectra], budget: int) -> Limit:
-    """A limit by which the layers, which are all of the model, may have `budget` parameters."""
+def costed(model: dict[str, Spectra], budget: int) -> CostedBudget:
+    """A budget by which the layers, which are all of the model, may have `budget` parameters."""
     before = sum(s.shape.num_parameters for s in model.values())
-    limit = parameter_limit(before, 1 - budget / before)
+    asked = parameter_budget(before, 1 - budget / before)
     found = next(
-        replace(limit, budget=Budget(before=before, removed=removed))
+        replace(asked, budget=Budget(before=before, removed=removed))
         for removed in (1 - budget / before, np.nextafter(1 - budget / before, -1))
-        if Budget(before=before, removed=removed).limit >= budget
+        if Budget(before=before, removed=removed).allowed >= budget
     )
-    assert found.budget.limit == budget
+    assert found.budget.allowed == budget
     return found
 
 
 def chosen(case: Case, objective: Objective, rule: Alignment = FREE, **options: object) -> Choice:
     model, budget = case
-    limits = [limit_of(model, budget)]
+    budgets = [costed(model, budget)]
     candidates = Candidates(spectra=model)
-    return choose(candidates, limits, objective, rule, tolerance=1.5, **options)  # type: ignore[arg-type]
+    return choose(candidates, budgets, objective, rule, tolerance=1.5, **options)  # type: ignore[arg-type]
 
 
 def by_layer(case: Case, choice: Choice) -> dict[str, object]:

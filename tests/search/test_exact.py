@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from alds_onnx.cuts import Cut, Spectra
 from alds_onnx.search.exact import search_exact
 from alds_onnx.search.frontier import frontier
-from alds_onnx.search.limits import smallest_parameters
+from alds_onnx.search.smallest import smallest_parameters
 
 from .layers import (
     best_errors,

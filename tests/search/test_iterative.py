@@ -14,8 +14,8 @@ from alds_onnx.cuts import Cut, LayerShape, Spectra
 from alds_onnx.search.exact import search_exact
 from alds_onnx.search.frontier import frontier, frontier_of_curves
 from alds_onnx.search.iterative import search_iterative
-from alds_onnx.search.limits import smallest_parameters
 from alds_onnx.search.minmax import minimize_maximum_error, smallest_cost
+from alds_onnx.search.smallest import smallest_parameters
 
 from .layers import choices, chosen, cost, errors, made_up, models, models_and_budgets
 

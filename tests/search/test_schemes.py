@@ -17,7 +17,7 @@ from alds_onnx.search.alignment import FREE, Alignment
 from alds_onnx.search.costs import Ban, Macs, Terms
 from alds_onnx.search.exact import search_exact
 from alds_onnx.search.frontier import frontier
-from alds_onnx.search.limits import smallest_parameters
+from alds_onnx.search.smallest import smallest_parameters
 
 RULES = [FREE, *(Alignment(preset=preset(r)) for r in (Runtime.TFLITE, Runtime.ORT_AVX2))]
 KERNELS = [(3, 3), (1, 3), (2, 4), (5,), (2, 3, 2), (1, 1)]

@@ -18,7 +18,7 @@ from alds_onnx.evaluate.timings import Timings
 from alds_onnx.graph.alone import Alone
 from alds_onnx.graph.load import load_model
 from alds_onnx.graph.shapes import infer, known_shapes
-from alds_onnx.search.budgets import Limit, parameter_limit
+from alds_onnx.search.budgets import CostedBudget, parameter_budget
 from alds_onnx.search.costs import PARAMETERS, Ban, cost_of, one_cut
 from alds_onnx.settings import Settings, silent
 from alds_onnx.steps import pace
@@ -275,10 +275,10 @@ def test_a_ratio_of_time_out_of_reach_is_refused(
 
 def test_a_ratio_of_time_that_no_model_reaches_is_refused() -> None:
     table = Nanoseconds(whole={}, lines={})
-    limits = (latency_limit(0.5, 100.0, table), parameter_limit(100, 0.3))
+    limits = (latency_limit(0.5, 100.0, table), parameter_budget(100, 0.3))
     tried: list[float | None] = []
 
-    def choose(limits: Sequence[Limit]) -> dict[str, Cut]:
+    def choose(limits: Sequence[CostedBudget]) -> dict[str, Cut]:
         tried.append(limits[0].aimed)
         assert limits[1].aimed is None
         return {}

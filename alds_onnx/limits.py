@@ -41,14 +41,14 @@ class Score:
         return 100 * lost / self.samples
 
 
-class TargetKind(str, Enum):
+class LimitKind(str, Enum):
     """What a search for the largest compression keeps within a limit."""
 
     MAX_ERROR = "max-error"
     MAX_DROP = "max-drop"
 
 
-class TargetData(str, Enum):
+class LimitData(str, Enum):
     """What a target was measured on."""
 
     RANDOM = "random inputs"
@@ -67,7 +67,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class LimitResult:
     """A limit that was asked for instead of a compression ratio, and what was found.
 
     Attributes
@@ -83,9 +83,9 @@ class Target:
         Everything that was tried.
     """
 
-    kind: TargetKind
+    kind: LimitKind
     limit: float
     reached: float
-    data: TargetData
+    data: LimitData
     samples: int | None
     trials: tuple[Trial, ...]

@@ -9,10 +9,10 @@ import pytest
 from onnx import ModelProto
 
 import alds_onnx
-from alds_onnx.errors import DataError, TargetError, UsageError
-from alds_onnx.search.target import STEP
+from alds_onnx.errors import DataError, LimitError, UsageError
+from alds_onnx.limits import LimitData, LimitKind, LimitResult
+from alds_onnx.search.bisection import STEP
 from alds_onnx.settings import Step
-from alds_onnx.targets import Target, TargetData, TargetKind
 from tests.graph.builders import Array, normal, parse, run
 from tests.steps.test_calibrated import DENSE, feeds, models, relative_error
 
@@ -34,14 +34,14 @@ def compress(m: ModelProto | None = None, **options: Any) -> alds_onnx.Result:
     return alds_onnx.compress(gentle() if m is None else m, **({"threads": 1} | options))
 
 
-def target(result: alds_onnx.Result) -> Target:
-    assert result.report.target is not None
-    return result.report.target
+def limit_result(result: alds_onnx.Result) -> LimitResult:
+    assert result.report.limit_result is not None
+    return result.report.limit_result
 
 
 def check_consistency(result: alds_onnx.Result) -> None:
     """What was chosen is the largest that was seen to hold, and the plan says so."""
-    found, budget = target(result), result.plan.budget
+    found, budget = limit_result(result), result.plan.budget
     held = [trial for trial in found.trials if trial.value <= found.limit]
     best = max(held, key=lambda trial: trial.removed)
     assert found.reached == best.value <= found.limit
@@ -56,8 +56,8 @@ def check_consistency(result: alds_onnx.Result) -> None:
 def test_an_error_without_data_is_measured_on_random_inputs(limit: float) -> None:
     result = compress(max_error=limit)
     check_consistency(result)
-    found, verification = target(result), result.report.verification
-    assert (found.kind, found.data) == (TargetKind.MAX_ERROR, TargetData.RANDOM)
+    found, verification = limit_result(result), result.report.verification
+    assert (found.kind, found.data) == (LimitKind.MAX_ERROR, LimitData.RANDOM)
     assert verification is not None
     fidelity = max(output.relative_l2 for output in verification.fidelity)
     assert found.reached == pytest.approx(fidelity, rel=ROUNDING)
@@ -71,8 +71,8 @@ def test_an_error_with_data_is_measured_on_what_was_held_out() -> None:
     model, data = gentle(), feeds("dense", count=10)
     result = compress(max_error=0.1, calibration=data)
     check_consistency(result)
-    found = target(result)
-    assert (found.data, found.samples) == (TargetData.HELD_OUT, 64)
+    found = limit_result(result)
+    assert (found.data, found.samples) == (LimitData.HELD_OUT, 64)
     expected = relative_error(model, result.model, data[4::5])
     assert found.reached == pytest.approx(expected, rel=ROUNDING)
     # What was held out had no part in the fit: other numbers there, same model.
@@ -86,7 +86,7 @@ def test_an_error_with_data_is_measured_on_what_was_held_out() -> None:
 
 def test_too_few_runs_to_hold_some_out() -> None:
     result = compress(max_error=0.1, calibration=feeds("dense", count=4))
-    assert target(result).data is TargetData.FITTED
+    assert limit_result(result).data is LimitData.FITTED
     assert any("4 runs are too few" in warning for warning in result.report.warnings)
 
 
@@ -95,18 +95,16 @@ def test_same_bytes_on_any_number_of_threads() -> None:
     first, second = (
         compress(model, max_error=0.3, threads=threads, dry_run=True) for threads in (1, 2)
     )
-    assert first.report.target == second.report.target
+    assert first.report.limit_result == second.report.limit_result
     assert first.model.SerializeToString() == second.model.SerializeToString()
 
 
 def test_a_limit_out_of_reach_is_an_error_that_says_what_was_reached() -> None:
-    with pytest.raises(
-        TargetError, match=r"smallest output error was 0\.\d+, with 0\.5%"
-    ) as caught:
+    with pytest.raises(LimitError, match=r"smallest output error was 0\.\d+, with 0\.5%") as caught:
         compress(max_error=1e-6)
     assert caught.value.exit_code == 1
     numbers = iter([1.0])
-    with pytest.raises(TargetError, match="smallest drop was nan"):
+    with pytest.raises(LimitError, match="smallest drop was nan"):
         compress(max_drop=1.0, evaluate=lambda run_model: next(numbers, float("nan")))
 
 
@@ -120,10 +118,10 @@ def test_a_drop_of_top_1() -> None:
     data = labelled()
     result = compress(max_drop=10, evaluate=data)
     check_consistency(result)
-    found = target(result)
+    found = limit_result(result)
     assert (found.kind, found.data, found.samples) == (
-        TargetKind.MAX_DROP,
-        TargetData.LABELLED,
+        LimitKind.MAX_DROP,
+        LimitData.LABELLED,
         200,
     )
     (y,) = run(result.model, {"x": data["x"]})
@@ -142,15 +140,15 @@ def test_a_drop_of_a_function_in_its_own_units() -> None:
 
     result = compress(max_drop=2.5, evaluate=falling)
     check_consistency(result)
-    found = target(result)
+    found = limit_result(result)
     assert [trial.value for trial in found.trials[:3]] == [0.0, 0.0, 3.0]
-    assert (found.data, found.samples, found.reached) == (TargetData.FUNCTION, None, 0.0)
+    assert (found.data, found.samples, found.reached) == (LimitData.FUNCTION, None, 0.0)
     assert len(calls) == 1 + len(found.trials)
 
 
 def test_no_drop_at_all_may_be_asked_for() -> None:
     result = compress(max_drop=0, evaluate=lambda run_model: 1.0)
-    assert target(result).reached == 0.0
+    assert limit_result(result).reached == 0.0
     assert result.plan.removed > 0.8, "nothing was ever lost: as far as the ranks go"
 
 
@@ -158,7 +156,7 @@ def test_a_dry_run_searches_but_checks_nothing() -> None:
     result = compress(max_drop=10, evaluate=labelled(), dry_run=True)
     check_consistency(result)
     assert result.report.verification is None
-    assert result.report.scores[0].drop == target(result).reached
+    assert result.report.scores[0].drop == limit_result(result).reached
 
 
 def test_the_progress_counts_the_attempts() -> None:
@@ -167,7 +165,7 @@ def test_the_progress_counts_the_attempts() -> None:
         max_error=0.3, progress=lambda step, done, total: seen.append((step, done, total))
     )
     attempts = [(done, total) for step, done, total in seen if step is Step.ATTEMPT]
-    trials = len(target(result).trials)
+    trials = len(limit_result(result).trials)
     assert attempts == [(i, attempts[0][1]) for i in range(1, trials + 1)]
     assert trials <= attempts[0][1] <= 8
     steps = [step for step, _, _ in seen]
@@ -191,7 +189,7 @@ def test_a_model_that_does_not_run() -> None:
 
 def test_a_model_without_layers_stays_whole() -> None:
     result = compress(parse("m (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"), max_error=0.1)
-    assert target(result).trials == ()
+    assert limit_result(result).trials == ()
     assert result.plan.budget is None
     assert any("unchanged" in warning for warning in result.report.warnings)
 

@@ -1,4 +1,4 @@
-"""What a limit on the result is measured by, attempt for attempt."""
+"""Measuring the quantity that a limit bounds: the error of the outputs, or the drop of a score."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ from onnx import ModelProto, TensorProto
 
 from alds_onnx.calibrate.reader import Feed
 from alds_onnx.calibrate.runner import Runner
-from alds_onnx.errors import DataError, TargetError, UsageError
+from alds_onnx.errors import DataError, LimitError, UsageError
 from alds_onnx.evaluate.fidelity import Comparison
 from alds_onnx.evaluate.samples import Samples
 from alds_onnx.evaluate.sessions import Outputs, RunError
 from alds_onnx.evaluate.verify import TOLERANCES, overflowing, unsteady
+from alds_onnx.limits import LimitData, LimitKind, LimitResult, Trial
 from alds_onnx.settings import Settings
 from alds_onnx.steps.data import Data, count_samples
-from alds_onnx.steps.evaluation import Evaluator, Measured, make_scores
+from alds_onnx.steps.evaluation import Evaluator, ModelScores, make_scores
 from alds_onnx.steps.survey import Advance, Survey
-from alds_onnx.targets import Target, TargetData, TargetKind, Trial
 
-# An output that differs this much between two runs of the original depends on chance.
-_CHANCE = TOLERANCES[TensorProto.FLOAT16]
+# Outputs that differ by more than this between two runs of the original are random.
+_RANDOM_OUTPUT = TOLERANCES[TensorProto.FLOAT16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """What a gauge says about one model: the value, and its scores if it took them."""
+class Measurement:
+    """The value of a limited quantity for one model, and the model's scores if they were taken."""
 
     value: float
-    measured: Measured | None = None
+    scores: ModelScores | None = None
 
 
-class Gauge(Protocol):
-    """Measures what has a limit."""
+class LimitedQuantity(Protocol):
+    """A quantity that must not exceed `limit`; the other attributes are those of `LimitResult`."""
 
-    kind: TargetKind
+    kind: LimitKind
     limit: float
-    data: TargetData
+    data: LimitData
     samples: int | None
 
-    def read(self, model: ModelProto, advance: Advance) -> Reading:
+    def measure(self, model: ModelProto, advance: Advance) -> Measurement:
         """Measure a compressed model."""
 
 
-def make_gauge(
+def limited_quantity(
     survey: Survey,
     settings: Settings,
     data: Data | None,
     samples: Samples | str,
-    scoring: tuple[Evaluator, Measured] | None,
-) -> Gauge | None:
-    """The gauge for the limit that was asked for; None if a ratio or a plan was.
+    scoring: tuple[Evaluator, ModelScores] | None,
+) -> LimitedQuantity | None:
+    """Give the quantity that the settings limit; None if they limit none.
 
     Parameters
     ----------
     survey, settings, data
-        The model, and what was asked for.
+        The model, the settings of the run, and the calibration data.
     samples
-        The inputs of the checks: without calibration data, errors are measured on them.
+        The inputs of the checks. Without calibration data, errors are measured on them.
     scoring
-        What models are scored by, and the scores of the original.
+        The evaluator, and the scores of the original.
 
     Raises
     ------
@@ -71,51 +71,51 @@ def make_gauge(
     """
     if settings.max_drop is not None:
         assert scoring is not None
-        return _Drop(settings.max_drop, *scoring)
+        return _ScoreDrop(settings.max_drop, *scoring)
     if settings.max_error is None:
         return None
     if isinstance(samples, str):
         raise DataError(f"--max-error cannot be measured: {samples}")
     feeds: Sequence[Feed] = samples.feeds
-    kind = TargetData.RANDOM
+    kind = LimitData.RANDOM
     if data is not None:
-        feeds, kind = data.held_out or data.fit, TargetData.HELD_OUT
+        feeds, kind = data.held_out or data.fit, LimitData.HELD_OUT
         if not data.held_out:
-            kind = TargetData.FITTED
+            kind = LimitData.FITTED
     runner = Runner(
         batches=tuple(feeds),
         folder=survey.loaded.folder,
         threads=settings.threads,
         provider=settings.provider,
     )
-    return _Error(settings.max_error, survey.loaded.model, runner, kind)
+    return _OutputError(settings.max_error, survey.loaded.model, runner, kind)
 
 
-class _Drop:
-    """By how much the first score falls."""
+class _ScoreDrop:
+    """The drop of the first score."""
 
-    kind = TargetKind.MAX_DROP
+    kind = LimitKind.MAX_DROP
 
-    def __init__(self, limit: float, evaluator: Evaluator, before: Measured) -> None:
+    def __init__(self, limit: float, evaluator: Evaluator, before: ModelScores) -> None:
         self.limit, self._evaluator, self._before = limit, evaluator, before
         self.samples = before.samples
-        self.data = TargetData.FUNCTION if before.samples is None else TargetData.LABELLED
+        self.data = LimitData.FUNCTION if before.samples is None else LimitData.LABELLED
 
-    def read(self, model: ModelProto, advance: Advance) -> Reading:
+    def measure(self, model: ModelProto, advance: Advance) -> Measurement:
         after = self._evaluator(model, advance)
-        return Reading(value=make_scores(self._before, after)[0].drop, measured=after)
+        return Measurement(value=make_scores(self._before, after)[0].drop, scores=after)
 
 
-class _Error:
-    """Relative L2 error of the worst output, each run on one thread.
+class _OutputError:
+    """The relative L2 error of the worst output.
 
-    The sums of a run then come in the same order on any number of threads, and so does the choice
-    that rests on them.
+    Each run uses one thread, so that its sums, and the choice that rests on them, do not depend on
+    the number of threads.
     """
 
-    kind = TargetKind.MAX_ERROR
+    kind = LimitKind.MAX_ERROR
 
-    def __init__(self, limit: float, model: ModelProto, runner: Runner, data: TargetData) -> None:
+    def __init__(self, limit: float, model: ModelProto, runner: Runner, data: LimitData) -> None:
         self.limit, self.data = limit, data
         self.samples: int | None = count_samples(runner.batches)
         self._runner = runner
@@ -125,7 +125,7 @@ class _Error:
             again = session.run(runner.batches[0])
         except RunError as e:
             raise DataError(f"--max-error cannot be measured: {e}") from e
-        self._ignore = unsteady(self._names, self._outputs[0], again, _CHANCE)
+        self._ignore = unsteady(self._names, self._outputs[0], again, _RANDOM_OUTPUT)
         self._ignore |= overflowing(self._names, self._outputs)
 
     def _run(self, model: ModelProto, advance: Advance) -> tuple[tuple[str, ...], list[Outputs]]:
@@ -136,7 +136,7 @@ class _Error:
             advance(len(outputs), len(batches))
         return session.output_names, outputs
 
-    def read(self, model: ModelProto, advance: Advance) -> Reading:
+    def measure(self, model: ModelProto, advance: Advance) -> Measurement:
         try:
             names, outputs = self._run(model, advance)
         except RunError as e:
@@ -149,35 +149,35 @@ class _Error:
         if not errors:
             reasons = ", ".join(f"'{output.name}' ({output.note})" for output in found)
             raise UsageError(f"--max-error: no output can be compared: {reasons}; use --max-drop")
-        return Reading(value=max(errors))
+        return Measurement(value=max(errors))
 
 
-def make_target(gauge: Gauge, trials: tuple[Trial, ...]) -> Target:
-    """What was found: the value at the largest ratio that holds.
+def limit_result(quantity: LimitedQuantity, trials: tuple[Trial, ...]) -> LimitResult:
+    """Summarise the trials: the value at the largest ratio that stays within the limit.
 
     Raises
     ------
-    TargetError
-        If none holds.
+    LimitError
+        If no ratio does.
     """
-    held = [trial for trial in trials if trial.value <= gauge.limit]
+    held = [trial for trial in trials if trial.value <= quantity.limit]
     if trials and not held:
-        raise _out_of_reach(gauge, trials)
+        raise _out_of_reach(quantity, trials)
     best = max(held, key=lambda trial: trial.removed, default=None)
-    return Target(
-        kind=gauge.kind,
-        limit=gauge.limit,
+    return LimitResult(
+        kind=quantity.kind,
+        limit=quantity.limit,
         reached=best.value if best else 0.0,
-        data=gauge.data,
-        samples=gauge.samples,
+        data=quantity.data,
+        samples=quantity.samples,
         trials=trials,
     )
 
 
-def _out_of_reach(gauge: Gauge, trials: tuple[Trial, ...]) -> TargetError:
+def _out_of_reach(quantity: LimitedQuantity, trials: tuple[Trial, ...]) -> LimitError:
     least = min(trials, key=lambda t: (math.inf if math.isnan(t.value) else t.value, t.removed))
-    what = "output error" if gauge.kind is TargetKind.MAX_ERROR else "drop"
-    return TargetError(
-        f"--{gauge.kind.value} {gauge.limit:g} is out of reach, nothing was written: the smallest "
-        f"{what} was {least.value:.4g}, with {least.removed:.1%} of the parameters removed"
+    what = "output error" if quantity.kind is LimitKind.MAX_ERROR else "drop"
+    return LimitError(
+        f"--{quantity.kind.value} {quantity.limit:g} is out of reach, nothing was written: the "
+        f"smallest {what} was {least.value:.4g}, with {least.removed:.1%} of the parameters removed"
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alds_onnx.search.target import STEP, Found, fractions, largest_that_holds, most_trials
+from alds_onnx.search.bisection import STEP, Found, fractions, largest_that_holds, most_trials
 
 law = settings(deadline=None)
 reaches = st.floats(0, 1, exclude_max=True)
