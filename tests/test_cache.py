@@ -17,7 +17,7 @@ from alds_onnx.cli import run
 from alds_onnx.errors import UsageError
 from alds_onnx.steps.metrics import observe, weights
 from tests.graph.builders import normal
-from tests.steps.test_calibrated import feeds, models
+from tests.steps.nets import feeds, models
 
 WORK = ("input_sums", "joint_spectra", "measure")
 

@@ -18,7 +18,7 @@ from alds_onnx.plans import plan_from_json, plan_to_json
 from alds_onnx.report.json import dump
 from alds_onnx.values import BudgetKind, Decision, Objective, Plan, SearchMethod
 from tests.graph.builders import normal, parse
-from tests.test_plans import EXAMPLE, changed, damaged, json_values, law, made_plans, paths
+from tests.plan_values import EXAMPLE, changed, damaged, json_values, law, made_plans, paths
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
 

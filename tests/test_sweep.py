@@ -19,7 +19,7 @@ from alds_onnx.cli import run
 from alds_onnx.errors import BudgetError, UsageError
 from alds_onnx.sweeps import make_sweep
 from tests.graph.builders import Array, normal, parse
-from tests.steps.test_calibrated import DENSE, feeds, models
+from tests.steps.nets import DENSE, feeds, models
 
 RATIOS = (0.2, 0.4, 0.6)
 

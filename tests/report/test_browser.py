@@ -19,8 +19,7 @@ from alds_onnx.values import Decision, Report
 from tests.conftest import DIGITS, wheel_member
 from tests.graph.builders import normal, parse
 from tests.report.browser import Opened, open_browser
-from tests.report.test_console import LIMIT_RESULT
-from tests.report.test_swept import KNEE
+from tests.report.reports import KNEE, LIMIT_RESULT
 
 HOSTILE = (
     "</script><script>window.hacked = 1</script>",

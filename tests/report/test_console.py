@@ -4,51 +4,15 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from rich.console import Console
 
-from alds_onnx.cuts import Cut, CutError, Op
-from alds_onnx.limits import LimitData, LimitKind, LimitResult, Score, Trial
+from alds_onnx.limits import Score
 from alds_onnx.report.console import print_report
 from alds_onnx.report.json import report_to_json
-from alds_onnx.values import Decision, LayerPlan, Plan, Report, SearchMethod
-
-ROW = LayerPlan(
-    name="a",
-    op=Op.CONV,
-    weight="w",
-    shape=(4, 4),
-    decision=Decision.DECOMPOSE,
-    cut=Cut(num_slices=1, rank=1),
-    error=CutError(relative=0.25, spectral=0.5, bound=1.0),
-    parameters_before=16,
-    parameters_after=8,
-)
-LIMIT_RESULT = LimitResult(
-    kind=LimitKind.MAX_ERROR,
-    limit=0.05,
-    reached=0.0432,
-    data=LimitData.HELD_OUT,
-    samples=96,
-    trials=(Trial(removed=0.5, value=0.0432), Trial(removed=0.7, value=0.3)),
-)
-
-
-def report(*rows: LayerPlan, **more: Any) -> Report:
-    plan = Plan(
-        file="",
-        sha256="",
-        parameters=100,
-        search=SearchMethod.EXACT,
-        seed=0,
-        budget=None,
-        layers=rows,
-        parameters_after=50,
-    )
-    values: dict[str, Any] = {"verification": None, "macs_before": None, "macs_after": None}
-    return Report(plan=plan, **values, bytes_before=1, bytes_after=1, **more)
+from alds_onnx.values import Decision, Report
+from tests.report.reports import LIMIT_RESULT, ROW, report
 
 
 def printed(found: Report) -> str:

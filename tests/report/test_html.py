@@ -9,7 +9,6 @@ import math
 import re
 import shlex
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 
@@ -29,9 +28,8 @@ from alds_onnx.values import (
     Status,
     Verification,
 )
-from tests.report.test_console import LIMIT_RESULT, ROW, report
+from tests.report.reports import HOSTILE, LIMIT_RESULT, ROW, Outline, report
 
-HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=alert(1)>\u2028&amp;\x00"
 # What the issue allows.
 LARGEST = 6_000_000
 
@@ -57,33 +55,6 @@ def evidence(rows: tuple[LayerPlan, ...]) -> Evidence:
         weights=tuple(WeightEvidence(layers=(row.name,), curves=curves) for row in rows),
         trade_offs=(TradeOff(runtime=Runtime.NONE, points=points),),
     )
-
-
-class Outline(HTMLParser):
-    """Elements, what they refer to, and the text of the scripts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.scripts: dict[str | None, str] = {}
-        self._open: str | None = None
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.names.append(tag)
-        self.attributes += attrs
-        if tag == "script":
-            self._open = dict(attrs).get("id") or str(len(self.scripts))
-            self.scripts[self._open] = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._open is not None:
-            self.scripts[self._open] += data
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "script":
-            self._open = None
 
 
 def hostile() -> Report:

@@ -6,38 +6,16 @@ import io
 import json
 import math
 import re
-from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from alds_onnx.cuts import CutError
 from alds_onnx.limits import Score
 from alds_onnx.report.html import report_to_html
 from alds_onnx.report.origin import find_origin
 from alds_onnx.report.swept import cells, columns, headline, loss, print_sweep
 from alds_onnx.sweeps import Sweep, make_sweep
-from alds_onnx.values import OutputFidelity, Report, Status, Verification
-from tests.report.test_console import ROW, report
-from tests.report.test_html import HOSTILE, Outline
-
-SIZE = 100
-
-
-def point(removed: float, error: float, *scores: Score) -> Report:
-    """A compression with this error of its only layer, and of its output."""
-    fidelity = OutputFidelity(name="y", relative_l2=error, max_abs=1, cosine=1, sqnr_db=20)
-    checks = Verification(status=Status.PASSED, fidelity=(fidelity,))
-    row = replace(ROW, error=CutError(relative=error, spectral=error, bound=error))
-    found = report(row, scores=scores)
-    plan = replace(found.plan, parameters_after=round(SIZE * (1 - removed)))
-    return replace(found, plan=plan, verification=checks)
-
-
-def sweep(*errors: float, unreachable: tuple[float, ...] = ()) -> Sweep:
-    """A tenth more for each error."""
-    made = [(i / 10, point(i / 10, error)) for i, error in enumerate(errors, 1)]
-    return make_sweep(made, unreachable=unreachable)
+from tests.report.reports import HOSTILE, KNEE, Outline, point, sweep
 
 
 def page(found: Sweep) -> str:
@@ -51,7 +29,6 @@ def rows(text: str) -> list[list[str]]:
     return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in lines]
 
 
-KNEE = sweep(0.01, 0.01, 0.02, 0.5, unreachable=(0.95,))
 STRAIGHT = sweep(0.1, 0.1, 0.3)
 
 

@@ -16,7 +16,7 @@ from alds_onnx.steps import finish
 from alds_onnx.steps.data import load_data
 from alds_onnx.steps.evidence import gather
 from alds_onnx.steps.survey import make_survey
-from tests.steps.test_calibrated import CR, feeds, models
+from tests.steps.nets import CR, feeds, models
 
 
 def warnings(data: Any, **options: Any) -> str:

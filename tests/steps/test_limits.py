@@ -14,7 +14,7 @@ from alds_onnx.limits import LimitData, LimitKind, LimitResult
 from alds_onnx.search.bisection import STEP
 from alds_onnx.settings import Step
 from tests.graph.builders import Array, normal, parse, run
-from tests.steps.test_calibrated import DENSE, feeds, models, relative_error
+from tests.steps.nets import DENSE, feeds, models, relative_error
 
 #: The same sums in another order.
 ROUNDING = 1e-5

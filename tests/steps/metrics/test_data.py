@@ -19,7 +19,7 @@ from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.search.frontier import Frontier, Point, frontier
 from alds_onnx.steps.metrics.data import DataMetric, correction
 from tests.graph.builders import normal
-from tests.steps.test_calibrated import feeds, models
+from tests.steps.nets import feeds, models
 
 
 def curve(f: int, c: int, seed: int) -> Frontier:

@@ -1,0 +1,110 @@
+"""Reports and sweeps to show, and what a page is made of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+from alds_onnx.cuts import Cut, CutError, Op
+from alds_onnx.limits import LimitData, LimitKind, LimitResult, Score, Trial
+from alds_onnx.sweeps import Sweep, make_sweep
+from alds_onnx.values import (
+    Decision,
+    LayerPlan,
+    OutputFidelity,
+    Plan,
+    Report,
+    SearchMethod,
+    Status,
+    Verification,
+)
+
+ROW = LayerPlan(
+    name="a",
+    op=Op.CONV,
+    weight="w",
+    shape=(4, 4),
+    decision=Decision.DECOMPOSE,
+    cut=Cut(num_slices=1, rank=1),
+    error=CutError(relative=0.25, spectral=0.5, bound=1.0),
+    parameters_before=16,
+    parameters_after=8,
+)
+
+
+LIMIT_RESULT = LimitResult(
+    kind=LimitKind.MAX_ERROR,
+    limit=0.05,
+    reached=0.0432,
+    data=LimitData.HELD_OUT,
+    samples=96,
+    trials=(Trial(removed=0.5, value=0.0432), Trial(removed=0.7, value=0.3)),
+)
+
+
+def report(*rows: LayerPlan, **more: Any) -> Report:
+    plan = Plan(
+        file="",
+        sha256="",
+        parameters=100,
+        search=SearchMethod.EXACT,
+        seed=0,
+        budget=None,
+        layers=rows,
+        parameters_after=50,
+    )
+    values: dict[str, Any] = {"verification": None, "macs_before": None, "macs_after": None}
+    return Report(plan=plan, **values, bytes_before=1, bytes_after=1, **more)
+
+
+HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=alert(1)>\u2028&amp;\x00"
+
+
+class Outline(HTMLParser):
+    """Elements, what they refer to, and the text of the scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.scripts: dict[str | None, str] = {}
+        self._open: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.attributes += attrs
+        if tag == "script":
+            self._open = dict(attrs).get("id") or str(len(self.scripts))
+            self.scripts[self._open] = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open is not None:
+            self.scripts[self._open] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "script":
+            self._open = None
+
+
+SIZE = 100
+
+
+def point(removed: float, error: float, *scores: Score) -> Report:
+    """A compression with this error of its only layer, and of its output."""
+    fidelity = OutputFidelity(name="y", relative_l2=error, max_abs=1, cosine=1, sqnr_db=20)
+    checks = Verification(status=Status.PASSED, fidelity=(fidelity,))
+    row = replace(ROW, error=CutError(relative=error, spectral=error, bound=error))
+    found = report(row, scores=scores)
+    plan = replace(found.plan, parameters_after=round(SIZE * (1 - removed)))
+    return replace(found, plan=plan, verification=checks)
+
+
+def sweep(*errors: float, unreachable: tuple[float, ...] = ()) -> Sweep:
+    """A tenth more for each error."""
+    made = [(i / 10, point(i / 10, error)) for i, error in enumerate(errors, 1)]
+    return make_sweep(made, unreachable=unreachable)
+
+
+KNEE = sweep(0.01, 0.01, 0.02, 0.5, unreachable=(0.95,))
