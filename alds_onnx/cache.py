@@ -1,8 +1,8 @@
-"""Results that take long, kept in a folder under what they depend on.
+"""A folder that keeps results which take long to compute.
 
-An entry is an .npz of plain arrays, named by a hash of everything that it was made from: weights,
-data, settings, and the versions of the libraries. So nothing in the folder is ever wrong, only
-unused; it may be deleted at any time. An entry that cannot be read is made again.
+An entry is an .npz file of plain arrays. Its name is a hash of everything that the entry depends
+on: weights, data, settings, and the versions of the libraries. An entry therefore never becomes
+wrong, only unused, and may be deleted at any time. An entry that cannot be read is computed again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 _log = logging.getLogger(__name__)
 
-# Raised when the same inputs give other results, or entries look otherwise.
+# Increase this number when results, or the layout of the entries, change.
 _FORMAT = 1
 _LIBRARIES = ("alds-onnx", "numpy", "scipy", "onnxruntime")
 
@@ -39,20 +39,21 @@ class Cache:
     Attributes
     ----------
     folder
-        None: nothing is kept.
+        None keeps nothing.
     """
 
     folder: Path | None = None
 
     def arrays(self, compute: Callable[[], Arrays], kind: str, *parts: object) -> Arrays:
-        """Give what `compute` returns, from the folder if it is there.
+        """Give the arrays that `compute` returns, from the folder if they are there.
 
         Parameters
         ----------
         compute
-            Makes the arrays.
+            Computes the arrays.
         kind, parts
-            What they depend on: text, numbers, tuples of them, enum members, arrays, bytes.
+            Everything that the arrays depend on: text, numbers, tuples of them, enum members,
+            arrays, bytes.
 
         Raises
         ------
@@ -69,12 +70,12 @@ class Cache:
         return found
 
     def prepare(self) -> None:
-        """Make the folder.
+        """Create the folder.
 
         Raises
         ------
         UsageError
-            If that is not possible.
+            If the folder cannot be created.
         """
         if self.folder is None:
             return

@@ -1,4 +1,4 @@
-"""The error tree. Every error knows the exit code of the command line.
+"""The error tree. Each class holds the exit code of the command line.
 
     AldsError                 1   anything that this package refuses
     ├── UsageError            2   options that make no sense (cr outside (0, 1), OUT = IN)
@@ -6,11 +6,11 @@
     │   ├── ModelError        2   not a model, a broken one, or one that breaks the rules of ONNX
     │   ├── PlanError         2   a plan that cannot be read or does not fit the model
     │   └── DataError         2   data that cannot be read or does not fit the model
-    ├── BudgetError           2   a compression ratio out of reach
-    ├── LimitError           1   no compression stays within the limit that was asked for
+    ├── BudgetError           2   a budget out of reach
+    ├── LimitError            1   no compression stays within the requested limit
     └── VerificationError     1   the compressed model is not what was planned
 
-A message says what is wrong, where, and what to do about it, on one line.
+A message is one line that says what is wrong, where, and what to do about it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class AldsError(Exception):
 
 
 class UsageError(AldsError):
-    """Options that make no sense."""
+    """Options that make no sense, or contradict each other."""
 
     exit_code = 2
 
@@ -39,7 +39,7 @@ class InputError(AldsError):
 
 
 class ModelError(InputError):
-    """Not a model, a broken one, or one that breaks the rules of ONNX."""
+    """A file that is not a model, or a model that breaks the rules of ONNX."""
 
 
 class PlanError(InputError):
@@ -51,13 +51,13 @@ class DataError(InputError):
 
 
 class BudgetError(AldsError):
-    """A compression ratio out of reach."""
+    """A budget that no compression of the model keeps."""
 
     exit_code = 2
 
 
 class LimitError(AldsError):
-    """No compression stays within the limit that was asked for; nothing is written."""
+    """No compression stays within the requested limit; nothing is written."""
 
 
 class VerificationError(AldsError):

@@ -1,4 +1,4 @@
-"""What a run knew when it chose, thinned to plain numbers for pictures."""
+"""Frozen values: the data on which a choice of ranks rests, reduced for plots."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ class ThinCurve:
     num_slices
         k.
     parameters_per_rank
-        Entries that each unit of rank costs.
+        Number of factor entries for each unit of rank.
     ranks, errors
-        Ascending ranks, from 0 to the last one of the curve, and the relative error that each
-        leaves.
+        Ascending ranks, from 0 to the last one of the curve, and the relative error at each.
     """
 
     num_slices: int
@@ -30,7 +29,7 @@ class ThinCurve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """What the probe of a weight found: both relative errors, of the layer and of the outputs."""
+    """The result of probing a weight: the relative errors of the layer and of the outputs."""
 
     local: float
     output: float
@@ -38,16 +37,16 @@ class Damage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightEvidence:
-    """What was known about one weight.
+    """The data about one weight.
 
     Attributes
     ----------
     layers
-        Names of the layers that read it.
+        Names of the layers that read the weight.
     curves
-        Those at one slice and at the number of slices that was chosen, ascending in k.
+        Error curves at one slice and at the chosen number of slices, ascending in k.
     probes
-        Ascending; empty without calibration data.
+        In ascending order; empty without calibration data.
     """
 
     layers: tuple[str, ...]
@@ -57,7 +56,7 @@ class WeightEvidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TradePoint:
-    """One point of a trade-off: the fraction removed and the objective that is left."""
+    """One point of a trade-off: the fraction removed, and the objective there."""
 
     removed: float
     error: float
@@ -65,14 +64,14 @@ class TradePoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TradeOff:
-    """The smallest objective for every fraction of the model's parameters, as the search sees it.
+    """The smallest objective for each removed fraction, as predicted by the search.
 
     Attributes
     ----------
     runtime
-        Whose slices and ranks it rests on; `NONE` is all there are.
+        The runtime whose slices and ranks are allowed; `NONE` allows all.
     points
-        Ascending in what is removed. Each is an optimum for its own number of parameters.
+        Ascending in the removed fraction. Each is an optimum for its number of parameters.
     """
 
     runtime: Runtime
@@ -81,20 +80,20 @@ class TradeOff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What was known about the whole model.
+    """The data about the whole model.
 
     Attributes
     ----------
     on_data
-        Whether errors are those of layer outputs on calibration data, not of weights.
+        Whether errors are those of layer outputs on calibration data instead of weights.
     weights
-        One for each weight that could be decomposed.
+        One entry for each weight that can be decomposed.
     trade_offs
-        Of the plan's objective: for the runtime that was asked for, if any, and for all slices and
-        ranks. Empty where a plan was applied: nothing was searched.
+        Trade-offs of the plan's objective: for the runtime, if there is one, and for all slices and
+        ranks. Empty if a plan was applied, because then nothing is searched.
     price
-        The plan's objective over the smallest with all slices and ranks, at the same number of
-        parameters; None where the search had them all, or there was none.
+        The plan's objective divided by the smallest one with all slices and ranks, at the same
+        number of parameters; None if the search had all of them, or if there was no search.
     """
 
     on_data: bool

@@ -1,4 +1,4 @@
-"""Frozen values about what the user measures: scores of the task, and limits to keep."""
+"""Frozen values: scores of the task, and limits on the result of a run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from enum import Enum
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """How well a model does its task, before and after.
+    """A score of the original and of the compressed model.
 
     Attributes
     ----------
     name
-        `top-1`, `top-5`, or the name of the function that was given.
+        `top-1`, `top-5`, or the name of the scoring function.
     before, after
-        Fractions of `samples`, or what the function returned; higher is better.
+        Fractions of `samples`, or the returned values of the function; higher is better.
     samples
-        Labelled samples; None for a function, whose scores have units of their own.
+        Number of labelled samples; None for a function, whose scores have their own units.
     output
         The graph output that was scored; "" for a function.
     """
@@ -31,9 +31,9 @@ class Score:
 
     @property
     def drop(self) -> float:
-        """What was lost: in percentage points, or in the units of the function.
+        """The drop of the score, in percentage points or in the units of the function.
 
-        The difference of the decimal numbers that a reader sees: 0.8 - 0.7 is above 0.1 in binary.
+        Computed from the decimal numbers that a reader sees: 0.8 - 0.7 exceeds 0.1 in binary.
         """
         if self.samples is None:
             return float(Decimal(repr(self.before)) - Decimal(repr(self.after)))
@@ -42,14 +42,14 @@ class Score:
 
 
 class LimitKind(str, Enum):
-    """What a search for the largest compression keeps within a limit."""
+    """The quantity that is limited."""
 
     MAX_ERROR = "max-error"
     MAX_DROP = "max-drop"
 
 
 class LimitData(str, Enum):
-    """What a target was measured on."""
+    """The data on which a limited quantity was measured."""
 
     RANDOM = "random inputs"
     HELD_OUT = "held-out calibration samples"
@@ -60,7 +60,7 @@ class LimitData(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One attempt of that search: the fraction to remove, and the value that was measured."""
+    """One attempt: the fraction to remove, and the measured value."""
 
     removed: float
     value: float
@@ -68,19 +68,19 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitResult:
-    """A limit that was asked for instead of a compression ratio, and what was found.
+    """The result of a search within a limit that was given instead of a compression ratio.
 
     Attributes
     ----------
     kind, limit
-        What was limited: the relative L2 error of the worst output, or the drop of a score in its
-        units (`Score.drop`).
+        The limited quantity, which is the relative L2 error of the worst output or the drop of a
+        score in its units (`Score.drop`), and its largest allowed value.
     reached
-        The value at the ratio that was chosen; 0 where nothing could be removed.
+        The value at the chosen ratio; 0 if nothing could be removed.
     data, samples
-        What it was measured on, and how many there were; None where a function did.
+        The data of the measurement and its number of samples; None for a function.
     trials
-        Everything that was tried.
+        All attempts, in order.
     """
 
     kind: LimitKind

@@ -1,4 +1,4 @@
-"""The plan as JSON (schema 1), written and read back."""
+"""Writing and reading the plan as JSON (schema 1)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from alds_onnx.errors import PlanError
 from alds_onnx.values import Budget, BudgetKind, Decision, LayerPlan, Objective, Plan, SearchMethod
 
 SCHEMA = 1
-# A plan of a model with 100,000 layers; larger files are not plans.
+# Enough for a model with 100,000 layers; a larger file is not a plan.
 _LARGEST_FILE = 64 << 20
-# Sizes in ONNX are int64; larger numbers overflow in the arithmetic.
+# Sizes in ONNX are int64; larger numbers would overflow.
 _LARGEST_INT = 2**63 - 1
 
 _MISFIT = "the plan does not fit the model"
 _ERRORS = ("relative_error", "spectral_error", "error_bound")
 
-# The members of each object; plan.schema.json says what each is. Others are typing errors: an edit
-# that is read as no edit would be worse than a refusal.
+# The members of each object, as described in plan.schema.json. Other members are refused: they are
+# typing errors, and to ignore an edit would be worse than an error.
 _PLAN = (
     *("$schema", "schema", "model", "objective", "search", "seed", "budget", "constraints"),
     *("result", "layers"),
@@ -52,7 +52,7 @@ _T = TypeVar("_T")
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """Write the plan as JSON values, in the order of the schema."""
+    """Convert a plan to JSON values, in the order of the schema."""
     more = {"constraints": [_budget_to_json(budget) for budget in plan.constraints]}
     return {
         "schema": SCHEMA,
@@ -73,7 +73,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 
 def _budget_to_json(budget: Budget) -> dict[str, Any]:
     counted = {"kind": budget.kind.value, "removed": budget.removed, "limit": budget.allowed}
-    # That of parameters is known: it is the model's.
+    # The original number of parameters is in the plan's `model`.
     return counted if budget.kind is BudgetKind.PARAMETERS else counted | {"before": budget.before}
 
 
@@ -112,7 +112,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     Raises
     ------
     PlanError
-        If it is not a plan of schema 1; the message names the row.
+        If the file is not a plan of schema 1. The message names the row.
     """
     where = Path(path)
     try:
@@ -137,7 +137,7 @@ def _refuse_constant(name: str) -> float:
 
 
 def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Refuse an object with a member twice, of which Python would take the last, unseen."""
+    """Refuse an object that has a member twice; Python would silently take the last one."""
     members = dict(pairs)
     if len(members) != len(pairs):
         name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
@@ -147,12 +147,12 @@ def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def plan_from_json(data: object) -> Plan:
-    """Read the plan that JSON values stand for.
+    """Convert JSON values to a plan.
 
     Raises
     ------
     PlanError
-        If they are not a plan of schema 1; the message names the row.
+        If the values are not a plan of schema 1. The message names the row.
     """
     fields = _Fields(data, "the plan", _PLAN)
     if fields.get("schema", int) != SCHEMA:
@@ -183,7 +183,7 @@ def _budget(data: object, parameters: int) -> Budget:
     removed = fields.get("removed", float)
     if not 0 < removed < 1:
         raise PlanError(f"the plan's budget removes {removed}, which is not between 0 and 1")
-    # Of parameters the model itself says how many there were.
+    # The original number of parameters is in the plan's `model`.
     before = parameters if kind is BudgetKind.PARAMETERS else fields.get("before", int)
     return Budget(kind=kind, before=before, removed=removed)
 
@@ -236,17 +236,17 @@ class _Fields:
     """Typed access to the members of a JSON object."""
 
     def __init__(self, data: object, where: str, known: Collection[str] | None = None) -> None:
-        """`known` are the members that there may be; None does not look yet."""
+        """Refuse members that are not in `known`; None accepts all for now."""
         if not isinstance(data, Mapping):
             raise PlanError(f"{where} is not a JSON object")
         unknown = [str(name) for name in data if known is not None and name not in known]
         if unknown:
-            hint = _closest(unknown[0], known or ())
-            raise PlanError(f"{where} has an unknown member `{unknown[0][:80]}`{hint}")
+            suggestion = _closest(unknown[0], known or ())
+            raise PlanError(f"{where} has an unknown member `{unknown[0][:80]}`{suggestion}")
         self._data, self.where = data, where
 
     def get(self, name: str, kind: Callable[..., _T], default: _T | None = None) -> _T:
-        """Give the member `name`, of exactly the type `kind`; `default` where it is null."""
+        """Give the member `name`, of exactly the type `kind`; `default` if it is null."""
         value = self._data.get(name)
         if value is None:
             if default is None:
@@ -273,27 +273,27 @@ class _Fields:
 
 
 def _closest(name: str, names: Collection[str]) -> str:
-    """A hint at the name that may have been meant; "" if there is none like it."""
+    """Suggest the name that was probably meant; "" if no name is similar."""
     close = get_close_matches(name[:200], [n[:200] for n in names], n=1)
     return f": is it `{close[0]}`?" if close else ""
 
 
 def match_plan(plan: Plan, rows: Mapping[str, LayerPlan], sha256: str) -> dict[str, Cut]:
-    """Give the cuts of a plan, after making sure that it fits a model.
+    """Check that a plan fits a model, and give its cuts by the names of the rows.
 
     Parameters
     ----------
     plan
         Read from a file or made by hand. An empty `sha256` fits any model with the same layers.
     rows
-        The model's rows by name; those that can be decomposed have a decision other than skip.
+        The model's rows by name. A row that cannot be decomposed has the decision to skip.
     sha256
-        The model's.
+        The hash of the model.
 
     Raises
     ------
     PlanError
-        Names the row that does not fit.
+        If the plan does not fit. The message names the row.
     """
     if plan.sha256 and plan.sha256 != sha256:
         raise PlanError(
@@ -305,8 +305,8 @@ def match_plan(plan: Plan, rows: Mapping[str, LayerPlan], sha256: str) -> dict[s
         twice = Counter(row.name for row in plan.layers).most_common(1)[0][0]
         raise PlanError(f"the plan has more than one row '{twice[:200]}'")
     for name in sorted(planned.keys() - rows.keys()):
-        hint = _closest(name, rows.keys() - planned.keys())
-        raise PlanError(f"{_MISFIT}: '{name[:200]}': the model has no such layer{hint}")
+        suggestion = _closest(name, rows.keys() - planned.keys())
+        raise PlanError(f"{_MISFIT}: '{name[:200]}': the model has no such layer{suggestion}")
     for name in sorted(rows.keys() - planned.keys()):
         raise PlanError(f"{_MISFIT}: '{name[:200]}': the plan has no such row")
     return {name: row.cut for name, row in planned.items() if _fits(row, rows[name]) and row.cut}

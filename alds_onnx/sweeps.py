@@ -1,4 +1,4 @@
-"""Frozen values about several compressions of one model, and which of them to take."""
+"""Frozen values: several compressions of one model, compared."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from alds_onnx.values import Report
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPoint:
-    """One compression.
+    """One compression of a sweep.
 
     Attributes
     ----------
     cr
-        The fraction that was asked for.
+        The requested fraction to remove.
     report
-        Everything that is known about it.
+        The results of the compression.
     loss
-        What it loses, by the measure of the sweep, at least 0; NaN where that is not known. Of a
-        score on labelled samples it counts percentage points.
+        The loss, in the measure of the sweep, at least 0; NaN if it is not known. For a score on
+        labelled samples the unit is percentage points.
     on_front
-        Whether no other point is smaller and loses less.
+        Whether the point is on the Pareto front: no other one is smaller and loses less.
     """
 
     cr: float
@@ -34,7 +34,7 @@ class SweepPoint:
 
     @property
     def output_error(self) -> float:
-        """Relative L2 error of the worst output; NaN where none was measured."""
+        """Relative L2 error of the worst output; NaN if none was measured."""
         return output_error(self.report)
 
 
@@ -45,14 +45,14 @@ class Sweep:
     Attributes
     ----------
     points
-        In the order in which they were asked for.
+        In the requested order.
     loss
-        What `on_front` and `suggested` rest on: the name of the first score, `output error`, or
-        `largest layer error` where nothing was measured.
+        The measure of loss: the name of the first score, `output error`, or `largest layer error`
+        if nothing was measured.
     suggested
-        The point at the knee: up to it saving is cheap. None if there is no knee.
+        The knee of the front: up to this point, compression loses little. None if there is no knee.
     unreachable
-        Fractions that were asked for, and that the model cannot give.
+        Requested fractions that are out of reach.
     """
 
     points: tuple[SweepPoint, ...]
@@ -62,7 +62,7 @@ class Sweep:
 
     @property
     def shown(self) -> SweepPoint:
-        """The point to look at: the suggested one, or else the smallest model on the front."""
+        """The point to show: the suggested one, or else the smallest model on the front."""
         if self.suggested is not None:
             return self.suggested
         front = [point for point in self.points if point.on_front]
@@ -70,14 +70,14 @@ class Sweep:
 
 
 def make_sweep(made: Sequence[tuple[float, Report]], *, unreachable: Sequence[float] = ()) -> Sweep:
-    """Compare compressions by the parameters that they keep and what they lose.
+    """Compare compressions by their size and their loss.
 
     Parameters
     ----------
     made
-        The fraction that was asked for, and what came of it; at least one.
+        Pairs of the requested fraction and the report; at least one.
     unreachable
-        Fractions of which nothing came.
+        Requested fractions that are out of reach.
     """
     reports = [report for _, report in made]
     name, losses = _losses(reports)
@@ -97,9 +97,9 @@ def make_sweep(made: Sequence[tuple[float, Report]], *, unreachable: Sequence[fl
 
 
 def _losses(reports: Sequence[Report]) -> tuple[str, list[float]]:
-    """What each point loses, by the measure that says most."""
+    """Give the most telling measure of loss that all points have, and its values."""
     if all(report.scores for report in reports):
-        # A score that rises by chance is no gain.
+        # A score that rises by chance counts as no loss.
         return reports[0].scores[0].name, [max(0.0, r.scores[0].drop) for r in reports]
     measured = [output_error(report) for report in reports]
     if not all(math.isnan(error) for error in measured):
@@ -108,6 +108,6 @@ def _losses(reports: Sequence[Report]) -> tuple[str, list[float]]:
 
 
 def output_error(report: Report) -> float:
-    """Relative L2 error of the worst output that could be compared; NaN if there is none."""
+    """Give the relative L2 error of the worst output that could be compared; NaN if none could."""
     fidelity = report.verification.fidelity if report.verification else ()
     return max((f.relative_l2 for f in fidelity if not f.note), default=math.nan)

@@ -1,4 +1,4 @@
-"""What was decided and measured in one run: frozen values, and the closed choices they hold."""
+"""Frozen values: the decisions and measurements of one run, and the enums that they hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alds_onnx.runtimes import Preset
 
 
 class Decision(str, Enum):
-    """What is done with a layer."""
+    """The decision about a layer."""
 
     DECOMPOSE = "decompose"
     KEEP = "keep"
@@ -21,14 +21,14 @@ class Decision(str, Enum):
 
 
 class SearchMethod(str, Enum):
-    """How the slices and ranks of all layers are chosen."""
+    """The method that chooses the slices and ranks of all layers."""
 
     EXACT = "exact"
     ITERATIVE = "iterative"
 
 
 class Objective(str, Enum):
-    """What the choice of ranks makes small."""
+    """The error that the search minimises."""
 
     MAX_RELATIVE_ERROR = "max-relative-error"
     SUM_OUTPUT_ERROR = "sum-output-error"
@@ -36,7 +36,7 @@ class Objective(str, Enum):
 
 
 class BudgetKind(str, Enum):
-    """What a budget counts."""
+    """The cost that a budget bounds."""
 
     PARAMETERS = "parameters"
     MACS = "macs"
@@ -45,15 +45,15 @@ class BudgetKind(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """How much of something the whole model may keep.
+    """An upper bound on a cost of the whole model.
 
     Attributes
     ----------
     kind
-        What is counted.
+        The cost that is bounded.
     before
-        Floating-point parameters of the whole model; multiply-accumulates of one run, as far as
-        they are known; or nanoseconds of one run.
+        The cost of the original: its floating-point parameters, the known multiply-accumulates of
+        one run, or the nanoseconds of one run.
     removed
         The fraction to remove, in (0, 1).
     """
@@ -75,29 +75,28 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPlan:
-    """What was decided for one Conv, Gemm or MatMul node; a row of the plan.
+    """The decision for one Conv, Gemm or MatMul node; a row of the plan.
 
     Attributes
     ----------
     name
         The node's name, or its first output's where that is empty or not unique.
     op, weight, shape
-        Operator, name of the weight tensor as the node reads it, and its ONNX shape.
+        The operator, the name of the weight tensor that the node reads, and its ONNX shape.
     decision, reason
-        `reason` says why a layer is kept or skipped.
-    cut
-        Only where the decision is to decompose.
-    error
-        Errors of the cut; None where the layer is not decomposed.
+        The decision, and why a layer is kept or skipped.
+    cut, error
+        The cut and its errors; None where the layer is not decomposed.
     parameters_before, parameters_after
-        Entries of the weight and of its factors. Rows that share a weight all give the same.
+        Numbers of entries of the weight and of its factors. Rows that share a weight give the same
+        numbers.
     macs_before, macs_after
         Multiply-accumulates of one run; None where the shapes are not known.
     local_error
-        Relative error of the layer's output on calibration data, given what the layers before it
-        have become; None without such data.
+        Relative error of the layer's output on calibration data, with the layers upstream already
+        compressed; None without such data.
     output_error
-        Relative error of the model's outputs that this cut alone causes, estimated from probes on
+        Relative error of the model's outputs if only this layer is cut, estimated from probes on
         calibration data; None without such data.
     """
 
@@ -128,9 +127,9 @@ class Plan:
     objective, search, seed
         How the ranks were chosen.
     budget
-        None where the plan was written by hand.
+        None if the plan was written by hand.
     constraints
-        Further budgets that were kept.
+        Further budgets that the plan keeps.
     layers
         One row for each Conv, Gemm and MatMul, in graph order.
     parameters_after
@@ -161,7 +160,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFidelity:
-    """How far one output of the compressed model is from the original's.
+    """The difference between one output of the compressed model and that of the original.
 
     Attributes
     ----------
@@ -174,11 +173,12 @@ class OutputFidelity:
     cosine
         Cosine of the angle between y and ŷ.
     sqnr_db
-        Signal to noise ratio, 10·log10(||y||² / ||y - ŷ||²), in dB.
+        Signal-to-noise ratio, 10·log10(||y||² / ||y - ŷ||²), in dB.
     top1_agreement
-        Fraction of rows whose largest entry is at the same place; None where rows are not scores.
+        Fraction of the rows of y whose largest entry is at the same place in ŷ; None if the rows
+        are not scores.
     note
-        Why an output could not be compared ("" if it could).
+        Why the output could not be compared; "" if it could.
     """
 
     name: str
@@ -192,16 +192,16 @@ class OutputFidelity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Time of one run, measured in turns with the other model.
+    """Time of one run. Runs of the two models are measured alternately.
 
     Attributes
     ----------
     median_ms, low_ms, high_ms
-        Median and the quartiles around it, in milliseconds.
+        Median and quartiles, in milliseconds.
     runs
-        How many runs were counted.
+        Number of runs.
     times_ms
-        Each of them, in the order in which they were taken.
+        The time of each run, in order.
     """
 
     median_ms: float
@@ -212,7 +212,7 @@ class Latency:
 
 
 class Status(str, Enum):
-    """How a check ended."""
+    """The result of a check."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -221,24 +221,24 @@ class Status(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What onnxruntime said about the compressed model.
+    """The checks of the compressed model with onnxruntime.
 
     Attributes
     ----------
     status
         Whether the rewrite is exact: the written model equals the original with W replaced by Ŵ.
     reason
-        Why it could not be validated, or what failed.
+        Why the model could not be validated, or what failed.
     difference, tolerance
-        Largest relative L2 difference over the outputs between the two, and what was allowed.
+        Largest relative L2 difference between the outputs of the two, and the largest allowed one.
     fidelity
-        Compressed against original, output by output.
+        Comparison of the compressed model with the original, output by output.
     samples, random_inputs
-        What it was measured on.
+        Number of samples, and whether they were random.
     latency_before, latency_after
-        None where latency was not measured.
+        None if latency was not measured.
     threads, input_shapes
-        Threads of onnxruntime and the shapes of one run's inputs.
+        Threads of onnxruntime, and the shapes of the inputs of one run.
     """
 
     status: Status
@@ -263,14 +263,14 @@ class Verification:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Everything that is known after a run.
+    """The results of a run.
 
     Attributes
     ----------
     plan
-        The decisions, row by row.
+        The decision for each layer.
     verification
-        The checks by onnxruntime; None for a dry run.
+        The checks with onnxruntime; None for a dry run.
     macs_before, macs_after
         Multiply-accumulates of all Conv, Gemm and MatMul nodes whose shapes are known.
     bytes_before, bytes_after
@@ -278,18 +278,19 @@ class Report:
     seconds
         Wall time of each step, in order.
     warnings
-        What the user should know.
+        Messages for the user.
     scores
-        The task's own measures; empty where no labelled data was given, and for a dry run.
+        Scores of the task; empty without an evaluation, and for a dry run.
     limit_result
-        The limit that decided how much is removed; None where a ratio or a plan did.
+        The limit that decided how much is removed; None if a ratio or a plan decided.
     preset, unaligned
-        The runtime that ranks were chosen for, None where a plan was applied; and the layers whose
-        ranks are less fast there, because the budget asked for them.
+        The runtime that the ranks were chosen for (None if a plan was applied), and the names of
+        the layers whose ranks are slower there because the budget requires them.
     timed
-        Whether the choice rests on times measured on this machine: it may differ from run to run.
+        Whether the choice rests on times measured on this machine. If so, it may differ from run to
+        run.
     evidence
-        What the choice rested on, for pictures; None where a report was made without a run.
+        The data behind the choice, for plots; None if the report was made without a run.
     """
 
     plan: Plan

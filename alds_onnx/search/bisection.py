@@ -1,4 +1,4 @@
-"""The largest compression at which something that is measured stays within a limit."""
+"""Bisection for the largest compression at which a measured value stays within a limit."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from alds_onnx.limits import Trial
 
 _T = TypeVar("_T")
 
-#: Distance of the fractions that are tried. 199 of them take at most 8 trials.
+#: Distance between the fractions to try. 199 of them take at most 8 trials.
 STEP = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found(Generic[_T]):
-    """How a search ended.
+    """The result of the bisection.
 
     Attributes
     ----------
     best
-        What was made for the largest fraction that was seen to hold; None if none was.
+        The attempt with the largest fraction that was measured to stay within the limit; None if
+        there is none.
     trials
-        All that was tried, in order.
+        All trials, in order.
     """
 
     best: _T | None
@@ -31,18 +32,18 @@ class Found(Generic[_T]):
 
 
 def fractions(reach: float) -> tuple[float, ...]:
-    """What may be removed: multiples of `STEP` up to `reach`; `reach` itself where there are none.
+    """List the fractions to try: the multiples of `STEP` up to `reach`.
 
-    Nothing if `reach` is not above 0.
+    Gives `reach` itself if there are none, and nothing if `reach` is not above 0.
     """
-    # Divided, not multiplied: 147 / 200 is the number that reads 0.735.
+    # Divide instead of multiplying: 147 / 200 is the float that prints as 0.735.
     per_one = round(1 / STEP)
     steps = tuple(i / per_one for i in range(1, per_one) if i / per_one <= reach)
     return steps or ((reach,) if reach > 0 else ())
 
 
 def most_trials(candidates: Sequence[float]) -> int:
-    """How many of the candidates `largest_that_holds` tries at most."""
+    """Give the largest number of trials that `largest_that_holds` needs."""
     return len(candidates).bit_length()
 
 
@@ -52,27 +53,29 @@ def largest_that_holds(
     limit: float,
     candidates: Sequence[float],
 ) -> Found[_T]:
-    """Bisect over the fractions to remove; below the smallest, nothing is removed and all holds.
+    """Bisect over the fractions to remove.
 
     Parameters
     ----------
     attempt
-        Makes what is measured, from the fraction to remove.
+        Compresses the model by a fraction.
     measure
-        A value that should not exceed `limit`. It may fall where more is removed: then the result
-        is one that holds, but perhaps not the largest of all that would. NaN does not hold.
+        Gives the value that must not exceed `limit`; NaN counts as exceeding it. The value need not
+        grow with the fraction. If it does not, the result stays within the limit, but a larger
+        fraction might too.
     limit
-        The largest value that holds.
+        The largest allowed value.
     candidates
         Fractions, ascending.
 
     Returns
     -------
-    The largest that was seen to hold, and at most `most_trials` trials.
+    The attempt with the largest fraction that was measured to stay within the limit, and at most
+    `most_trials` trials.
     """
     best: _T | None = None
     trials: list[Trial] = []
-    low, high = -1, len(candidates)  # the first holds, the second does not or is out of reach
+    low, high = -1, len(candidates)  # low stays within the limit, high does not
     while high - low > 1:
         middle = (low + high) // 2
         made = attempt(candidates[middle])

@@ -1,13 +1,14 @@
-"""The one search: from error curves and budgets to the cut of every layer.
+"""The search: from error curves and budgets to the cut of every layer.
 
-What a search minimises is its objective, a value of its own: `LargestError` and `SumOfErrors` find
-the optimum over all numbers of slices and ranks that are allowed, `Iterative` is the heuristic of
-the ALDS paper. Everything around the objective is the same for all of them and for every metric:
+The objective says what the search minimises. `LargestError` and `SumOfErrors` find the optimum over
+all allowed numbers of slices and ranks; `Iterative` is the heuristic of the ALDS paper. The rest is
+the same for every objective and every metric:
 
-    rules      cuts that are fast on the target first; finer rules where those cost too much error
-    budgets    one, or several at once (`search.budgets`)
-    leftovers  what aligned ranks leave of a budget goes to single layers (`search.leftovers`)
-    excluded   cuts that may not be chosen, such as slow ones
+    rules      cuts that are fast on the target first, finer rules where these lose too much
+    budgets    one, or more at once (`search.budgets`)
+    leftovers  the part of a budget that aligned ranks leave goes to single layers
+               (`search.leftovers`)
+    excluded   cuts that must not be chosen, such as slow ones
 """
 
 from __future__ import annotations
@@ -33,29 +34,29 @@ from alds_onnx.search.smallest import smallest_total
 
 #: Cuts excluded from the search, by layer name.
 Excluded: TypeAlias = Mapping[str, Sequence[Ban]]
-#: From a layer's name and its local errors to the errors that count in the search.
+#: Converts the local errors of a layer, given by name, to the errors that the search counts.
 Damage: TypeAlias = Callable[[str, FloatArray], FloatArray]
 
 _NOTHING: Excluded = MappingProxyType({})
 
 
 def local_error(name: str, error: FloatArray) -> FloatArray:
-    """Count the errors of the layers as they are."""
+    """Count the local errors unchanged."""
     return error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidates:
-    """What the layers may be cut to.
+    """The candidate cuts of all layers, and their errors.
 
     Attributes
     ----------
     spectra
         Error curves by layer name.
     damage
-        What counts as the error of a layer.
+        Converts local errors to the errors that the search counts.
     scale
-        Factors for the errors of single layers, by name; 1 for the others.
+        Factors for the errors of single layers, by name; 1 for the other layers.
     """
 
     spectra: Mapping[str, Spectra]
@@ -68,20 +69,20 @@ class Candidates:
         return {name: spectra.shape for name, spectra in self.spectra.items()}
 
     def frontiers(self, rule: Alignment, terms: Terms = PLAIN) -> dict[str, Frontier]:
-        """The frontier of each layer over the cuts that a rule allows."""
+        """Build the frontier of each layer over the cuts that a rule allows."""
         return {
             name: self._counted(frontier(name, spectra, rule, terms))
             for name, spectra in self.spectra.items()
         }
 
     def frontier_of(self, name: str, num_slices: int, rule: Alignment) -> Frontier:
-        """The frontier of one layer over the ranks at k slices of the paper's scheme."""
+        """Build the frontier of one layer over the ranks at k slices of the paper's scheme."""
         spectra = self.spectra[name]
         curves = (spectra.curve(num_slices),)
         return self._counted(frontier_of_curves(name, spectra.shape, curves, rule))
 
     def counted_spectra(self) -> dict[str, Spectra]:
-        """Error curves of the errors that count."""
+        """Give the error curves in the errors that the search counts."""
         return {
             name: replace(
                 spectra,
@@ -102,16 +103,16 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Choice:
-    """A cut for every layer that is cut.
+    """The chosen cuts.
 
     Attributes
     ----------
     cuts
-        By layer name; layers that stay dense have none.
+        Cuts by layer name; layers that stay dense have none.
     points
-        The place of every layer's choice among its candidates; empty where nothing was searched.
+        The choice of each layer on its frontier; empty if there was no search.
     objective
-        What the search minimised; infinite where nothing fits the budget.
+        Value of the objective; infinite if nothing fits the budget.
     """
 
     cuts: Mapping[str, Cut]
@@ -120,30 +121,30 @@ class Choice:
 
 
 class Objective(Protocol):
-    """What a search makes small."""
+    """The quantity that a search minimises."""
 
     def search(
         self, candidates: Candidates, rule: Alignment, terms: Terms, allowed: int
     ) -> dict[str, Point]:
-        """Choose for every layer; together they cost at most `allowed` if that is possible."""
+        """Choose a point for every layer, with a total cost of at most `allowed` if possible."""
 
     def value(self, errors: Sequence[float]) -> float:
-        """The objective from the errors of all layers."""
+        """Compute the objective from the errors of all layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class LargestError:
-    """The largest error of a layer, at its global minimum."""
+    """The largest error of a layer; the search finds its global minimum."""
 
     def search(
         self, candidates: Candidates, rule: Alignment, terms: Terms, allowed: int
     ) -> dict[str, Point]:
-        """Choose for every layer."""
+        """Choose a point for every layer."""
         frontiers = candidates.frontiers(rule, terms)
         return _points(frontiers, minimize_maximum_error(list(frontiers.values()), allowed))
 
     def value(self, errors: Sequence[float]) -> float:
-        """The largest error."""
+        """Give the largest error."""
         return max(errors, default=0.0)
 
 
@@ -154,23 +155,23 @@ class SumOfErrors:
     def search(
         self, candidates: Candidates, rule: Alignment, terms: Terms, allowed: int
     ) -> dict[str, Point]:
-        """Choose for every layer."""
+        """Choose a point for every layer."""
         frontiers = candidates.frontiers(rule, terms)
         return _points(frontiers, minimize_sum_of_errors(list(frontiers.values()), allowed))
 
     def value(self, errors: Sequence[float]) -> float:
-        """The sum of the errors."""
+        """Give the sum of the errors."""
         return sum(errors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Iterative:
-    """The largest error of a layer, by Algorithm 1 of the ALDS paper; counts parameters only.
+    """The largest error of a layer, by Algorithm 1 of the ALDS paper. Counts parameters only.
 
     Attributes
     ----------
     seed
-        Of the random starts.
+        Seed of the random starts.
     """
 
     seed: int
@@ -178,7 +179,7 @@ class Iterative:
     def search(
         self, candidates: Candidates, rule: Alignment, terms: Terms, allowed: int
     ) -> dict[str, Point]:
-        """Choose for every layer."""
+        """Choose a point for every layer."""
         generator = np.random.default_rng(self.seed)
         cuts = search_iterative(candidates.counted_spectra(), allowed, generator, rule)
         return {
@@ -186,7 +187,7 @@ class Iterative:
         }
 
     def value(self, errors: Sequence[float]) -> float:
-        """The largest error."""
+        """Give the largest error."""
         return max(errors, default=0.0)
 
     @staticmethod
@@ -211,25 +212,25 @@ def choose(
     Parameters
     ----------
     candidates
-        What the layers may be cut to.
+        The candidate cuts.
     budgets
         All of them are kept. Without any, nothing is cut.
     objective
-        What is made small.
+        The quantity to minimise.
     alignment
-        The rule of the target. A finer one takes its place where the objective would otherwise be
-        more than `tolerance` times as large.
+        The rule of the target. A finer rule replaces it if the objective would otherwise be more
+        than `tolerance` times as large.
     tolerance
         At least 1.
     scale
-        Factors for the errors of single layers, by name. They do not decide between rules.
+        Factors for the errors of single layers, by name. The choice of the rule ignores them.
     excluded
-        Cuts that may not be chosen.
+        Cuts that must not be chosen.
 
     Returns
     -------
-    The choice; its plan depends neither on the order of the layers nor on chance, but for the seed
-    of `Iterative`.
+    The choice. It does not depend on the order of the layers, nor on chance except for the seed of
+    `Iterative`.
 
     Raises
     ------
@@ -265,7 +266,7 @@ def _points(frontiers: Mapping[str, Frontier], chosen: Sequence[int]) -> dict[st
 def _solved(
     candidates: Candidates, objective: Objective, rule: Alignment, terms: Terms, allowed: int
 ) -> Choice:
-    """Search by one rule; an infinite objective where nothing that it leaves fits."""
+    """Search by one rule. The objective is infinite if no cut that it allows fits."""
     points = objective.search(candidates, rule, terms, allowed)
     fits = sum(point.cost for point in points.values()) <= allowed
     return _choice(points, objective if fits else None)
@@ -287,7 +288,7 @@ def _with_leftovers(
     allowance: Allowance,
     objective: Objective,
 ) -> Choice:
-    """Give single layers finer ranks where more than the slack would be left."""
+    """Give single layers finer ranks while more than the slack is left."""
     points = dict(choice.points)
     for frontiers in finer:
         left = allowance.allowed - sum(point.cost for point in points.values())

@@ -1,4 +1,4 @@
-"""The global optimum over all numbers of slices and ranks at once."""
+"""The global optimum of the largest error over all numbers of slices and ranks."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ def search_exact(
     alignment: Alignment = FREE,
     terms: Terms = PLAIN,
 ) -> dict[str, Cut | None]:
-    """Choose (k, j) for every layer; the largest relative error is the smallest possible.
+    """Choose (k, j) for every layer so that the largest relative error is as small as possible.
 
     Parameters
     ----------
     spectra
         Error curves by layer name.
     budget
-        What these layers may cost together; at least what
-        `alds_onnx.search.smallest.smallest_total` gives.
+        Largest total cost of the layers; at least `alds_onnx.search.smallest.smallest_total`.
     alignment
-        Which (k, j) there are.
+        The allowed (k, j).
     terms
-        What is counted, and which of them there are not.
+        How cost is counted, and the excluded cuts.
 
     Returns
     -------

@@ -1,12 +1,13 @@
 """Algorithm 1 of the ALDS paper, as its authors run it.
 
-15 starts: the divisors nearest to k = 3, 5, 7, 9 in every layer, then k at random. From each start,
-in turn: the best ranks of all layers for these k, then, layer by layer, the k with the smallest
-error at the parameters that the layer now has; four rounds. The best round of the best start wins.
+The search has 15 starts: in each layer the divisor nearest to k = 3, 5, 7 or 9, then random ones.
+Each start takes four rounds. A round finds the best ranks of all layers for the given k, and then,
+layer by layer, the k with the smallest error at the layer's current number of parameters. The
+result is the best round of all starts.
 
-Not copied from their code: a local step that rounds the rank to the nearest, which the layer's
-parameters may not pay for, and then reads the error one rank too early. The two slips nearly cancel
-each other, so that both are undone together.
+Two slips of the authors' code are not copied. Their local step rounds the rank to the nearest
+integer, which may cost more parameters than the layer has, and then reads the error one rank too
+early. The slips nearly cancel each other, so both are corrected here.
 """
 
 from __future__ import annotations
@@ -39,18 +40,18 @@ def search_iterative(
     spectra
         Error curves by layer name.
     budget
-        Most parameters that these layers may have together; at least what
-        `alds_onnx.search.smallest.smallest_parameters` gives.
+        Largest total number of parameters of the layers; at least
+        `alds_onnx.search.smallest.smallest_parameters`.
     generator
         Draws the random starts.
     alignment
-        Which (k, j) there are.
+        The allowed (k, j).
 
     Returns
     -------
     The cut of each layer; None where it stays dense.
     """
-    # The draws must not depend on the order of the layers.
+    # Sort the layers, so that the draws do not depend on their order.
     layers = [(name, _allowed(s, alignment)) for name, s in sorted(spectra.items())]
     starts = [_nearest(layers, k) for k in _FIXED_STARTS]
     starts += [_drawn(layers, generator) for _ in range(_NUM_STARTS - len(_FIXED_STARTS))]
@@ -63,7 +64,7 @@ _Solution = tuple[float, dict[str, Cut | None]]
 
 
 def _allowed(spectra: Spectra, alignment: Alignment) -> Spectra:
-    """The curves of those k that some allowed rank goes with; k = 1 stays in any case."""
+    """Keep the curves of the k that have an allowed rank, and in any case k = 1."""
     counts = {1, *alignment.counts(spectra.shape, _counts(spectra))}
     kept = tuple(curve for curve in spectra.curves if curve.num_slices in counts)
     return replace(spectra, curves=kept)
@@ -74,7 +75,7 @@ def _counts(spectra: Spectra) -> list[int]:
 
 
 def _nearest(layers: _Layers, wanted: int) -> list[int]:
-    """Find the k of each layer that is nearest to `wanted`; the larger of two as near."""
+    """Find the k of each layer that is nearest to `wanted`, the larger one of a tie."""
     return [min(reversed(_counts(s)), key=lambda k: abs(k - wanted)) for _, s in layers]
 
 
@@ -90,11 +91,11 @@ def _frontiers(layers: _Layers, num_slices: Sequence[int], alignment: Alignment)
 
 
 def _descend(layers: _Layers, start: list[int], budget: int, alignment: Alignment) -> _Solution:
-    """Alternate from one start; the best of the rounds."""
+    """Alternate both steps from one start, and give the best round."""
     affordable = _affordable(layers, start, budget, alignment)
     best = current = _best_ranks(layers, affordable, budget, alignment)
     for _ in range(_NUM_ROUNDS):
-        # Each layer can pay for a rank at its new k with what it has: the budget is kept.
+        # At its new k each layer has a rank within its current parameters: the budget is kept.
         num_slices = _best_slices(layers, current[1], alignment)
         current = _best_ranks(layers, num_slices, budget, alignment)
         best = min(best, current, key=lambda solution: solution[0])
@@ -102,7 +103,7 @@ def _descend(layers: _Layers, start: list[int], budget: int, alignment: Alignmen
 
 
 def _affordable(layers: _Layers, start: list[int], budget: int, alignment: Alignment) -> list[int]:
-    """Halve all k until the cheapest cuts fit the budget, as k = 1 does if any k does."""
+    """Halve all k until the cheapest cuts fit the budget; if any k fits, k = 1 does."""
     num_slices = start
     while max(num_slices, default=1) > 1:
         if smallest_cost(_frontiers(layers, num_slices, alignment)) <= budget:
@@ -118,7 +119,7 @@ def _affordable(layers: _Layers, start: list[int], budget: int, alignment: Align
 def _best_ranks(
     layers: _Layers, num_slices: Sequence[int], budget: int, alignment: Alignment
 ) -> _Solution:
-    """Global step: the best ranks for these numbers of slices."""
+    """Take the global step: the best ranks for these numbers of slices."""
     frontiers = _frontiers(layers, num_slices, alignment)
     chosen = minimize_maximum_error(frontiers, budget)
     error = max((float(f.error[i]) for f, i in zip(frontiers, chosen, strict=True)), default=0.0)
@@ -128,7 +129,7 @@ def _best_ranks(
 def _best_slices(
     layers: _Layers, cuts: Mapping[str, Cut | None], alignment: Alignment
 ) -> list[int]:
-    """Local step: for each layer, the k with the smallest error at the parameters it has."""
+    """Take the local step: for each layer, the k with the smallest error at its parameters."""
     return [_best_count(s, cuts[name], alignment) for name, s in layers]
 
 
@@ -141,4 +142,4 @@ def _best_count(spectra: Spectra, cut: Cut | None, alignment: Alignment) -> int:
         ranks = alignment.ranks(shape, k, min(budget // shape.parameters_per_rank(k), last))
         if ranks.size:
             errors.append((float(curve.relative_error[ranks[-1]]), k))
-    return min(errors, default=(0.0, 1))[1]  # no rank pays: the layer stays dense at any k
+    return min(errors, default=(0.0, 1))[1]  # no rank saves parameters: the layer stays dense

@@ -1,9 +1,9 @@
 """The smallest sum of errors within a budget, over given frontiers.
 
-A multiple-choice knapsack. The Lagrangian relaxation decouples the layers: at a price per unit of
-cost each takes the choice with the smallest error plus price times cost, which is a vertex of its
-lower convex hull. Bisection over the price gives the cheapest price at which the budget holds; what
-is left then goes to the step with the largest gain per cost that still fits.
+This is a multiple-choice knapsack problem. Its Lagrangian relaxation decouples the layers: at a
+given price per unit of cost, each layer takes the choice with the smallest error plus price times
+cost, which is a vertex of its lower convex hull. A bisection finds the lowest price at which the
+budget is kept. The rest of the budget goes to the step with the largest gain per cost that fits.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import numpy as np
 
 from alds_onnx.search.frontier import Frontier
 
-# Halvings of the logarithm of the price; far below the gap between neighbouring vertices.
+# Halvings of the logarithm of the price: the last step is far below the gap between vertices.
 _BISECTIONS = 100
 
 
 def minimize_sum_of_errors(frontiers: Sequence[Frontier], budget: int) -> list[int]:
-    """Choose for each layer so that the sum of the errors is small.
+    """Make a choice for each layer so that the sum of the errors is small.
 
     Parameters
     ----------
     frontiers
         One for each layer.
     budget
-        What the layers may cost together; at least `smallest_cost`.
+        Largest total cost of the layers; at least `smallest_cost`.
 
     Returns
     -------
-    The index of the choice on each frontier: optimal on the convex hulls, and at most one layer's
-    step away from the optimum.
+    The index of the choice on each frontier. The result is optimal on the convex hulls, and at most
+    one step of one layer away from the optimum.
     """
     chosen = _at_price(frontiers, np.inf)
     low, high = -60.0, 60.0  # natural logarithm of the price
@@ -44,7 +44,7 @@ def minimize_sum_of_errors(frontiers: Sequence[Frontier], budget: int) -> list[i
             chosen, high = candidate, middle
         else:
             low = middle
-    return _spend_rest(frontiers, chosen, budget)
+    return _spend_leftover(frontiers, chosen, budget)
 
 
 def _at_price(frontiers: Sequence[Frontier], price: float) -> list[int]:
@@ -57,29 +57,29 @@ def _cost(frontiers: Sequence[Frontier], chosen: Sequence[int]) -> int:
     return sum(int(f.cost[i]) for f, i in zip(frontiers, chosen, strict=True))
 
 
-def _spend_rest(frontiers: Sequence[Frontier], chosen: list[int], budget: int) -> list[int]:
-    """Take the step (of any length on one frontier) with the best gain while one fits."""
+def _spend_leftover(frontiers: Sequence[Frontier], chosen: list[int], budget: int) -> list[int]:
+    """Take the step with the largest gain per cost, of any length, as long as one fits."""
     chosen = list(chosen)
-    rest = budget - _cost(frontiers, chosen)
+    left = budget - _cost(frontiers, chosen)
     while True:
         steps = [
             step
             for layer, f in enumerate(frontiers)
-            if (step := _best_step(f, chosen[layer], rest, layer)) is not None
+            if (step := _best_step(f, chosen[layer], left, layer)) is not None
         ]
         if not steps:
             return chosen
         _, _, layer, index = max(steps, key=lambda step: step[:2])
-        rest -= int(frontiers[layer].cost[index] - frontiers[layer].cost[chosen[layer]])
+        left -= int(frontiers[layer].cost[index] - frontiers[layer].cost[chosen[layer]])
         chosen[layer] = index
 
 
 def _best_step(
-    f: Frontier, current: int, rest: int, layer: int
+    f: Frontier, current: int, left: int, layer: int
 ) -> tuple[float, str, int, int] | None:
-    """Gain per cost, name, layer, and index of the best affordable step of one layer."""
+    """Find the best affordable step of a layer: gain per cost, name, layer, and index."""
     costs = f.cost[current + 1 :] - f.cost[current]
-    affordable = int(np.searchsorted(costs, rest, side="right"))
+    affordable = int(np.searchsorted(costs, left, side="right"))
     if not affordable:
         return None
     gains = (f.error[current] - f.error[current + 1 : current + 1 + affordable]) / costs[

@@ -1,7 +1,7 @@
-"""Spending what aligned ranks leave of a budget.
+"""Spending the part of a budget that aligned ranks leave over.
 
-Aligned ranks come in large steps: where layers are few or small, the next step of each may cost
-more than what is left. If that is more than may stay unspent, single layers get a rank in between.
+Aligned ranks come in large steps. With few or small layers, every next step may cost more than is
+left of the budget. If more is left than may stay unspent, single layers get a rank in between.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from alds_onnx.search.frontier import Frontier, Point
 def finer_points(
     current: Sequence[Point], finer: Sequence[Frontier], left: int, slack: int
 ) -> dict[int, Point]:
-    """Improve single layers, as few as possible, until at most `slack` is left.
+    """Improve as few layers as possible until at most `slack` is left.
 
-    Of the layers that can take enough of what is left, the one with the largest error is improved;
-    where none can, the one that takes most goes first.
+    Among the layers that can spend enough, the one with the largest error is improved. If there is
+    none, the layer that can spend the most is improved first.
 
     Parameters
     ----------
     current
         The choice of each layer.
     finer
-        A frontier in finer steps for each layer.
+        A frontier with finer steps for each layer.
     left, slack
-        What is left of the budget, and how much of it may stay unspent.
+        The unspent part of the budget, and how much of it may stay unspent.
 
     Returns
     -------
-    The new choice of each layer that gets one, by position.
+    The new choices, by the position of the layer.
     """
     chosen: dict[int, Point] = {}
     while left > slack:

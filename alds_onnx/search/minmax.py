@@ -1,11 +1,12 @@
 """The smallest possible maximum error within a budget, over given frontiers.
 
-Once a threshold on the error is fixed, the layers decouple: each wants its cheapest choice with an
-error at or below it. The total cost falls as the threshold rises, so a bisection over the finitely
-many errors finds the global optimum. What is left of the budget then goes to the worst layer as
-long as it fits, then to the next worst, and so on: the result is optimal lexicographically too.
-Where layers have the very same error, the cheaper step goes first: that improves as many of them as
-the budget allows, but their next errors may not be the best (to choose among them is a knapsack).
+Once a threshold on the error is fixed, the layers decouple: each takes its cheapest choice with an
+error at or below the threshold. The total cost falls as the threshold rises, so a bisection over
+the finitely many errors finds the global optimum. The rest of the budget goes to the worst layer as
+long as its next step fits, then to the next worst, and so on: the result is also lexicographically
+optimal. Among layers with the same error the cheapest step goes first. This improves as many of
+them as the budget allows, but their next errors may not be the best possible ones, because that
+choice is a knapsack problem.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from alds_onnx.search.frontier import Frontier
 
 
 def smallest_cost(frontiers: Sequence[Frontier]) -> int:
-    """What all layers cost, each at its cheapest choice."""
+    """Add up the costs of all layers, each at its cheapest choice."""
     return sum(int(f.cost[0]) for f in frontiers)
 
 
 def minimize_maximum_error(frontiers: Sequence[Frontier], budget: int) -> list[int]:
-    """Choose for each layer so that the largest error is as small as the budget allows.
+    """Make a choice for each layer so that the largest error is as small as possible.
 
     Parameters
     ----------
     frontiers
         One for each layer.
     budget
-        What the layers may cost together; at least `smallest_cost`.
+        Largest total cost of the layers; at least `smallest_cost`.
 
     Returns
     -------
@@ -39,7 +40,7 @@ def minimize_maximum_error(frontiers: Sequence[Frontier], budget: int) -> list[i
     """
     threshold = _smallest_threshold(frontiers, budget)
     chosen = [f.cheapest(threshold) for f in frontiers]
-    return _spend_rest(frontiers, chosen, budget)
+    return _spend_leftover(frontiers, chosen, budget)
 
 
 def _smallest_threshold(frontiers: Sequence[Frontier], budget: int) -> float:
@@ -57,10 +58,10 @@ def _smallest_threshold(frontiers: Sequence[Frontier], budget: int) -> float:
     return float(thresholds[low])
 
 
-def _spend_rest(frontiers: Sequence[Frontier], chosen: list[int], budget: int) -> list[int]:
-    """Improve the worst layer, step by step; a layer whose next step does not fit stays."""
+def _spend_leftover(frontiers: Sequence[Frontier], chosen: list[int], budget: int) -> list[int]:
+    """Improve the worst layer step by step; leave a layer whose next step does not fit."""
     chosen = list(chosen)
-    rest = budget - sum(int(f.cost[i]) for f, i in zip(frontiers, chosen, strict=True))
+    left = budget - sum(int(f.cost[i]) for f, i in zip(frontiers, chosen, strict=True))
 
     def step(layer: int) -> tuple[float, int, str, int]:
         f, i = frontiers[layer], chosen[layer]
@@ -70,9 +71,9 @@ def _spend_rest(frontiers: Sequence[Frontier], chosen: list[int], budget: int) -
     heapq.heapify(queue)
     while queue:
         _, cost, _, layer = heapq.heappop(queue)
-        if cost > rest:
+        if cost > left:
             continue
-        rest -= cost
+        left -= cost
         chosen[layer] += 1
         if chosen[layer] + 1 < len(frontiers[layer]):
             heapq.heappush(queue, step(layer))

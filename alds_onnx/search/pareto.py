@@ -1,4 +1,4 @@
-"""Which of several measured points are worth having, and where more starts to cost more."""
+"""The Pareto front of measured points, and its knee."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from alds_onnx.cuts import FloatArray
 
 
 def pareto_front(size: Sequence[float], loss: Sequence[float]) -> npt.NDArray[np.bool_]:
-    """Which points no other one beats: none is at most as large and loses less, or the reverse.
+    """Mark the points that no other point dominates.
+
+    A point is dominated if another one is no worse in size and loss, and better in one of them.
 
     Parameters
     ----------
     size, loss
-        Of each point, smaller is better; a NaN is never on the front. Of equal points all are.
+        Size and loss of each point; smaller is better. A point with NaN is never on the front.
+        Equal points are on it together.
     """
     sizes, losses = np.asarray(size, np.float64), np.asarray(loss, np.float64)
     known = np.isfinite(sizes) & np.isfinite(losses)
@@ -25,19 +28,22 @@ def pareto_front(size: Sequence[float], loss: Sequence[float]) -> npt.NDArray[np
 
 
 def _is_beaten(point: int, sizes: FloatArray, losses: FloatArray) -> bool:
-    """Whether another point is no worse in either, and better in one."""
+    """Whether another point is no worse in size and loss, and better in one of them."""
     size, loss = sizes[point], losses[point]
     no_worse = np.less_equal(sizes, size) & np.less_equal(losses, loss)
     return bool((no_worse & (np.less(sizes, size) | np.less(losses, loss))).any())
 
 
 def knee(size: Sequence[float], loss: Sequence[float]) -> int | None:
-    """Index of the point where saving more begins to cost disproportionately much.
+    """Find the point beyond which saving more costs disproportionately much.
 
-    Of the points on the front, and the uncompressed model (size 1, loss 0), the one farthest below
-    the straight line from there to the smallest one, both axes scaled to that range: the knee of
-    Satopaa et al., "Finding a Kneedle in a Haystack", 2011, without its smoothing. None if there is
-    no point below the line.
+    The knee is the point of the front farthest below the straight line from the uncompressed model
+    (size 1, loss 0) to the smallest point, with both axes scaled to that range; see Satopaa et al.,
+    "Finding a Kneedle in a Haystack", 2011, here without smoothing.
+
+    Returns
+    -------
+    The index of the point; None if no point lies below the line.
     """
     front = np.flatnonzero(pareto_front(size, loss))
     if not len(front):

@@ -1,4 +1,4 @@
-"""What a budget can be."""
+"""The smallest total cost of the layers, below which no budget can be kept."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from alds_onnx.search.minmax import smallest_cost
 
 
 def smallest_parameters(spectra: Mapping[str, Spectra]) -> int:
-    """Parameters of all layers together if each is cut as far as possible."""
+    """Count the parameters of all layers, each cut as far as possible."""
     return smallest_total(spectra)
 
 
 def smallest_total(
     spectra: Mapping[str, Spectra], alignment: Alignment = FREE, terms: Terms = PLAIN
 ) -> int:
-    """What all layers cost together, each at its cheapest choice."""
+    """Add up the costs of all layers, each at its cheapest choice."""
     return smallest_cost([frontier(n, curves, alignment, terms) for n, curves in spectra.items()])

@@ -1,8 +1,8 @@
-"""What every budget would have cost: the optimum of the search over all of them at once.
+"""The trade-off between cost and error: the optimum of the search for all budgets at once.
 
-Both objectives decouple the layers once one number is fixed (`minmax`: a threshold, `knapsack`: a
-price). Each threshold or price is the optimum for one budget, so a sweep over them draws the whole
-curve in the time of about one search.
+Both objectives decouple the layers once one number is fixed: a threshold in `minmax`, a price in
+`knapsack`. Each threshold or price gives the optimum for one budget, so that evaluating many of
+them draws the whole curve in about the time of one search.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import numpy.typing as npt
 from alds_onnx.cuts import FloatArray
 from alds_onnx.search.frontier import Frontier
 
-# More thresholds and prices than points are drawn: those kept are about evenly spaced in cost.
+# Evaluate more thresholds and prices than points are drawn, to space the points evenly in cost.
 _THRESHOLDS, _PRICES = 2000, 200
 
 
 def smallest_maxima(
     frontiers: Sequence[Frontier], points: int = 60
 ) -> tuple[npt.NDArray[np.int64], FloatArray]:
-    """Trade cost for the largest error.
+    """Draw the trade-off between cost and the largest error.
 
     Parameters
     ----------
     frontiers
         One for each layer, at least one.
     points
-        Most points to give.
+        Largest number of points.
 
     Returns
     -------
-    Cost of all layers, ascending, and the smallest possible maximum error at each.
+    Total costs of the layers, ascending, and the smallest possible maximum error at each.
     """
     thresholds = _spread(np.unique(np.concatenate([f.error for f in frontiers])), _THRESHOLDS)
     cost = np.zeros(len(thresholds), np.int64)
@@ -46,13 +46,16 @@ def smallest_maxima(
 def smallest_sums(
     frontiers: Sequence[Frontier], points: int = 60
 ) -> tuple[npt.NDArray[np.int64], FloatArray]:
-    """Trade cost for the sum of the errors, on the convex hulls; as `smallest_maxima`."""
+    """Draw the trade-off between cost and the sum of the errors, on the convex hulls.
+
+    Parameters and results are those of `smallest_maxima`.
+    """
     ties = _spread(np.unique(np.concatenate([_hull_slopes(f) for f in frontiers])), _PRICES)
-    # Between two ties, where rounding cannot decide: each vertex is the best for some such price.
+    # Prices between two ties, where rounding has no effect; each vertex is the best for one of them.
     prices = [0.0, *((ties[1:] + ties[:-1]) / 2)]
     cost, error = np.zeros(len(prices) + 1, np.int64), np.zeros(len(prices) + 1)
     for f in frontiers:
-        # Above the highest price every layer is at its smallest.
+        # Above the highest price every layer takes its cheapest choice.
         chosen = [*(int(np.argmin(f.error + price * f.cost)) for price in prices), 0]
         cost += f.cost[chosen]
         error += f.error[chosen]
@@ -60,7 +63,7 @@ def smallest_sums(
 
 
 def _hull_slopes(curve: Frontier) -> FloatArray:
-    """What a unit of cost saves along each edge of the lower convex hull."""
+    """Give the error saved per unit of cost along each edge of the lower convex hull."""
     hull: list[int] = []
     for point in range(len(curve)):
         while len(hull) > 1 and _saved(curve, *hull[-2:]) <= _saved(curve, hull[-1], point):
@@ -74,7 +77,7 @@ def _saved(curve: Frontier, one: int, other: int) -> float:
 
 
 def _spread(values: FloatArray, most: int) -> FloatArray:
-    """At most so many of the sorted values, the ends among them."""
+    """Pick at most `most` of the sorted values, among them both ends."""
     if len(values) <= most:
         return values
     chosen = np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))
@@ -84,7 +87,7 @@ def _spread(values: FloatArray, most: int) -> FloatArray:
 def _thinned(
     cost: npt.NDArray[np.int64], error: FloatArray, points: int
 ) -> tuple[npt.NDArray[np.int64], FloatArray]:
-    """Points of strictly rising cost, about evenly spaced in it; of equal ones the best."""
+    """Pick points of strictly rising cost, about evenly spaced; the best one of equal cost."""
     last = np.append(np.diff(cost) > 0, True)
     cost, error = cost[last], error[last]
     wanted = np.linspace(cost[0], cost[-1], points)
