@@ -51,7 +51,7 @@ def smallest_sums(
     Parameters and results are those of `smallest_maxima`.
     """
     ties = _spread(np.unique(np.concatenate([_hull_slopes(f) for f in frontiers])), _PRICES)
-    # Prices between two ties, where rounding has no effect; each vertex is the best for one of them.
+    # Prices between ties, where rounding has no effect. Each vertex is the best for one of them.
     prices = [0.0, *((ties[1:] + ties[:-1]) / 2)]
     cost, error = np.zeros(len(prices) + 1, np.int64), np.zeros(len(prices) + 1)
     for f in frontiers:
