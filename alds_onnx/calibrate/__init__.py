@@ -1,1 +1,1 @@
-"""Reading calibration data."""
+"""Calibration data: reading it, and observing models on it."""

@@ -1,4 +1,4 @@
-"""How far the outputs of a model move when the weight of one layer is another."""
+"""The change of the model's outputs when the weight of one layer changes."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ def distance_of_weights(
     *,
     biased: bool,
 ) -> Callable[[FloatArray, FloatArray | None], float]:
-    """A function of a weight (f, n) and bias (f,): how far they move the outputs of a model.
+    """Make a function from a weight (f, n) and a bias (f,) to the distance of the model's outputs.
 
     Parameters
     ----------
     original
-        What the outputs are compared with.
+        The reference that the outputs are compared with.
     walk
-        Through the model; goes to the first of the layers if their weight can be fed.
+        A walk through the model. It goes to the first of the layers if their weight can be fed.
     model
         The model.
     layers
-        Those that read the weight.
+        The layers that read the weight.
     biased
-        Whether the bias may be another too.
+        Whether the bias may change too.
 
     Raises
     ------
     RunError
-        If onnxruntime does not run a part of the model.
+        If onnxruntime cannot run a part of the model.
     """
     if not can_be_fed(layers):
 
@@ -63,12 +63,12 @@ def distance_of_weights(
 
 
 def walk_order(layers: Sequence[Layer]) -> tuple[bool, int]:
-    """Sort key: weights whose layers a walk does not pass come first, then in graph order."""
+    """Sort key for weights: first those that a walk does not pass, then in graph order."""
     return can_be_fed(layers), min(layer.site.node for layer in layers)
 
 
 def spread_batches(runner: Runner, numbers: int, most: int) -> Runner:
-    """Batches with about `numbers` input numbers, at most `most` samples, evenly spread."""
+    """Pick evenly spread batches with about `numbers` input numbers and at most `most` samples."""
     first = next(iter(runner.batches[0].values()), np.zeros(1))
     size = max(1, len(first) if first.ndim else 1)
     own = sum(array.size for array in runner.batches[0].values()) / size

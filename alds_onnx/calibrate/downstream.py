@@ -1,7 +1,7 @@
-"""What is downstream of a layer, run again and again with other weights in the layer's place.
+"""The part of a model downstream of a layer, run repeatedly with other weights of that layer.
 
-The tensors that it needs are those that are alive in a walk; the weight and the bias are fed like
-inputs. So a probe costs what is downstream of the layer, and no model is built or loaded for it.
+Its inputs are the live tensors of a walk, and the weight and the bias are inputs too. So a probe
+runs only the part downstream of the layer, and does not build or load a model.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from alds_onnx.graph.scopes import unused
 from alds_onnx.graph.segment import make_value
 from alds_onnx.graph.tensors import stored
 
-# Types of which onnxruntime takes NumPy arrays.
+# Types that onnxruntime accepts as NumPy arrays.
 _FED = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 _BIAS = 2
 
 
 def can_be_fed(layers: Sequence[Layer]) -> bool:
-    """Whether the weight of these layers can be fed: all in the main graph, of a NumPy type."""
+    """Whether the weight can be fed: it has a NumPy type, and all layers are in the main graph."""
     return layers[0].source.tensor.data_type in _FED and all(x.site.scope == 0 for x in layers)
 
 
 class Downstream:
-    """What is downstream of a walk's place, with one weight left open.
+    """The part of a model downstream of a layer, with the layer's weight as an input.
 
     Parameters
     ----------
     walk
-        Goes to the first of the layers.
+        A walk through the model. It goes to the first of the layers.
     model
-        What it walks through.
+        The model.
     layers
-        All that read the weight; see `can_be_fed`.
+        All layers that read the weight; see `can_be_fed`.
     biased
-        Whether their bias is fed too.
+        Whether the bias is an input too.
 
     Raises
     ------
     RunError
-        If onnxruntime does not run a part of the model.
+        If onnxruntime cannot run a part of the model.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Downstream:
         self._walk, self._layer, self._biased = walk, layers[0], biased
         start = min(layer.site.node for layer in layers)
         walk.go(model, start)
-        part = walk.rest(model)
+        part = walk.remaining(model)
         self._made = [output.name for output in part.graph.output]
         self._names = [output.name for output in model.graph.output]
         self._weight, self._bias = self._open(part, model, layers)
@@ -65,7 +65,7 @@ class Downstream:
     def _open(
         self, part: ModelProto, model: ModelProto, layers: Sequence[Layer]
     ) -> tuple[str, str]:
-        """Make inputs of the weight and the bias; their names."""
+        """Turn the weight and the bias into inputs, and give their names."""
         taken = {name for node in part.graph.node for name in (*node.input, *node.output)}
         weight, bias = unused("weight", taken), unused("bias", taken)
         kind = self._layer.source.tensor.data_type
@@ -82,11 +82,11 @@ class Downstream:
         return weight, bias
 
     def outputs(self, batch: int, matrix: FloatArray, bias: FloatArray | None) -> list[Any]:
-        """Outputs of the model with another folded weight (f, c·kh·kw) and bias (f,).
+        """Compute the outputs with another folded weight (f, c·kh·kw) and bias (f,).
 
         Returns
         -------
-        In the order of the graph's outputs; None for those that do not depend on the layer.
+        Outputs in the order of the graph; None for those that do not depend on the layer.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Reading calibration data: whatever the user has, as one feed after the other."""
+"""Reading calibration data from files, folders, iterables and readers, as a sequence of feeds."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from alds_onnx.graph.tensors import type_name
 _Array = npt.NDArray[Any]
 Feed: TypeAlias = Mapping[str, _Array]
 
-# Samples in one run where the model's batch size is free: enough to be fast, few enough that the
-# activations stay small.
+# Samples in one run if the model's batch size is free: enough for speed, and few enough to keep the
+# activations small.
 _BATCH = 32
-# An archive that unpacks to more than this, and to many times its own size, is a bomb.
+# A member that unpacks to more than this, and to many times the size of the file, is refused.
 _LARGEST_MEMBER = 1 << 30
 _MOST_INFLATION = 20
 _HEADERS = {
@@ -47,7 +47,7 @@ Calibration: TypeAlias = "str | os.PathLike[str] | Iterable[Feed] | DataReader"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInput:
-    """What a graph input takes: its name, NumPy type and declared sizes (None: free)."""
+    """A graph input: its name, NumPy type and declared sizes; None for a free size."""
 
     name: str
     dtype: np.dtype[Any] | None
@@ -55,7 +55,7 @@ class ModelInput:
 
 
 def model_inputs(model: ModelProto) -> tuple[ModelInput, ...]:
-    """Find the inputs that a caller must give: those without an initializer."""
+    """List the inputs that a caller must give: those without an initializer."""
     given = {tensor.name for tensor in model.graph.initializer}
     return tuple(_model_input(v) for v in model.graph.input if v.name not in given)
 
@@ -82,7 +82,7 @@ def read_feeds(data: Calibration, inputs: tuple[ModelInput, ...]) -> Iterator[Fe
         a model with one input, a folder of either (one feed or more in each file), an iterable of
         feeds, or a CalibrationDataReader.
     inputs
-        What the model takes.
+        The inputs of the model.
 
     Raises
     ------
@@ -136,16 +136,16 @@ def _load(path: Path, inputs: tuple[ModelInput, ...]) -> dict[str, _Array]:
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> _Array | dict[str, _Array]:
-    """Read the array of an .npy, or those of these names that an .npz has.
+    """Read the array of an .npy file, or the named arrays that an .npz file has.
 
     Raises
     ------
     DataError
-        If it is neither, or would run code or fill the memory.
+        If the file is neither, or if reading it would run code or exhaust the memory.
     """
     try:
         return _arrays(path, names)
-    except Exception as e:  # zipfile, zlib, tokenize: all let their own errors through
+    except Exception as e:  # zipfile, zlib and tokenize raise errors of their own
         raise DataError(f"'{path}' is not an .npz or .npy file of plain arrays: {e}") from e
 
 
@@ -183,7 +183,7 @@ def _check_sizes(file: IO[bytes], names: Sequence[str]) -> None:
 
 
 def _check_header(file: IO[bytes], size: int) -> None:
-    """Compare what an .npy header declares with the bytes behind it; np.load checks the rest."""
+    """Compare the size that an .npy header declares with the bytes that follow it."""
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"version {version} of the .npy format is not supported")
@@ -210,7 +210,7 @@ def _batches(
     lengths = {name: len(a) if a.ndim else 0 for name, a in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"the arrays of '{path}' differ in their number of samples: {lengths}")
-    # Without a number in them, arrays of no bytes may claim any number of samples.
+    # Arrays without bytes may claim any number of samples; they count as none.
     total = min(lengths.values(), default=0) if any(a.nbytes for a in arrays.values()) else 0
     step, fixed = batch_size(inputs)
     last = total - step + 1 if fixed else total
@@ -219,18 +219,18 @@ def _batches(
 
 
 def batch_size(inputs: Sequence[ModelInput]) -> tuple[int, bool]:
-    """How many samples to give in one run, and whether the model takes no other number."""
+    """Give the number of samples in one run, and whether the model fixes it."""
     fixed = {spec.dims[0] for spec in inputs if spec.dims and spec.dims[0] is not None}
     return (max(fixed), True) if fixed else (_BATCH, False)
 
 
 def fitted(spec: ModelInput, feed: Feed, where: str) -> _Array:
-    """Take the array of one input, cast where nothing is lost in kind.
+    """Take the array of one input, cast to the input's type if the kind of number is the same.
 
     Raises
     ------
     DataError
-        If it is missing, or its shape or type does not fit.
+        If the array is missing, or its shape or type does not fit.
     """
     if spec.name not in feed:
         raise DataError(f"{where} has no array for input '{spec.name}'")

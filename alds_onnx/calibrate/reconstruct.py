@@ -1,9 +1,9 @@
-"""Layer by layer, in graph order: make each cut undo what the cuts before it did.
+"""Fitting layer by layer, in graph order: each layer corrects the errors of the cuts upstream.
 
-The inputs x̂ that a layer sees in the compressed model differ from the original's x. Regressing the
-original outputs y = W x on x̂ (reduced-rank, in closed form) corrects for that as far as the rank
-allows; no labels, no gradients. A fifth of the calibration data is held out: on it the strength of
-the ridge is chosen, and the correction itself is kept only if it helps there.
+The inputs x̂ of a layer in the compressed model differ from its inputs x in the original. A
+reduced-rank regression of the original outputs y = W x on x̂, in closed form, corrects this as far
+as the rank allows, without labels or gradients. A fifth of the calibration data is held out. It
+decides the strength of the ridge, and whether the correction is kept at all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from alds_onnx.graph.layers import Layer
 
 #: Ridges to choose from, relative to the mean power of an input.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-_SEARCH_SWEEPS, _SWEEPS = 2, 40
+_SEARCH_ITERATIONS, _ITERATIONS = 2, 40
 _ROWS_AT_ONCE = 4096
 
 
@@ -42,15 +42,15 @@ class Task:
     Attributes
     ----------
     layer, weight, cut
-        The layer, its weight W (f, n), and what to cut it to.
+        The layer, its weight W (f, n), and the cut.
     matrix
-        What the regression reproduces: W, or the identity (f, f) of a wide layer.
+        The matrix that the regression reproduces: W, or the identity (f, f) for a wide layer.
     others
-        Other cuts to fit besides, roughly: what they would do.
+        Other cuts, which are fitted with less accuracy to estimate their effect.
     bias
-        The bias that may change, shape (f,); None if there is none.
+        The bias that may change, of shape (f,); None if there is none.
     moments
-        Of the layer's inputs and outputs in the original model.
+        Moments of the layer's inputs and outputs in the original model.
     """
 
     layer: Layer
@@ -64,16 +64,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Solution:
-    """What a layer becomes.
+    """The fitted factors of a layer.
 
     Attributes
     ----------
     factors, bias
-        What takes the place of `Task.matrix`; a bias of None stays unchanged.
+        The factors of `Task.matrix`, and the new bias; None leaves the bias unchanged.
     squared_error, uncorrected
-        Squared relative error of the layer's output on held-out data, with the correction and
-        without it. The correction is kept where it is the smaller of the two. None where the
-        layer could not be observed.
+        Squared relative errors of the layer's output on held-out data: of this solution, and of the
+        one without the correction, which replaces it if its error is smaller. None if the layer
+        could not be observed.
     """
 
     factors: Factors
@@ -84,7 +84,7 @@ class Solution:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Fit:
-    """The solution of a task, and those of its other cuts."""
+    """The solution of a task, and the solutions for its other cuts."""
 
     solution: Solution
     others: Mapping[Cut, Solution]
@@ -92,14 +92,14 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Batches to fit on and batches to judge by."""
+    """The batches to fit on, and those held out."""
 
     fit: tuple[int, ...]
     held_out: tuple[int, ...]
 
 
 def split(num_batches: int) -> Split:
-    """Hold out every fifth batch; a single batch has to serve for both."""
+    """Hold out every fifth batch. A single batch serves both purposes."""
     held_out = tuple(range(4, num_batches, 5)) or (num_batches - 1,)
     fit = tuple(b for b in range(num_batches) if b not in held_out) or held_out
     return Split(fit=fit, held_out=held_out)
@@ -108,7 +108,7 @@ def split(num_batches: int) -> Split:
 def measure_sums(
     before: Walk, after: Walk, runner: Runner, sampler: Sampler, task: Task
 ) -> tuple[Sums, Sums]:
-    """Sums over the inputs in the compressed model and the outputs in the original one.
+    """Compute sums over the inputs in the compressed model and the outputs in the original one.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def measure_sums(
 
     Returns
     -------
-    Over the batches to fit on, and over those held out.
+    The sums over the batches to fit on, and over those held out.
     """
     name = sampler.activation(task.layer)
     matrix = task.matrix.T.astype(np.float32)
@@ -142,21 +142,21 @@ def measure_sums(
 
     def total(batches: Sequence[int]) -> Sums:
         groups = _groups(batches, -(-rows_wanted(task.layer.shape) // len(runner.batches)))
-        first, *rest = runner.map(lambda i: sums(groups[i]), range(len(groups)))
-        return sum(rest, first)
+        first, *others = runner.map(lambda i: sums(groups[i]), range(len(groups)))
+        return sum(others, first)
 
     parts = split(len(runner.batches))
     return total(parts.fit), total(parts.held_out)
 
 
 def _groups(batches: Sequence[int], rows: int) -> list[Sequence[int]]:
-    """Cut batches of `rows` rows each into groups, so that fewer sums are to be added up."""
+    """Group batches of `rows` rows each, so that fewer sums need to be added."""
     size = max(1, _ROWS_AT_ONCE // rows)
     return [batches[i : i + size] for i in range(0, len(batches), size)]
 
 
 def solve(task: Task, fit: Sums, held_out: Sums, runner: Runner) -> Fit:
-    """Choose the ridge on held-out data, then fit on all.
+    """Choose the ridge on the held-out data, then fit on all data.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def solve(task: Task, fit: Sums, held_out: Sums, runner: Runner) -> Fit:
     fit, held_out
         Sums over the inputs in the compressed model and the outputs in the original one.
     runner
-        Solves for several ridges and cuts side by side.
+        Solves for the ridges and the cuts in parallel.
     """
     centred = task.bias is not None
     fitted, judge = fit.moments(centred=centred), held_out.moments(centred=centred)
@@ -178,7 +178,7 @@ def solve(task: Task, fit: Sums, held_out: Sums, runner: Runner) -> Fit:
     helps = error <= uncorrected
     moments = (fit + held_out).moments(centred=centred) if helps else task.moments
     ridge = RIDGES[corrected.index(error)] if helps else own
-    cuts = [(task.cut, _SWEEPS), *((cut, _SEARCH_SWEEPS) for cut in task.others)]
+    cuts = [(task.cut, _ITERATIONS), *((cut, _SEARCH_ITERATIONS) for cut in task.others)]
     solution, *others = runner.map(
         lambda i: _solution(task, moments, ridge, *cuts[i]), range(len(cuts))
     )
@@ -189,17 +189,17 @@ def solve(task: Task, fit: Sums, held_out: Sums, runner: Runner) -> Fit:
     )
 
 
-def _solution(task: Task, moments: Moments, ridge: float, cut: Cut, sweeps: int) -> Solution:
-    factors = _solve(task, moments, cut, ridge, sweeps)
+def _solution(task: Task, moments: Moments, ridge: float, cut: Cut, iterations: int) -> Solution:
+    factors = _solve(task, moments, cut, ridge, iterations)
     bias = None if task.bias is None else task.bias + bias_change(factors, moments)
     return Solution(factors=factors, bias=bias, squared_error=None, uncorrected=None)
 
 
 def _error(task: Task, fitted: Moments, ridge: float, judge: Moments) -> float:
-    factors = _solve(task, fitted, task.cut, ridge, _SEARCH_SWEEPS)
+    factors = _solve(task, fitted, task.cut, ridge, _SEARCH_ITERATIONS)
     return squared_error(compose(factors), judge)
 
 
-def _solve(task: Task, moments: Moments, cut: Cut, ridge: float, sweeps: int) -> Factors:
+def _solve(task: Task, moments: Moments, cut: Cut, ridge: float, iterations: int) -> Factors:
     shape = fitted_shape(task.layer.shape)
-    return regress(task.matrix, shape, moments, cut, ridge=ridge, sweeps=sweeps)
+    return regress(task.matrix, shape, moments, cut, ridge=ridge, sweeps=iterations)

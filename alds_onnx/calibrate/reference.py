@@ -1,4 +1,4 @@
-"""What the original makes of the data, and how far another model is from it."""
+"""The outputs of the original on the data, and the distance of another model from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alds_onnx.evaluate.sessions import RunError, flatten
 
 _SMALLEST = 1e-12
 
-#: The outputs of a model for a batch, by its number; None for one that is the original's.
+#: Gives the outputs of a model for the batch of a number; None for an output that is unchanged.
 Outputs = Callable[[int], Sequence[Any]]
 
 
@@ -28,14 +28,14 @@ class Reference:
     runner
         The batches.
     outputs
-        For each batch, in the order of the graph's outputs.
+        Outputs of each batch, in the order of the graph.
     """
 
     runner: Runner
     outputs: tuple[Sequence[Any], ...]
 
     def distance(self, outputs: Outputs) -> float:
-        """Squared relative error of a model's floating-point outputs, mean over the outputs.
+        """Compute the squared relative error of the floating-point outputs, averaged over them.
 
         Raises
         ------
@@ -55,12 +55,12 @@ class Reference:
         return float(np.mean(sums[:, 1] / np.maximum(sums[:, 0], _SMALLEST)))
 
     def distance_of(self, model: ModelProto) -> float:
-        """Give the distance of a whole model.
+        """Compute the distance of a whole model.
 
         Raises
         ------
         RunError
-            As `distance`.
+            If the model does not run, or its outputs have other shapes.
         """
         session = self.runner.session(model)
         return self.distance(lambda batch: session.run(self.runner.batches[batch]))
@@ -72,7 +72,7 @@ def reference(runner: Runner, model: ModelProto) -> Reference:
     Raises
     ------
     RunError
-        If it does not run.
+        If the original does not run.
     """
     session = runner.session(model)
     batches = range(len(runner.batches))
@@ -83,7 +83,7 @@ def reference(runner: Runner, model: ModelProto) -> Reference:
 
 
 def _energies(expected: object, actual: object) -> list[tuple[float, float]]:
-    """||y||² and ||y - z||² of each floating-point array of an output."""
+    """Compute ||y||² and ||y - z||² for each floating-point array of an output."""
     wanted = _floating(expected)
     if actual is None:
         return [(_energy(y), 0.0) for y in wanted]

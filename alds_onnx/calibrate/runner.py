@@ -1,4 +1,4 @@
-"""Running models over the calibration data, batch by batch, on several threads."""
+"""Running models on the calibration data, with batches in parallel."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ _Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Runner:
-    """Runs models over batches; each batch on one thread, so that results do not depend on threads.
+    """Runs models on batches.
+
+    Each batch runs on one thread, so that results do not depend on the number of threads.
 
     Attributes
     ----------
     batches
         The calibration data.
     folder
-        Where external data of the models lies.
+        Folder of the external data of the models.
     threads
-        How many batches to run side by side.
+        Number of batches to run in parallel.
     provider
-        Of onnxruntime.
+        Execution provider of onnxruntime.
     """
 
     batches: tuple[Feed, ...]
@@ -42,22 +44,24 @@ class Runner:
     provider: Provider
 
     def session(self, model: ModelProto) -> Session:
-        """Load a model for runs side by side.
+        """Load a model for runs in parallel.
 
         Raises
         ------
         RunError
-            If onnxruntime does not load it.
+            If onnxruntime cannot load it.
         """
         return Session(model, self.folder, Execution(threads=1, provider=self.provider))
 
     def tensors(self, model: ModelProto, names: Sequence[str]) -> Callable[[int], list[_Array]]:
-        """A function that gives tensors of the main graph for a batch, by running what they need.
+        """Make a function that computes tensors of the main graph for a batch.
+
+        It runs only the nodes that the tensors need.
 
         Raises
         ------
         RunError
-            If onnxruntime does not load the part of the model, or a run fails.
+            If onnxruntime cannot load these nodes. A failing run raises it too.
         """
         session = self.session(prefix(model, names))
         given = {value.name for value in session.inputs}
@@ -70,7 +74,7 @@ class Runner:
         return run
 
     def map(self, function: Callable[[int], _R], batches: Sequence[int]) -> Iterator[_R]:
-        """Results of a function of the batch's number, in order; few of them wait at a time."""
+        """Map a function over batch numbers in parallel, in order, with few results in memory."""
         waiting: deque[Future[_R]] = deque()
         with ThreadPoolExecutor(self.threads) as pool:
             try:

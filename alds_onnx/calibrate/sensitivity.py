@@ -1,8 +1,8 @@
-"""How far the model's outputs move when one layer is cut: measured, not guessed.
+"""The measured change of the model's outputs when one layer is cut.
 
-Local errors mislead: a layer may lose 25 % of its output without harm, another ruins the model with
-0.02 %. Each layer alone is cut to a few ranks, the model runs, and a monotone curve through the
-measured points gives the output error for every other local error.
+Local errors mislead: one layer may lose 25 % of its output without harm, while 0.02 % at another
+one ruins the model. So each layer is cut to a few ranks while all others stay whole, the model is
+run, and a monotone curve through the measured points gives the output error at other local errors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.regression import Moments, bias_change, fitted_shape, regress, widened
 from alds_onnx.graph.layers import Layer
 
-#: Squared local errors at which a layer is probed, as near as its ranks allow.
+#: Squared local errors at which a layer is probed, as closely as its ranks allow.
 _PROBED_ERRORS = (0.01, 0.05, 0.25)
 _RIDGE = 1e-4
 _SMALLEST = 1e-12
@@ -31,17 +31,17 @@ class Sensitivity:
     Attributes
     ----------
     local, output
-        Squared relative errors, both rising; at least one point.
+        Squared relative errors, both in ascending order; at least one point.
     """
 
     local: tuple[float, ...]
     output: tuple[float, ...]
 
     def damage(self, relative_error: FloatArray) -> FloatArray:
-        """Squared relative output error at local relative errors.
+        """Give the squared relative output error at local relative errors.
 
-        Interpolated between the points in logarithms; beyond them it grows at least in proportion
-        to the squared local error.
+        Between the points the interpolation is linear in logarithms. Beyond them the error grows at
+        least in proportion to the squared local error.
         """
         x = np.log(np.maximum(np.square(relative_error), _SMALLEST))
         knots, values = np.log(self.local), np.log(self.output)
@@ -56,18 +56,18 @@ class Sensitivity:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Probe:
-    """A layer to probe.
+    """A weight to probe.
 
     Attributes
     ----------
     layers, weight
         The layers, and the weight W (f, n) that they read.
     matrix
-        What the regression reproduces: W, or the identity (f, f) of a wide layer.
+        The matrix that the regression reproduces: W, or the identity (f, f) for a wide layer.
     moments
-        Of the inputs, or of the outputs W x of a wide layer.
+        Moments of the inputs, or of the outputs W x for a wide layer.
     bias
-        The bias that may change, shape (f,); None if there is none.
+        The bias that may change, of shape (f,); None if there is none.
     spectra
         Error curves on the data.
     """
@@ -81,25 +81,25 @@ class Probe:
 
     @property
     def is_wide(self) -> bool:
-        """Whether the outputs stand for the inputs."""
+        """Whether the outputs replace the inputs in the regression."""
         return self.matrix is not self.weight
 
     def factors(self, found: Factors) -> Factors:
-        """Factors of the weight from those that the regression found."""
+        """Convert the factors that the regression found to factors of the weight."""
         return widened(found, self.weight, self.spectra.shape) if self.is_wide else found
 
 
 def measure(
     probe: Probe, distance: Callable[[FloatArray, FloatArray | None], float]
 ) -> Sensitivity:
-    """Probe one layer.
+    """Probe one weight.
 
     Parameters
     ----------
     probe
-        The layer.
+        The weight.
     distance
-        Squared relative error of the model's outputs with another weight (f, n) and bias (f,).
+        Gives the squared relative error of the model's outputs for a weight (f, n) and bias (f,).
 
     Raises
     ------
@@ -128,7 +128,7 @@ def measure(
 
 
 def _monotone(points: Sequence[tuple[float, float]]) -> Sensitivity:
-    """Sort by local error; noise must not make the output error fall."""
+    """Sort by local error, and make the output error monotone where noise lets it fall."""
     local = [max(x, _SMALLEST) for x, _ in sorted(points)]
     output = np.maximum.accumulate([max(y, _SMALLEST) for _, y in sorted(points)])
     distinct = [i for i, (a, b) in enumerate(pairwise([*local, np.inf])) if b > a]

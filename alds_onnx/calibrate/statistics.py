@@ -1,4 +1,4 @@
-"""One streaming pass over the original model: the second moments of every layer's inputs."""
+"""The second moments of the inputs of every layer, from one pass over the original model."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from alds_onnx.decompose.regression import is_wide
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.scopes import ModelIndex
 
-# Rows for each column of a weight: the relative error of a second moment is about 1/sqrt(rows), and
-# this many leave the weakest directions determined well enough for a ridge to handle the rest.
+# Rows for each column of a weight. The relative error of a second moment is about 1/sqrt(rows): with
+# this many, the weakest directions are determined well enough for a ridge to suffice.
 _ROWS_PER_COLUMN = 40
 _FEWEST_ROWS, _MOST_ROWS = 4096, 32768
 
 
 def rows_wanted(shape: LayerShape) -> int:
-    """How many rows x to draw for a layer over all batches."""
+    """Give the number of rows x to draw for a layer from all batches."""
     columns = shape.out_features if is_wide(shape) else shape.num_columns
     return int(np.clip(_ROWS_PER_COLUMN * columns, _FEWEST_ROWS, _MOST_ROWS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampler:
-    """Draws the rows of a layer; the same positions in every model.
+    """Draws rows of a layer's input, at the same positions in every model.
 
     Attributes
     ----------
     index
         The original model.
     seed, num_batches
-        Of the draw, and over how many batches the rows are spread.
+        Seed of the draws, and the number of batches that share the rows.
     """
 
     index: ModelIndex
@@ -44,11 +44,11 @@ class Sampler:
     num_batches: int
 
     def activation(self, layer: Layer) -> str:
-        """Name of the tensor that a layer reads."""
+        """Give the name of the tensor that a layer reads."""
         return str(self.index.node(layer.site).input[1 - layer.weight_input])
 
     def rows(self, layer: Layer, activation: object, batch: int) -> Rows:
-        """Rows x of one batch."""
+        """Draw rows x from one batch."""
         count = -(-rows_wanted(layer.shape) // self.num_batches)
         generator = np.random.default_rng([self.seed, layer.site.node, batch])
         node = self.index.node(layer.site)
@@ -62,18 +62,18 @@ def input_sums(
     weights: Mapping[str, Rows],
     advance: Callable[[int, int], None],
 ) -> dict[str, Sums]:
-    """Sums over the inputs of layers of the main graph, by layer name.
+    """Compute the sums over the inputs of layers of the main graph, by layer name.
 
     Parameters
     ----------
     runner, sampler
         The data, and the rows to draw.
     layers
-        What to look at.
+        Layers of the main graph.
     weights
-        Transposed weights (n, f) of the wide ones, whose outputs stand for their inputs.
+        Transposed weights (n, f) of the wide layers, whose outputs replace their inputs.
     advance
-        Called batch by batch.
+        Called after each batch.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Sums over samples from which the moments of a layer follow."""
+"""Sums over samples, from which the moments of a layer are computed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from alds_onnx.calibrate.rows import Rows
 from alds_onnx.cuts import FloatArray
 from alds_onnx.decompose.regression import Moments, uncertainty
 
-# Sums of millions of squares of smaller numbers fit into float32.
+# Sums of millions of squares of smaller numbers do not overflow float32.
 _LARGEST = 1e15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sums:
-    """Sums over rows x (n) and outputs y (f), around their means; they add up.
+    """Sums over rows x (n) and outputs y (f), of deviations from their means. Sums can be added.
 
-    Around the means, because a difference of large sums would lose the small spread of inputs that
-    are far from zero, and leave a covariance that is not positive.
+    Without the means, the small spread of inputs far from zero would be lost in the difference of
+    large sums, and the covariance might not be positive.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Sums:
     y: FloatArray
 
     def __add__(self, other: Sums) -> Sums:
-        """Sums over both sets of samples.
+        """Combine the sums over two sets of samples.
 
         Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing
         sample variances", 1979.
@@ -59,7 +59,7 @@ class Sums:
         )
 
     def moments(self, *, centred: bool) -> Moments:
-        """Mean moments; centred where a bias takes up the means."""
+        """Compute the moments. Centre them if a bias can absorb the means."""
         count = max(1, self.count)
         inputs, cross, power = self.xx / count, self.yx / count, self.yy / count
         x, y = self.x, self.y
@@ -78,19 +78,19 @@ class Sums:
 
 
 def usable(*parts: Rows) -> npt.NDArray[np.bool_]:
-    """Which rows of arrays (t, ·) hold numbers only, and none too large to be multiplied."""
+    """Mark the rows of arrays (t, ·) that hold only numbers, and none too large to be squared."""
     # A comparison with NaN is false.
     kept = [(np.abs(part) < _LARGEST).all(axis=1) for part in parts]
     return np.asarray(np.logical_and.reduce(kept), dtype=np.bool_)
 
 
 def sums_of(rows: Rows, outputs: Rows) -> Sums:
-    """Sums over rows x (t, n) and y (t, f), all usable.
+    """Compute the sums over usable rows x (t, n) and y (t, f).
 
-    Products are in float32, sums in float64 across batches.
+    Products are computed in float32; sums of batches are added in float64.
     """
     x, y = _mean(rows), _mean(outputs)
-    # The means are rounded to float32 here: that is as little as the rounding of the inputs.
+    # Rounding the means to float32 does no more harm than the rounding of the inputs.
     dx, dy = rows - x.astype(np.float32), outputs - y.astype(np.float32)
     return Sums(
         count=len(rows),

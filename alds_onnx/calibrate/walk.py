@@ -1,9 +1,10 @@
 """Walking through a model from layer to layer, with the activations of all calibration batches.
 
-Nodes stand in topological order, so what lies between two layers needs only the tensors that are
-alive at the first: made before it, read at it or later. Keeping those, the walk through all layers
-runs every node once, where running the model anew up to each layer would take the square of that.
-The live tensors lie in a temporary folder, so that memory does not grow with the data.
+Nodes are in topological order, so the nodes between two layers need only the tensors that are live
+at the first one: computed upstream of it, and read by it or downstream. Because the walk keeps
+these, it runs every node once; running the model from its inputs for each layer would take a time
+that is quadratic in the number of layers. Large live tensors are kept in a temporary folder, so
+that memory does not grow with the data.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from alds_onnx.graph.segment import live_tensors, segment
 
 _Array = npt.NDArray[Any]
 
-# Bytes of one tensor over all batches; few tensors are alive at a time.
+# Bytes of one tensor over all batches. Few tensors are live at a time.
 _LARGEST_IN_MEMORY = 1 << 25
 
 
 class Walk:
-    """The tensors of one model that are alive at the current node, for every batch.
+    """The tensors of a model that are live at the current node, for every batch.
 
     Parameters
     ----------
     runner
         The calibration data.
     model
-        What to walk through; its main graph only.
+        The model, whose main graph the walk passes.
     """
 
     def __init__(self, runner: Runner, model: ModelProto) -> None:
@@ -64,20 +65,19 @@ class Walk:
         self._folder.cleanup()
 
     def go(self, model: ModelProto, node: int) -> None:
-        """Run all nodes before `node`.
+        """Run all nodes from the current one up to, but without, `node`.
 
         Parameters
         ----------
         model
-            The model so far: nodes that were walked through may have other weights than at the
-            start, the list of nodes is the same.
+            The same nodes as in the model at the start. Their weights may have changed since.
         node
-            Number of a node of the main graph, at or behind the current one.
+            Number of a node of the main graph. Nothing is run if it is not above the current one.
 
         Raises
         ------
         RunError
-            If onnxruntime does not run the part between.
+            If onnxruntime cannot run these nodes.
         """
         if node <= self._node:
             return
@@ -99,8 +99,8 @@ class Walk:
             pass
         self._node = node
 
-    def rest(self, model: ModelProto) -> ModelProto:
-        """Give what is left behind the current node, with all outputs that it makes."""
+    def remaining(self, model: ModelProto) -> ModelProto:
+        """Cut out the nodes from the current one to the end, with all outputs that they compute."""
         names = [output.name for output in model.graph.output]
         return self._segment(model, len(model.graph.node), names)
 
@@ -109,12 +109,12 @@ class Walk:
         return segment(model, self._node, stop, given, wanted)
 
     def tensor(self, batch: int, name: str) -> _Array:
-        """A live tensor of one batch."""
+        """Give a live tensor of one batch."""
         return np.asarray(self._store.get(batch)[name])
 
 
 class _Store:
-    """Live tensors by batch: large ones in files, mapped on demand; the others in memory."""
+    """Live tensors by batch. Large ones are memory-mapped files, the others are in memory."""
 
     def __init__(self, folder: Path, num_batches: int) -> None:
         self._folder = folder
@@ -125,7 +125,7 @@ class _Store:
         return self._kept[batch]
 
     def put(self, batch: int, values: Mapping[str, Any]) -> None:
-        """Replace the tensors of a batch; those that stay the same are not written again."""
+        """Replace the tensors of a batch, without writing unchanged ones again."""
         before = self._kept.get(batch, {})
         kept = {
             name: value if before.get(name) is value else self._filed(value)
@@ -149,7 +149,7 @@ class _Store:
 
 
 def _types(values: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """ONNX element type and rank of arrays."""
+    """Give the ONNX element type and the rank of each array."""
     return {
         name: (onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.ndim)
         for name, value in values.items()

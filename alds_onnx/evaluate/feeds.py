@@ -1,4 +1,4 @@
-"""Random inputs for a model whose inputs may have no fixed size."""
+"""Random inputs for a model, also where it declares no fixed sizes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from alds_onnx.evaluate.sessions import Dim, Feeds, Input, RunError, Session
 Shapes = Mapping[str, tuple[int, ...]]
 
 _BATCH = 1
-# Sizes to try for dynamic axes behind the batch, the last axis first in each: images, lines of
-# text (OCR), feature maps, sequences.
+# Sizes to try for dynamic axes other than the batch: that of the last axis, and of the others. They
+# suit images, lines of text (OCR), feature maps and sequences.
 _SIZES = (
     (224, 224),
     (320, 48),
@@ -28,10 +28,10 @@ _SIZES = (
     (8, 8),
     (1, 1),
 )
-# Upper ends to try for integer inputs: they are often indices, whose limit no one declares.
-_INTEGER_LIMITS = (100, 10, 2, 1)
+# Exclusive upper ends to try for integer inputs, which are often indices of an undeclared range.
+_INTEGER_ENDS = (100, 10, 2, 1)
 
-# A model may declare inputs of any size; more numbers than these are not made up.
+# A model may declare inputs of any size; larger ones get no random numbers.
 _MOST_NUMBERS = 1 << 27
 
 _NUMPY_TYPES = {
@@ -57,7 +57,7 @@ def check_shapes(session: Session, shapes: Shapes) -> None:
     Raises
     ------
     UsageError
-        If there is no such input, or a number of axes or a fixed size is another one.
+        If there is no such input, or if the number of axes or a fixed size differs.
     """
     declared = {value.name: value.shape for value in session.inputs}
     for name, shape in shapes.items():
@@ -65,7 +65,7 @@ def check_shapes(session: Session, shapes: Shapes) -> None:
             known = ", ".join(f"'{n}'" for n in declared)
             raise UsageError(f"--input-shape: no input '{name}'; the model has {known}")
         dims = declared[name]
-        # onnxruntime gives no sizes where the rank is not known: then any shape may fit.
+        # onnxruntime gives no sizes if the rank is not known; then any shape may fit.
         fits = not dims or (
             len(dims) == len(shape)
             and all(_fixed(d) in (None, s) for d, s in zip(dims, shape, strict=True))
@@ -77,20 +77,20 @@ def check_shapes(session: Session, shapes: Shapes) -> None:
 
 
 def find_feeds(
-    session: Session, shapes: Shapes, hints: Mapping[tuple[str, int], int], seed: int
+    session: Session, shapes: Shapes, known_sizes: Mapping[tuple[str, int], int], seed: int
 ) -> tuple[Shapes, int]:
-    """Find sizes, and a limit for integers, with which the model runs.
+    """Find input shapes, and a range for integers, with which the model runs.
 
     Parameters
     ----------
     session
         The model.
     shapes
-        Sizes asked for, by input name.
-    hints
+        Requested shapes, by input name.
+    known_sizes
         Sizes that follow from the weights, by input name and axis.
     seed
-        Of the random inputs tried.
+        Seed of the random inputs.
 
     Returns
     -------
@@ -99,37 +99,37 @@ def find_feeds(
     Raises
     ------
     RunError
-        If it runs with none of them.
+        If the model runs with none of the shapes.
     """
     check_shapes(session, shapes)
     reason = "no size was found with which it runs"
-    for limit in _limits(session):
-        for candidate in _candidates(session, shapes, hints):
+    for end in _integer_ends(session):
+        for candidate in _candidates(session, shapes, known_sizes):
             try:
-                feeds = random_feeds(session, candidate, limit, np.random.default_rng(seed))
+                feeds = random_feeds(session, candidate, end, np.random.default_rng(seed))
                 session.run(feeds)
             except RunError as e:
                 reason = str(e)
                 continue
-            return candidate, limit
+            return candidate, end
     raise RunError(f"{reason} (give sizes with --input-shape)")
 
 
 def random_feeds(
-    session: Session, shapes: Shapes, limit: int, generator: np.random.Generator
+    session: Session, shapes: Shapes, end: int, generator: np.random.Generator
 ) -> Feeds:
-    """Make standard normal numbers, integers below `limit`, true, or "a", by type of input.
+    """Make random inputs: standard normal numbers, integers below `end`, true, or "a".
 
     Raises
     ------
     RunError
-        If an input is of a type for which there is no random value.
+        If an input is too large, or of a type without random values.
     """
-    return {v.name: _random(v, shapes[v.name], limit, generator) for v in session.inputs}
+    return {v.name: _random(v, shapes[v.name], end, generator) for v in session.inputs}
 
 
 def _random(
-    value: Input, shape: tuple[int, ...], limit: int, generator: np.random.Generator
+    value: Input, shape: tuple[int, ...], end: int, generator: np.random.Generator
 ) -> npt.NDArray[Any]:
     dtype = _dtype(value.type)
     if prod(shape) > _MOST_NUMBERS:
@@ -141,7 +141,7 @@ def _random(
     if dtype is np.bool_:
         return np.ones(shape, dtype=bool)
     if np.issubdtype(dtype, np.integer):
-        return generator.integers(0, limit, shape).astype(dtype)
+        return generator.integers(0, end, shape).astype(dtype)
     drawn = np.float64 if dtype is np.float64 else np.float32
     return generator.standard_normal(shape, drawn).astype(dtype, copy=False)
 
@@ -152,10 +152,10 @@ def _dtype(kind: str) -> type[np.generic] | None:
     return _NUMPY_TYPES.get(kind[len("tensor(") : -1])
 
 
-def _limits(session: Session) -> tuple[int, ...]:
+def _integer_ends(session: Session) -> tuple[int, ...]:
     kinds = [_dtype(value.type) for value in session.inputs]
     integers = any(kind is not None and np.issubdtype(kind, np.integer) for kind in kinds)
-    return _INTEGER_LIMITS if integers else _INTEGER_LIMITS[:1]
+    return _INTEGER_ENDS if integers else _INTEGER_ENDS[:1]
 
 
 def _fixed(dim: Dim) -> int | None:
@@ -163,13 +163,13 @@ def _fixed(dim: Dim) -> int | None:
 
 
 def _candidates(
-    session: Session, shapes: Shapes, hints: Mapping[tuple[str, int], int]
+    session: Session, shapes: Shapes, known_sizes: Mapping[tuple[str, int], int]
 ) -> Iterator[Shapes]:
-    """Shapes of all inputs together, the likeliest first; no two the same."""
+    """Give different combinations of input shapes, the most likely first."""
     seen: list[Shapes] = []
     for sizes in _SIZES:
         candidate = {
-            value.name: shapes.get(value.name) or _shape(value, sizes, hints)
+            value.name: shapes.get(value.name) or _shape(value, sizes, known_sizes)
             for value in session.inputs
         }
         if candidate not in seen:
@@ -178,13 +178,13 @@ def _candidates(
 
 
 def _shape(
-    value: Input, sizes: tuple[int, int], hints: Mapping[tuple[str, int], int]
+    value: Input, sizes: tuple[int, int], known_sizes: Mapping[tuple[str, int], int]
 ) -> tuple[int, ...]:
     shape = []
     for axis, dim in enumerate(value.shape):
         size = _fixed(dim)
         if size is None:
             guess = sizes[0] if axis == len(value.shape) - 1 else sizes[1]
-            size = hints.get((value.name, axis), guess if axis else _BATCH)
+            size = known_sizes.get((value.name, axis), guess if axis else _BATCH)
         shape.append(size)
     return tuple(shape)

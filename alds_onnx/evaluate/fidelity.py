@@ -1,4 +1,4 @@
-"""How far two models' outputs are apart, accumulated over samples."""
+"""The difference between the outputs of two models, accumulated over samples."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _LARGEST = 1e140
 
 
 class Comparison:
-    """Compares outputs run by run; a copy of neither is kept.
+    """Compares outputs run by run, without keeping them.
 
     Parameters
     ----------
     names
         Names of the graph outputs.
     ignore
-        Outputs that cannot be compared, with the reason.
+        Reasons why outputs cannot be compared, by name.
     """
 
     def __init__(self, names: Sequence[str], ignore: dict[str, str] | None = None) -> None:
-        # By position: a graph may list an output twice.
+        # A list, because a graph may name an output twice.
         self._sums = [(name, _Sums()) for name in names]
         self._ignore = ignore or {}
 
     def add(self, expected: Outputs, actual: Outputs) -> None:
-        """Add the outputs of one run of both models."""
+        """Add the outputs of one run of each model."""
         for (_, sums), left, right in zip(self._sums, expected, actual, strict=True):
             arrays, others = flatten(left), flatten(right)
             if len(arrays) != len(others):
@@ -41,15 +41,16 @@ class Comparison:
                 sums.add(a, b)
 
     def outputs(self) -> tuple[OutputFidelity, ...]:
-        """Give the measures of each output."""
+        """Give the fidelity of each output."""
         return tuple(sums.fidelity(n, self._ignore.get(n, "")) for n, sums in self._sums)
 
     def difference(self, reference: Comparison, floor: float = 0.0) -> float:
-        """Largest relative L2 difference over the floating-point outputs that can be compared.
+        """Give the largest relative L2 difference of a floating-point output that can be compared.
 
-        Relative to the norm of the expected output or of that of `reference`, whichever is larger:
-        where a compressed model's sigmoid falls to 1e-8, only the rounding of the sigmoid is left.
-        Where there is no original to tell, an output's entries count as `floor` at least.
+        A difference is relative to the norm of the expected output or of the expected output of
+        `reference`, whichever is larger: where the sigmoid of a compressed model falls to 1e-8,
+        only its rounding error is left. Without such a reference, `floor` is the smallest magnitude
+        that an entry of an output counts as.
         """
         found = [
             _ratio(sums.noise, max(sums.signal, other.signal, floor**2 * sums.entries)) ** 0.5
@@ -76,7 +77,7 @@ class _Sums:
             return
         self._add_scores(expected, actual)
         y, z, unequal = _finite(expected, actual)
-        # Far below the largest float64, so that no square overflows.
+        # Clip far below the largest float64, so that no square overflows.
         y, z = np.clip(y, -_LARGEST, _LARGEST), np.clip(z, -_LARGEST, _LARGEST)
         noise = y - z
         self.entries += y.size
@@ -88,11 +89,11 @@ class _Sums:
         self.largest = max(self.largest, largest)
 
     def differ(self) -> None:
-        """Outputs of another form are as far apart as can be."""
+        """Record outputs of different structure: their difference is infinite."""
         self.noise = self.largest = np.inf
 
     def _add_scores(self, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> None:
-        """Count rows with the same largest entry, where an output looks like scores."""
+        """Count rows with the largest entry at the same place, if the output looks like scores."""
         if expected.ndim in (2, 3) and expected.shape[-1] > 1 and expected.size:
             self.rows += expected.size // expected.shape[-1]
             self.agreeing += int((expected.argmax(-1) == actual.argmax(-1)).sum())
@@ -122,7 +123,7 @@ def _is_floating(array: npt.NDArray[Any]) -> bool:
 def _finite(
     expected: npt.NDArray[Any], actual: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], bool]:
-    """Both as float64 where both are finite; whether NaN or infinity stand at other places."""
+    """Keep the entries that are finite in both, as float64; tell whether the other ones differ."""
     y, z = np.ravel(expected).astype(np.float64), np.ravel(actual).astype(np.float64)
     finite = np.isfinite(y) & np.isfinite(z)
     if finite.all():

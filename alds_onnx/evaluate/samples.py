@@ -15,13 +15,13 @@ from alds_onnx.evaluate.sessions import Execution, Feeds, Session, flatten
 from alds_onnx.graph.scopes import Key, ModelIndex, unused
 
 _RANDOM_SAMPLES = 4
-# Models that take long to run are compared on one random sample.
+# A model whose run takes longer than this is compared on one random sample.
 _SLOW_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Samples:
-    """Inputs, one entry a run; `random` says whether they were made up."""
+    """Inputs, one entry for each run; `random` says whether they are random numbers."""
 
     feeds: tuple[Feeds, ...]
     random: bool
@@ -38,44 +38,44 @@ def random_samples(
     execution: Execution,
     *,
     shapes: Shapes,
-    hints: Mapping[tuple[str, int], int],
+    known_sizes: Mapping[tuple[str, int], int],
     seed: int,
 ) -> Samples:
-    """Make random inputs of sizes with which the model runs.
+    """Make random inputs of shapes with which the model runs.
 
     Parameters
     ----------
     model, folder, execution
-        As for `Session`.
+        Parameters of `Session`.
     shapes
-        Sizes asked for, by input name.
-    hints
+        Requested shapes, by input name.
+    known_sizes
         Sizes that follow from the weights, by input name and axis.
     seed
-        Of the random numbers.
+        Seed of the random numbers.
 
     Raises
     ------
     RunError
-        If the model does not load, or runs with none of the sizes tried.
+        If the model does not load, or runs with none of the shapes tried.
     """
     session = Session(model, folder, execution)
-    found, limit = find_feeds(session, shapes, hints, seed)
+    found, end = find_feeds(session, shapes, known_sizes, seed)
     generator = np.random.default_rng(seed)
-    first = random_feeds(session, found, limit, generator)
+    first = random_feeds(session, found, end, generator)
     start = time.perf_counter()
     session.run(first)
     count = 1 if time.perf_counter() - start > _SLOW_SECONDS else _RANDOM_SAMPLES
-    rest = [random_feeds(session, found, limit, generator) for _ in range(count - 1)]
-    return Samples(feeds=(first, *rest), random=True)
+    others = [random_feeds(session, found, end, generator) for _ in range(count - 1)]
+    return Samples(feeds=(first, *others), random=True)
 
 
 def measured_shapes(
     model: ModelProto, folder: Path, execution: Execution, feeds: Feeds, wanted: set[str]
 ) -> dict[Key, tuple[int, ...]]:
-    """Find shapes of tensors of the main graph by one run of the model.
+    """Measure the shapes of tensors of the main graph in one run of the model.
 
-    Each wanted tensor gets a Shape node whose output is a new graph output, so that the tensors
+    Each wanted tensor gets a Shape node whose output is a new graph output. So the tensors
     themselves need not be kept.
 
     Raises

@@ -1,4 +1,4 @@
-"""Scores of the task: how many labelled samples a model gets right."""
+"""Scores of the task: for how many labelled samples a model is right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 _Array = npt.NDArray[Any]
 
-#: Runs a model: {input name: array} to the list of its outputs.
+#: Runs a model on {input name: array} and returns the list of its outputs.
 Run: TypeAlias = Callable[[Mapping[str, _Array]], list[_Array]]
 #: A file of labelled samples, its arrays, or a function that scores a model (higher is better).
 Evaluation: TypeAlias = (
@@ -28,16 +28,16 @@ class NoScoresError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Which output holds the scores.
+    """The output that holds the scores.
 
     Attributes
     ----------
     output
-        Its position among the outputs.
+        Position of the output.
     num_classes
-        At least 2.
+        Number of classes, at least 2.
     others
-        Positions of outputs that would have fitted too.
+        Positions of other outputs that look like scores.
     """
 
     output: int
@@ -46,19 +46,19 @@ class Choice:
 
     @property
     def tops(self) -> tuple[int, ...]:
-        """The k for which top-k tells something."""
+        """The k for which top-k is informative."""
         return tuple(k for k in _TOP if k < self.num_classes)
 
 
 def choose_output(names: Sequence[str], outputs: Sequence[object], samples: int) -> Choice:
-    """Take the first floating-point output of shape (samples, classes), more than one class.
+    """Choose the first floating-point output of shape (samples, classes) with two classes or more.
 
-    Further axes of size 1, as (samples, classes, 1, 1), do no harm.
+    Further axes of size 1 are allowed, as in (samples, classes, 1, 1).
 
     Raises
     ------
     NoScoresError
-        If there is none; names the outputs and their shapes.
+        If there is no such output. The message names the outputs and their shapes.
     """
     fitting = [(i, n) for i, output in enumerate(outputs) if (n := num_classes(output, samples))]
     if not fitting:
@@ -74,7 +74,7 @@ def choose_output(names: Sequence[str], outputs: Sequence[object], samples: int)
 
 
 def num_classes(output: object, samples: int) -> int:
-    """Classes of an output as `choose_output` wants it; 0 if it is none."""
+    """Count the classes of an output; 0 if `choose_output` would not choose it."""
     if not isinstance(output, np.ndarray) or not np.issubdtype(output.dtype, np.floating):
         return 0
     shape: tuple[int, ...] = output.shape
@@ -89,17 +89,17 @@ def _described(output: object) -> str:
 
 
 def ranks(scores: _Array, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Place of each label's class among all classes, 0 for the highest score.
+    """Rank the class of each label among all classes; 0 is the highest score.
 
-    Of equal scores the first is the higher, as `numpy.argmax` has it. A row with NaN is in the last
-    place: it says nothing.
+    Among equal scores the first class ranks higher, as in `numpy.argmax`. A label whose scores
+    contain NaN gets the lowest rank.
 
     Parameters
     ----------
     scores
-        Shape (samples, classes) and perhaps axes of size 1.
+        Array of shape (samples, classes), possibly with further axes of size 1.
     labels
-        Shape (samples,), each below the number of classes.
+        Array of shape (samples,), each entry below the number of classes.
     """
     classes = scores.size // max(1, len(labels))
     rows = scores.reshape(len(labels), classes)

@@ -1,4 +1,4 @@
-"""onnxruntime sessions, made and run so that a failure is one sentence."""
+"""onnxruntime sessions whose failures are errors with a one-line message."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _FATAL_ONLY = 4
 
 
 class Provider(str, Enum):
-    """Execution providers of onnxruntime that can be asked for."""
+    """The execution providers of onnxruntime that can be chosen."""
 
     CPU = "cpu"
     CUDA = "cuda"
@@ -58,7 +58,7 @@ _PROVIDERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """Where and how onnxruntime runs a model: threads within an operator, and the provider."""
+    """How onnxruntime runs a model: the threads within an operator, and the provider."""
 
     threads: int
     provider: Provider = Provider.CPU
@@ -66,14 +66,14 @@ class Execution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """What a graph input takes, in the words of onnxruntime.
+    """A graph input as onnxruntime describes it.
 
     Attributes
     ----------
     name, type
-        Such as `x` and `tensor(float)`.
+        Name and type, such as `x` and `tensor(float)`.
     shape
-        A symbol or None for a free axis; empty for a scalar, and where the rank is not known.
+        Sizes; a symbol or None for a free axis. Empty for a scalar, and if the rank is not known.
     """
 
     name: str
@@ -86,12 +86,12 @@ class RunError(Exception):
 
 
 def check_provider(provider: Provider) -> None:
-    """Refuse a provider that this onnxruntime does not have.
+    """Refuse a provider that this build of onnxruntime does not have.
 
     Raises
     ------
     UsageError
-        Names the providers that there are.
+        If it does not have it. The message names the available providers.
     """
     available = ort.get_available_providers()
     if _PROVIDERS[provider] not in available:
@@ -107,16 +107,16 @@ class Session:
     Parameters
     ----------
     model
-        May refer to external data.
+        The model, which may refer to external data.
     folder
-        Where that data lies.
+        Folder of the external data.
     execution
-        Where and how to run it.
+        How to run the model.
 
     Raises
     ------
     RunError
-        If onnxruntime does not load the model.
+        If onnxruntime cannot load the model.
     """
 
     def __init__(self, model: ModelProto, folder: Path, execution: Execution) -> None:
@@ -124,12 +124,12 @@ class Session:
         options.log_severity_level = _FATAL_ONLY
         options.intra_op_num_threads = execution.threads
         options.inter_op_num_threads = 1
-        # Threads that spin after a run would take the time of the session whose turn it is.
+        # Threads that keep spinning after a run would slow down the session that runs next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         providers = list(dict.fromkeys([_PROVIDERS[execution.provider], _PROVIDERS[Provider.CPU]]))
         try:
-            # The numbers apart must live as long as the session.
-            content, self._apart = _prepare(model, folder, options)
+            # The initializers outside of the model must live as long as the session.
+            content, self._moved = _prepare(model, folder, options)
             self._session = ort.InferenceSession(content, options, providers=providers)
         except Exception as e:
             raise RunError(f"onnxruntime {ort.__version__} cannot load it: {_short(e)}") from e
@@ -142,7 +142,7 @@ class Session:
         self.output_names = tuple(output.name for output in self._session.get_outputs())
 
     def run(self, feeds: Feeds, names: Sequence[str] | None = None) -> Outputs:
-        """Run once; the outputs in the order of `names` (default: of the model).
+        """Run once, and give the outputs in the order of `names` (default: that of the model).
 
         Raises
         ------
@@ -158,22 +158,22 @@ class Session:
 def _prepare(
     model: ModelProto, folder: Path, options: ort.SessionOptions
 ) -> tuple[bytes, Spill | None]:
-    """Set what depends on the model; its bytes, and the numbers that were moved out of it."""
+    """Set the options that depend on the model, and give its bytes and its moved initializers."""
     if is_large(model):
-        # Each session would keep a second copy of the weights, in an order that runs faster.
+        # Prepacking keeps a second copy of the weights in every session.
         options.add_session_config_entry("session.disable_prepacking", "1")
-    apart = None
+    moved = None
     if inline_bytes(model) > LARGE_MODEL:
-        model, apart = _numbers_apart(model)
+        model, moved = _without_large_initializers(model)
     model, folder = _within_one_folder(model, folder)
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", os.path.realpath(folder)
     )
-    return serialize(model), apart
+    return serialize(model), moved
 
 
-def _numbers_apart(model: ModelProto) -> tuple[ModelProto, Spill]:
-    """Take large initializers out of a copy: protobuf has no message over 2 GiB."""
+def _without_large_initializers(model: ModelProto) -> tuple[ModelProto, Spill]:
+    """Move large initializers out of a copy: a protobuf message cannot exceed 2 GiB."""
     skeleton, spill = ModelProto(), Spill()
     skeleton.CopyFrom(model)
     for tensor in large_initializers(skeleton):
@@ -182,10 +182,11 @@ def _numbers_apart(model: ModelProto) -> tuple[ModelProto, Spill]:
 
 
 def _within_one_folder(model: ModelProto, folder: Path) -> tuple[ModelProto, Path]:
-    """Give external data by its real places, where some lie outside the folder.
+    """Refer to external data by real paths below a common folder.
 
-    So do the targets of symbolic links, which onnxruntime refuses in a model that is given as
-    bytes, and temporary files; `load_model` has refused what must not be read.
+    onnxruntime refuses data outside the folder of a model that is given as bytes. Files that
+    symbolic links point to, and temporary files, may lie outside of it. `load_model` has already
+    refused files that must not be read.
     """
     root = os.path.realpath(folder)
     places = [external_data(tensor, folder) for tensor in external_tensors(model)]
@@ -201,7 +202,7 @@ def _within_one_folder(model: ModelProto, folder: Path) -> tuple[ModelProto, Pat
 
 
 def flatten(output: Any) -> list[npt.NDArray[Any]]:
-    """Give the arrays of an output, which may be a sequence or a map of them."""
+    """List the arrays of an output, which may be a sequence or a map of arrays."""
     if isinstance(output, np.ndarray):
         return [output]
     if isinstance(output, Mapping):

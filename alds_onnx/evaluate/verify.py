@@ -1,11 +1,12 @@
-"""Checks of the compressed model by onnxruntime, before anything is written.
+"""Checks of the compressed model with onnxruntime, before anything is written.
 
-Two questions, kept apart:
+They answer two separate questions:
 
-    exact       does the rewritten model compute what the original does with each W replaced by its
+    exact       Does the rewritten model equal the original in which each W is replaced by its
                 approximation Ŵ, at its outputs and at the output of every decomposed layer? If not,
-                there is a bug in the rewrite.
-    fidelity    how far are its outputs from the original's? That is the price of the compression.
+                the rewrite has a bug.
+    fidelity    How much do its outputs differ from those of the original? This difference is the
+                price of the compression.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from alds_onnx.values import Status, Verification
 
 #: Largest relative L2 difference of an output that counts as float rounding, by the coarsest
 #: element type of the decomposed weights. Rounding errors of single operators, about 1e-7, 1e-3 and
-#: 1e-2, grow through the layers behind them; a wrong rewrite is off by about 1.
+#: 1e-2, grow through the layers downstream; a wrong rewrite is off by about 1.
 TOLERANCES: Mapping[int, float] = {
     TensorProto.DOUBLE: 1e-9,
     TensorProto.FLOAT: 1e-4,
@@ -49,17 +50,17 @@ class Candidates:
     Attributes
     ----------
     original, compressed
-        Before and after.
+        The models before and after the compression.
     composed
-        The original with each W replaced by the dense Ŵ of its factors.
+        The original with each W replaced by the product Ŵ of its factors.
     layers
-        Outputs of decomposed nodes, tensors of the main graph that all three models have.
+        Outputs of decomposed nodes: tensors of the main graph that all three models have.
     folder
-        Where their external data lies.
+        Folder of the external data.
     called
-        What the user knows the compressed one as.
+        Name of the compressed model in messages.
     floor
-        Entries of the models' outputs below this count as this large. The layers' own do not.
+        Smallest magnitude that an entry of a model output counts as. Layer outputs have none.
     """
 
     original: ModelProto
@@ -74,26 +75,26 @@ class Candidates:
 def verify(
     models: Candidates, samples: Samples, execution: Execution, tolerance: float
 ) -> Verification:
-    """Run the three models on the same inputs and compare.
+    """Run the three models on the same inputs and compare their outputs.
 
-    The outputs are kept, not the sessions: of a large model one is loaded at a time,
-    and latency, which takes two side by side, is not measured.
+    For a large model, only one session is open at a time. Latency is then not measured, because it
+    needs two.
 
     Parameters
     ----------
     models
-        The original, the compressed one, and the original with each W replaced by Ŵ.
+        The original, the compressed model, and the original with each W replaced by Ŵ.
     samples
-        What to run them on.
+        Inputs of the runs.
     execution
-        Where and how to run them.
+        How to run the models.
     tolerance
-        Largest difference between the last two that counts as rounding; see `TOLERANCES`.
+        Largest difference between the last two models that counts as rounding; see `TOLERANCES`.
 
     Returns
     -------
-    Failed if the rewrite is not exact or the compressed model does not run where the original does;
-    not validated if the original does not run.
+    The status is failed if the rewrite is not exact, or if only the original runs. It is not
+    validated if the original does not run.
     """
     try:
         original = _run_original(models, samples, execution, tolerance)
@@ -107,12 +108,12 @@ def verify(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Original:
-    """The original, its outputs on all samples, and those that cannot be compared.
+    """The outputs of the original on all samples, and reasons why some cannot be compared.
 
     Attributes
     ----------
     session
-        For latency; None where it would take too much memory.
+        The original, to measure latency; None if two sessions would take too much memory.
     """
 
     session: Session | None
@@ -135,9 +136,9 @@ def _run_original(
 def unsteady(
     names: Sequence[str], first: Outputs, again: Outputs, tolerance: float
 ) -> dict[str, str]:
-    """Find outputs that differ between two runs of the same model (random operators).
+    """Find outputs that differ between two runs of the same model, because of random operators.
 
-    Rounding may differ from run to run too, on a GPU: that is no reason not to compare.
+    Differences of rounding, which occur on a GPU, do not count.
     """
     comparison = Comparison(names)
     comparison.add(first, again)
@@ -149,7 +150,7 @@ def unsteady(
 
 
 def overflowing(names: Sequence[str], outputs: Sequence[Outputs]) -> dict[str, str]:
-    """Find outputs that overflow: whether a sum does depends on its order, which may change."""
+    """Find outputs that overflow, which may depend on the order of a sum."""
     return {
         name: "not finite in the original"
         for run in outputs
@@ -201,7 +202,7 @@ def _compare(
 def _outputs(
     model: ModelProto, models: Candidates, samples: Samples, execution: Execution
 ) -> list[Outputs]:
-    """Outputs on all samples; the session goes before the next one comes."""
+    """Give the outputs on all samples, and close the session."""
     session = Session(model, models.folder, execution)
     return [session.run(feeds) for feeds in samples.feeds]
 
@@ -214,7 +215,7 @@ def _batch_size(feeds: Feeds) -> int:
 def _difference_at_layers(
     models: Candidates, feeds: Feeds, execution: Execution, tolerance: float
 ) -> float:
-    """Largest difference at the outputs of decomposed layers, made graph outputs for one run."""
+    """Give the largest difference at the decomposed layers, made graph outputs for one run."""
     if not models.layers:
         return 0.0
 

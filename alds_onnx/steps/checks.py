@@ -47,7 +47,7 @@ def make_samples(survey: Survey, data: Data | None, settings: Settings) -> Sampl
             folder,
             execution,
             shapes=dict(settings.input_shapes),
-            hints=input_hints(survey.index),
+            known_sizes=input_hints(survey.index),
             seed=settings.seed,
         )
     except RunError as e:

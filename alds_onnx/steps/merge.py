@@ -154,7 +154,7 @@ def _samples(loaded: LoadedModel, execution: Execution, settings: MergeSettings)
             loaded.folder,
             execution,
             shapes=dict(settings.input_shapes),
-            hints=input_hints(ModelIndex(loaded.model)),
+            known_sizes=input_hints(ModelIndex(loaded.model)),
             seed=settings.seed,
         )
     except RunError as e:

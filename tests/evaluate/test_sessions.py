@@ -153,7 +153,7 @@ def test_shapes_that_do_not_fit(shapes: dict[str, tuple[int, ...]], reason: str)
         find_feeds(relu("N, 3, H"), shapes, {}, 0)
 
 
-@pytest.mark.parametrize(("shape", "hints", "expected"), [
+@pytest.mark.parametrize(("shape", "known_sizes", "expected"), [
     ("2, 3", {}, (2, 3)),
     ("N, 3", {}, (1, 3)),
     ("N, C, H, W", {("x", 1): 5}, (1, 5, 224, 224)),
@@ -164,9 +164,9 @@ def test_shapes_that_do_not_fit(shapes: dict[str, tuple[int, ...]], reason: str)
     ("0, N", {}, (0, 224)),
 ])  # fmt: skip
 def test_sizes_of_free_axes(
-    shape: str, hints: dict[tuple[str, int], int], expected: tuple[int, ...]
+    shape: str, known_sizes: dict[tuple[str, int], int], expected: tuple[int, ...]
 ) -> None:
-    assert find_feeds(relu(shape), {}, hints, 0) == ({"x": expected}, 100)
+    assert find_feeds(relu(shape), {}, known_sizes, 0) == ({"x": expected}, 100)
 
 
 def test_negative_sizes_are_free() -> None:
@@ -242,7 +242,7 @@ MODEL = parse(
 
 def test_random_samples_are_seeded() -> None:
     def draw(seed: int) -> samples.Samples:
-        return random_samples(MODEL, HERE, ONE, shapes={"x": (3, 8)}, hints={}, seed=seed)
+        return random_samples(MODEL, HERE, ONE, shapes={"x": (3, 8)}, known_sizes={}, seed=seed)
 
     one, same, other = draw(0), draw(0), draw(1)
     assert one.random
@@ -256,7 +256,7 @@ def test_random_samples_are_seeded() -> None:
 
 def test_slow_models_get_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "_SLOW_SECONDS", -1.0)
-    assert len(random_samples(MODEL, HERE, ONE, shapes={}, hints={}, seed=0).feeds) == 1
+    assert len(random_samples(MODEL, HERE, ONE, shapes={}, known_sizes={}, seed=0).feeds) == 1
 
 
 def test_measured_shapes() -> None:

@@ -108,7 +108,9 @@ def try_runtime(folder: Path) -> None:
     """Only onnxruntime, on the mutated model as it is."""
     loaded = load_model(folder / MODEL)
     with contextlib.suppress(RunError):
-        random_samples(loaded.model, folder, Execution(threads=1), shapes={}, hints={}, seed=0)
+        random_samples(
+            loaded.model, folder, Execution(threads=1), shapes={}, known_sizes={}, seed=0
+        )
 
 
 def try_plan(folder: Path) -> None:
