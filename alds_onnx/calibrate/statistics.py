@@ -15,8 +15,8 @@ from alds_onnx.decompose.regression import is_wide
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.scopes import ModelIndex
 
-# Rows for each column of a weight. The relative error of a second moment is about 1/sqrt(rows): with
-# this many, the weakest directions are determined well enough for a ridge to suffice.
+# Rows for each column of a weight. The relative error of a second moment is about 1/sqrt(rows), so
+# that the weakest directions are determined well enough for a ridge to suffice.
 _ROWS_PER_COLUMN = 40
 _FEWEST_ROWS, _MOST_ROWS = 4096, 32768
 

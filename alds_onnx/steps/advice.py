@@ -1,4 +1,4 @@
-"""What the user should know about a run: the warnings of the report."""
+"""The warnings of the report."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from alds_onnx.steps.pace import Slow
 from alds_onnx.steps.survey import Survey
 from alds_onnx.values import Plan, Status, Verification
 
-# A compressed model that takes this much longer is slower beyond the noise of the measurement.
+# A ratio of times above which a model is slower beyond the noise of the measurement.
 _SLOWER = 1.05
 # Relative error of an output above which accuracy is likely to suffer.
 _LARGE_ERROR = 0.1
-# Part of a score that is a large loss.
+# Relative loss of a score that counts as large.
 _LARGE_LOSS = 0.01
-# How much larger errors are where it is worth a word that speed costs accuracy.
+# Ratio of errors above which a warning says that speed costs accuracy.
 _HIGH_PRICE = 1.2
-# Fewer calibration samples than this say too little about the directions that matter.
+# With fewer calibration samples than this, a warning says that there are too few.
 _FEW_SAMPLES = 32
 
 _WHAT_DATA_DOES = (
@@ -33,24 +33,24 @@ _WHAT_DATA_DOES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Findings:
-    """What a run found out.
+    """The findings of a run, on which the warnings rest.
 
     Attributes
     ----------
     survey, plan, data
-        The model, what was decided, and the calibration data.
+        The model, the decisions, and the calibration data.
     verification, scores, limit_result
-        As in `values.Report`.
+        See `values.Report`.
     alignment
-        The rule by which slices and ranks were chosen; None where a plan was applied.
+        The rule by which slices and ranks were chosen; None if a plan was applied.
     attention_cut
-        Whether the budget needs layers that would be kept whole for attention.
+        Whether projections of attention are cut because the budget is out of reach without.
     slow
-        Cuts that are slower than their layers.
-    measured
-        The original's scores, if there are any.
+        Chosen cuts that are slower than their layers.
+    original_scores
+        Scores of the original; None without an evaluation.
     price
-        As in `evidence.Evidence`.
+        See `evidence.Evidence`.
     """
 
     survey: Survey
@@ -62,12 +62,12 @@ class Findings:
     alignment: Alignment | None
     attention_cut: bool
     slow: tuple[Slow, ...]
-    measured: ModelScores | None
+    original_scores: ModelScores | None
     price: float | None
 
 
 def unaligned(found: Findings) -> tuple[str, ...]:
-    """Names of the layers whose slices and ranks are not those that the runtime is fast at."""
+    """Name the layers whose slices and ranks the runtime is not fast at."""
     rule = found.alignment
     if rule is None:
         return ()
@@ -82,7 +82,7 @@ def unaligned(found: Findings) -> tuple[str, ...]:
 
 
 def make_warnings(found: Findings) -> tuple[str, ...]:
-    """Say what the user should know."""
+    """Write all warnings that apply."""
     return (
         *_about_the_model(found),
         *_about_the_checks(found),
@@ -106,11 +106,10 @@ def _about_the_model(found: Findings) -> list[str]:
     if overridable:
         names = ", ".join(f"'{name}'" for name in dict.fromkeys(overridable))
         warnings.append(f"no longer graph inputs, because their weights were decomposed: {names}")
-    if found.measured is not None and found.measured.others:
-        others = ", ".join(f"'{name}'" for name in found.measured.others)
-        warnings.append(
-            f"scored by the output '{found.measured.output}'; {others} would have fitted too"
-        )
+    scored = found.original_scores
+    if scored is not None and scored.others:
+        others = ", ".join(f"'{name}'" for name in scored.others)
+        warnings.append(f"scored by the output '{scored.output}'; {others} would have fitted too")
     slow, cut = unaligned(found), [row for row in rows if row.cut]
     if found.alignment is not None and 2 * len(slow) > len(cut):
         warnings.append(
@@ -177,7 +176,7 @@ def _about_the_data(found: Findings) -> list[str]:
 
 
 def _about_accuracy(found: Findings) -> list[str]:
-    """What the errors without calibration data mean."""
+    """Warn about the accuracy of a run without calibration data."""
     verification = found.verification
     if found.data is not None:
         return []
@@ -197,7 +196,7 @@ def _about_accuracy(found: Findings) -> list[str]:
 
 
 def _about_speed(found: Findings) -> list[str]:
-    """Where data was given and accuracy is lost all the same: what keeps more of it."""
+    """Say how to keep more accuracy, if it is lost although there is calibration data."""
     price = found.price or 0.0
     if found.data is None or price < _HIGH_PRICE or not _is_lossy(found):
         return []
@@ -208,7 +207,7 @@ def _about_speed(found: Findings) -> list[str]:
 
 
 def _is_lossy(found: Findings) -> bool:
-    """Whether much of the score is lost or, where there is none, the outputs are far off."""
+    """Whether much of the score is lost or, without a score, the outputs have a large error."""
     if found.scores:
         score = found.scores[0]
         return score.before - score.after > _LARGE_LOSS * abs(score.before)
@@ -216,6 +215,6 @@ def _is_lossy(found: Findings) -> bool:
 
 
 def _worst(found: Findings) -> float:
-    """Relative error of the worst output; 0 where nothing was measured."""
+    """Give the relative error of the worst output; 0 if nothing was measured."""
     fidelity = found.verification.fidelity if found.verification else ()
     return max((output.relative_l2 for output in fidelity), default=0.0)

@@ -1,4 +1,4 @@
-"""One compressed model: choose cuts within budgets, compute factors, put them in."""
+"""One attempt: choose cuts within budgets, compute the factors, and rewrite the model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from alds_onnx.values import Objective as ObjectiveName
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Attempt:
-    """A compressed model; `measurement` is what was measured of it if a limit was asked for."""
+    """A compressed model, and the measurement of the limited quantity if there is one."""
 
     budgets: tuple[Budget, ...]
     decompositions: list[Decomposition]
@@ -51,7 +51,7 @@ class Attempt:
 
 
 def requested_budgets(prepared: Prepared, clock: Clock) -> tuple[CostedBudget, ...]:
-    """The budgets that were asked for."""
+    """Make the budgets that the settings ask for."""
     survey, settings = prepared.survey, prepared.settings
     budgets = _counted_budgets(survey, settings, prepared.before, prepared.work)
     if settings.latency_ratio is None:
@@ -75,21 +75,21 @@ def requested_budgets(prepared: Prepared, clock: Clock) -> tuple[CostedBudget, .
 def _counted_budgets(
     survey: Survey, settings: Settings, parameters: int, work: Mapping[Site, Work]
 ) -> tuple[CostedBudget, ...]:
-    """The budgets that were asked for, but those of time.
+    """Make the budgets of parameters and of multiply-accumulates that the settings ask for.
 
     Parameters
     ----------
     survey, settings
-        The model, and what was asked for.
+        The model, and the settings of the run.
     parameters
-        Of the whole model.
+        Number of parameters of the whole model.
     work
-        What its layers compute in one run, where known.
+        Computations of the layers in one run, where known.
 
     Raises
     ------
     UsageError
-        If multiply-accumulates are to be removed, and none are known.
+        If there is a budget of multiply-accumulates, but none are known.
     """
     budgets = []
     if settings.cr is not None:
@@ -108,7 +108,7 @@ def _counted_budgets(
 
 
 def _work_of_weights(survey: Survey, work: Mapping[Site, Work]) -> dict[str, tuple[Work, ...]]:
-    """What the layers that read each weight compute, by the weight's name."""
+    """Give the computations of the layers that read each weight, by the weight's name."""
     return {
         weight.name: tuple(work[layer.site] for layer in weight.layers if layer.site in work)
         for weight in survey.weights()
@@ -116,7 +116,7 @@ def _work_of_weights(survey: Survey, work: Mapping[Site, Work]) -> dict[str, tup
 
 
 def make_attempt(prepared: Prepared, budgets: Sequence[CostedBudget], clock: Clock) -> Attempt:
-    """Choose cuts within budgets, or take those of the plan; compute factors; put them in."""
+    """Choose cuts within budgets or apply a plan, compute the factors, and rewrite the model."""
     survey = prepared.survey
     clock.start(Step.SEARCH)
     choice, excluded = _chosen(prepared, budgets)
@@ -145,11 +145,11 @@ def _chosen(
     scale: Mapping[str, float] | None = None,
     excluded: Excluded | None = None,
 ) -> tuple[Choice, Excluded]:
-    """The cuts of the plan, or those that a search finds; and what it had to exclude as slow."""
+    """Choose the cuts, by the plan or by a search; and give the cuts excluded as slow."""
     survey, settings = prepared.survey, prepared.settings
     if settings.plan is not None:
         return Choice(cuts=planned_cuts(survey, settings.plan)), {}
-    known, judge = excluded or {}, _judge(prepared)
+    known, judge = excluded or {}, _slow_filter(prepared)
     if judge is None or settings.allow_slower:
         return _searched(prepared, budgets, scale, known), known
     choice, paced = without_slow(
@@ -187,18 +187,18 @@ def _objective(settings: Settings) -> Objective:
     return LargestError()
 
 
-def _judge(prepared: Prepared) -> Pace | None:
-    """What keeps slow cuts out; a budget of time needs no such filter."""
+def _slow_filter(prepared: Prepared) -> Pace | None:
+    """Give the filter that excludes slow cuts. A latency budget needs no such filter."""
     return prepared.pace if prepared.settings.latency_ratio is None else None
 
 
 def is_timed(prepared: Prepared) -> bool:
-    """Whether times decided: those of a budget of time do, and others unless slow is allowed."""
+    """Whether the choice rests on times: of a latency budget, or of the filter of slow cuts."""
     if prepared.pace is None:
         return False
-    return _judge(prepared) is None or not prepared.settings.allow_slower
+    return _slow_filter(prepared) is None or not prepared.settings.allow_slower
 
 
 def _is_streamed(model: ModelProto) -> bool:
-    """Whether new weights go to a file: those of a large model that has data files itself."""
+    """Whether new weights go to a file: if the model is large and has data files itself."""
     return is_large(model) and bool(external_tensors(model))

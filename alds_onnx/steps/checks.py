@@ -1,4 +1,4 @@
-"""The inputs of the checks, and what they cost and show."""
+"""Checking the compressed model: the inputs, the shapes of its tensors, and the checks."""
 
 from __future__ import annotations
 
@@ -27,20 +27,22 @@ from alds_onnx.values import Status, Verification
 
 _log = logging.getLogger(__name__)
 
-# Fidelity is measured on at most this many runs of calibration data.
+# Largest number of runs of calibration data on which fidelity is measured.
 _MOST_RUNS = 16
 
 
 def make_samples(survey: Survey, data: Data | None, settings: Settings) -> Samples | str:
-    """The inputs to run the models on, or the reason why there are none.
+    """Choose the inputs of the checks, or say why there are none.
 
-    Of the calibration data, what was held out if something was.
+    They are held-out calibration data if some was set aside, other calibration data, or random.
     """
     model, folder = survey.loaded.model, survey.loaded.folder
     execution = Execution(threads=settings.threads, provider=settings.provider)
     if data is not None:
         first, *others = (data.held_out or data.fit)[:_MOST_RUNS]
-        return Samples(feeds=(*_first_alone(first, model_inputs(model)), *others), random=False)
+        return Samples(
+            feeds=(*_single_sample_first(first, model_inputs(model)), *others), random=False
+        )
     try:
         return random_samples(
             model,
@@ -54,8 +56,8 @@ def make_samples(survey: Survey, data: Data | None, settings: Settings) -> Sampl
         return str(e)
 
 
-def _first_alone(feed: Feed, inputs: Sequence[ModelInput]) -> list[Feed]:
-    """Split the first sample off a batch if the model lets us: latency is that of one sample."""
+def _single_sample_first(feed: Feed, inputs: Sequence[ModelInput]) -> list[Feed]:
+    """Split the first sample off a batch if the model allows it, to measure its latency."""
     free = all(spec.dims and spec.dims[0] is None for spec in inputs)
     sizes = {len(array) for array in feed.values() if array.ndim}
     if not free or len(sizes) != 1 or sizes.pop() < 2:
@@ -67,7 +69,7 @@ def _first_alone(feed: Feed, inputs: Sequence[ModelInput]) -> list[Feed]:
 def find_shapes(
     survey: Survey, samples: Samples | str, settings: Settings
 ) -> dict[Key, tuple[int, ...]]:
-    """Shapes of tensors in one run: inferred, and from a run where that does not suffice."""
+    """Find the shapes of tensors in one run: by inference or, where it fails, by running."""
     inputs = samples.shapes if isinstance(samples, Samples) else dict(settings.input_shapes)
     index = survey.index
     shapes = known_shapes(index, infer(survey.loaded.model, inputs))
@@ -95,7 +97,7 @@ def _is_known(work: Work | None) -> bool:
 
 
 def _tensors_of(index: ModelIndex, sites: Iterable[Site]) -> set[str]:
-    """Inputs and outputs of nodes of the main graph that are tensors of the main graph."""
+    """List the inputs and outputs of nodes that are tensors of the main graph."""
     names = {
         name
         for site in sites

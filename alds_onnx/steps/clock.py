@@ -1,4 +1,4 @@
-"""Tells the progress, and keeps the time."""
+"""Reporting the progress of a run, and timing its steps."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from alds_onnx.settings import Progress, Step
 
 
 class Clock:
-    """Tells the progress and keeps the time of each step."""
+    """Reports the progress, and times each step."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._times: list[tuple[Step, float]] = []
 
     def start(self, step: Step) -> Step:
-        """Begin a step, which ends the one before; that one, or itself if it is the first."""
+        """Begin a step, and give the step that it ends; itself if it is the first."""
         before = self._times[-1][0] if self._times else step
         self._times.append((step, time.perf_counter()))
         self._progress(step, 0, 0)
         return before
 
     def attempt(self, number: int, most: int) -> None:
-        """Say which attempt of a search begins, of how many at most; takes no time itself."""
+        """Report that an attempt begins, and the largest number of attempts."""
         self._progress(Step.ATTEMPT, number, most)
 
     def advance(self, done: int, total: int) -> None:
-        """Say how far the step is."""
+        """Report how much of the current step is done."""
         self._progress(self._times[-1][0], done, total)
 
     def stop(self) -> None:
@@ -35,7 +35,7 @@ class Clock:
         self._progress(Step.DONE, 1, 1)
 
     def seconds(self) -> tuple[tuple[str, float], ...]:
-        """Time of each step, of all its attempts together."""
+        """Give the time of each step, added up over all attempts."""
         total: dict[str, float] = {}
         for (step, start), (_, end) in zip(self._times, self._times[1:], strict=False):
             total[step.value] = total.get(step.value, 0.0) + end - start

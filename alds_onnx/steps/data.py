@@ -1,4 +1,4 @@
-"""The calibration data of a run: read once, checked, and split if a target is measured on it."""
+"""The calibration data of a run: read once, checked, and split if a limit is measured on it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from alds_onnx.calibrate.reader import Feed, model_inputs, read_feeds
 from alds_onnx.settings import Settings
 from alds_onnx.steps.survey import Survey
 
-#: Every so many runs one is set aside, where there are as many.
+#: One of this many runs is set aside, if there are enough runs.
 HOLD_OUT = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Data:
-    """Calibration data, one feed a run.
+    """Calibration data, with one feed for each run.
 
     Attributes
     ----------
     fit
-        What ranks and factors rest on.
+        The runs on which ranks and factors are fitted.
     held_out
-        What they do not see; empty if nothing was set aside.
+        The runs that the fit does not use; empty if none were set aside.
     num_spoilt
-        Samples with NaN or infinity, in both parts.
+        Number of samples with NaN or infinity, in both parts.
     """
 
     fit: tuple[Feed, ...]
@@ -35,17 +35,17 @@ class Data:
 
     @property
     def num_samples(self) -> int:
-        """Samples in both parts."""
+        """Number of samples in both parts."""
         return count_samples((*self.fit, *self.held_out))
 
 
 def load_data(survey: Survey, settings: Settings) -> Data | None:
-    """Read the calibration data, if there is any; for `--max-error` every fifth run is set aside.
+    """Read the calibration data, if there is any. For `--max-error`, set every fifth run aside.
 
     Raises
     ------
     DataError
-        If it cannot be read or does not fit the model.
+        If the data cannot be read or does not fit the model.
     """
     if settings.calibration is None:
         return None
@@ -60,7 +60,7 @@ def load_data(survey: Survey, settings: Settings) -> Data | None:
 
 
 def count_samples(feeds: Sequence[Feed]) -> int:
-    """Samples in all feeds together, along the first axis."""
+    """Count the samples of all feeds along the first axis."""
     return sum(_batch_size(feed) for feed in feeds)
 
 
@@ -70,7 +70,7 @@ def _batch_size(feed: Feed) -> int:
 
 
 def _num_spoilt(feed: Feed) -> int:
-    """Samples in which an input is not finite; all of a feed if its inputs are no batch."""
+    """Count samples with an input that is not finite; all of the feed if it is not a batch."""
     size = _batch_size(feed)
     spoilt = np.zeros(size, dtype=bool)
     for array in feed.values():

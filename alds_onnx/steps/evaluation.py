@@ -1,4 +1,4 @@
-"""Scoring models on labelled samples, or by a function of the user's."""
+"""Scoring models on labelled samples, or with a function of the user."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class ModelScores:
     Attributes
     ----------
     values
-        By name: top-1 first, or that of a function.
+        Pairs of name and score: top-1 first, or the score of a function.
     samples, output
-        As in `Score`.
+        See `Score`.
     others
-        Graph outputs that look like scores too.
+        Other graph outputs that look like scores.
     """
 
     values: tuple[tuple[str, float], ...]
@@ -67,18 +67,18 @@ Evaluator: TypeAlias = Callable[[ModelProto, Advance], ModelScores]
 
 
 def make_evaluator(survey: Survey, settings: Settings) -> Evaluator | None:
-    """Read what models are to be scored by; None if nothing was given.
+    """Make the evaluator that the settings ask for; None without an evaluation.
 
     Raises
     ------
     DataError
-        If labelled samples cannot be read, or do not fit the model.
+        If the labelled samples cannot be read, or do not fit the model.
     """
     evaluation, loaded = settings.evaluate, survey.loaded
     if evaluation is None:
         return None
     if callable(evaluation):
-        # A target decides what is written: that must not depend on how many threads add up.
+        # A limit decides which model is written, which must not depend on the number of threads.
         threads = settings.threads if settings.max_drop is None else 1
         execution = Execution(threads=threads, provider=settings.provider)
         return _Function(evaluation, loaded.folder, execution)
@@ -93,7 +93,7 @@ def make_evaluator(survey: Survey, settings: Settings) -> Evaluator | None:
 
 
 def make_scores(before: ModelScores, after: ModelScores) -> tuple[Score, ...]:
-    """Put the scores of both models side by side."""
+    """Pair the scores of the original and of the compressed model."""
     return tuple(
         Score(name=name, before=old, after=new, samples=before.samples, output=before.output)
         for (name, old), (_, new) in zip(before.values, after.values, strict=True)
@@ -101,7 +101,7 @@ def make_scores(before: ModelScores, after: ModelScores) -> tuple[Score, ...]:
 
 
 class _Function:
-    """Scores by a function of the user's."""
+    """Scores models with a function of the user."""
 
     def __init__(
         self, function: Callable[[Run], float], folder: Path, execution: Execution
@@ -131,16 +131,16 @@ class _Function:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Labelled:
-    """Labelled samples, as runs.
+    """Labelled samples, divided into runs.
 
     Attributes
     ----------
     where
-        What they came from, for messages.
+        The source of the samples, for messages.
     feeds
-        One for each run. The last may end with repetitions, where a model takes no fewer.
+        One for each run. The last one is padded with repetitions if the batch size is fixed.
     labels
-        For each feed, the labels of its samples without repetitions.
+        For each feed, the labels of its samples without the repetitions.
     """
 
     where: str
@@ -149,7 +149,7 @@ class _Labelled:
 
 
 class _TopK:
-    """Scores by labelled samples: the share of which the label is among the k highest scores."""
+    """Scores models by the share of samples whose label is among the k highest scores."""
 
     def __init__(self, labelled: _Labelled, runner: Runner) -> None:
         self._labelled, self._runner = labelled, runner
@@ -236,7 +236,7 @@ def _read_file(path: Path, inputs: tuple[ModelInput, ...]) -> dict[str, _Array]:
 
 
 def _check_labels(arrays: Mapping[str, _Array], where: str) -> _Labels:
-    """Labels as int64, none of them negative."""
+    """Give the labels as int64, after making sure that none is negative."""
     labels = arrays.get(_LABELS)
     if labels is None:
         raise DataError(f"{where} has no array '{_LABELS}': one class number for each sample")
@@ -256,7 +256,7 @@ def _check_labels(arrays: Mapping[str, _Array], where: str) -> _Labels:
 def _in_batches(
     arrays: Mapping[str, _Array], labels: _Labels, inputs: tuple[ModelInput, ...], where: str
 ) -> _Labelled:
-    """Cut everything into runs; every sample counts, also where the model's batch is fixed."""
+    """Divide all samples into runs, without dropping any if the batch size is fixed."""
     step, fixed = batch_size(inputs)
     feeds: list[Feed] = []
     for start in range(0, len(labels), step):
@@ -268,7 +268,7 @@ def _in_batches(
 
 
 def _part(array: _Array, start: int, stop: int) -> _Array:
-    """A slice; the last sample is repeated where it reaches beyond the end."""
+    """Take a slice. Beyond the end, the last sample is repeated."""
     if stop <= len(array):
         return array[start:stop]
     return array[np.minimum(np.arange(start, stop), len(array) - 1)]
@@ -278,14 +278,14 @@ def _num_samples(feed: Feed) -> int:
     return len(next(iter(feed.values())))
 
 
-def check_finite(measured: ModelScores) -> None:
-    """Refuse a score of the original from which nothing can be lost.
+def check_finite(scores: ModelScores) -> None:
+    """Refuse scores of the original that are not finite.
 
     Raises
     ------
     UsageError
-        If it is NaN or infinite.
+        If a score is NaN or infinite.
     """
-    for name, value in measured.values:
+    for name, value in scores.values:
         if not math.isfinite(value):
             raise UsageError(f"'{name}' gives {value} for the original: it must be a finite number")

@@ -1,4 +1,4 @@
-"""What a choice of ranks rested on, thinned for pictures."""
+"""Collecting the data behind the choice of ranks, reduced for plots."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Survey, Weight
 from alds_onnx.values import Objective
 
-# Points of one curve; they are drawn a few hundred pixels wide.
+# Points of one curve, which is drawn a few hundred pixels wide.
 _POINTS = 120
 
 
@@ -30,18 +30,18 @@ def gather(
     settings: Settings,
     before: int,
 ) -> Evidence:
-    """Keep what pictures need.
+    """Collect the data for the plots of the report.
 
     Parameters
     ----------
     metric
-        What the errors of the layers mean.
+        The metric of the errors.
     decompositions
-        The cuts that were chosen.
+        The decomposed weights.
     survey, settings
-        The model, and what was asked for.
+        The model, and the settings of the run.
     before
-        Parameters of the whole model.
+        Number of parameters of the whole model.
     """
     cuts = {d.weight.name: d.factors.cut for d in decompositions}
     lines = _trade_offs(metric, settings, before)
@@ -63,9 +63,9 @@ def gather(
 def _price(
     free: TradeOff, cuts: Mapping[str, Cut], metric: Metric, settings: Settings, before: int
 ) -> float | None:
-    """The objective of the cuts, as the search sees it, over that with all slices and ranks.
+    """Divide the objective of the cuts, as the search counts it, by that with all slices and ranks.
 
-    None where that would lose nothing.
+    None if the latter is 0.
     """
     curves = {name: metric.spectra[name] for name in cuts}
     errors = [
@@ -101,13 +101,13 @@ def _weight(weight: Weight, metric: Metric, cut: Cut | None) -> WeightEvidence:
 
 
 def _fold(cut: Cut | None) -> Scheme:
-    """The fold to show: that of the cut; for Tucker-2, that in which the inputs are projected."""
+    """Choose the fold to show: that of the cut; for Tucker-2, the one that projects the inputs."""
     scheme = cut.scheme if cut else Scheme.ENCODE
     return Scheme.DECODE if scheme is Scheme.TUCKER2 else scheme
 
 
 def _thin(shape: LayerShape, curve: ErrorCurve, cut: Cut | None) -> ThinCurve:
-    """Half of the points evenly over the ranks, half of them over their logarithm."""
+    """Keep points of a curve: half of them evenly spaced in rank, half in its logarithm."""
     last = len(curve.relative_error) - 1
     even = np.linspace(0, last, _POINTS // 2).round()
     small = np.geomspace(1, max(last, 1), _POINTS // 2).round()

@@ -1,4 +1,4 @@
-"""The end of a run: check the compressed model, score it, and say everything that is known."""
+"""The end of a run: check the compressed model, score it, and report the results."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from alds_onnx.values import Plan, Report
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Compressed:
-    """What `compress` makes.
+    """The result of a compression.
 
     Attributes
     ----------
     model
-        The compressed model; external tensors still lie in the original's folder.
+        The compressed model. Its external tensors still lie in the original's folder.
     plan
-        What was decided, layer by layer.
+        The decision for each layer.
     report
-        Everything that was measured.
+        The results of the run.
     source
         The original.
     spill
-        What holds the factors of a large model; they go when it does.
+        Holds the factors of a large model on disk, as long as this object exists.
     """
 
     model: ModelProto
@@ -50,12 +50,9 @@ class Compressed:
 
 
 def finish(
-    prepared: Prepared,
-    attempt: Attempt,
-    limit_result: LimitResult | None,
-    clock: Clock,
+    prepared: Prepared, attempt: Attempt, limit_result: LimitResult | None, clock: Clock
 ) -> Compressed:
-    """Check the compressed model, score it, and say everything that is known."""
+    """Check the compressed model, score it, and report the results."""
     evidence = gather(
         prepared.metric,
         decompositions=attempt.decompositions,
@@ -71,7 +68,30 @@ def finish(
     scores = _scores(prepared, attempt, clock)
     clock.stop()
     after = ModelIndex(attempt.model)
-    plan = Plan(
+    plan = _plan(prepared, attempt, after)
+    findings = Findings(
+        survey=survey,
+        plan=plan,
+        data=prepared.data,
+        verification=verification,
+        scores=scores,
+        limit_result=limit_result,
+        alignment=None if settings.plan else settings.alignment,
+        attention_cut=prepared.attention_cut,
+        slow=_slow(prepared, attempt),
+        original_scores=prepared.scoring[1] if prepared.scoring else None,
+        price=evidence.price,
+    )
+    report = _report(findings, attempt.model, after, clock)
+    report = replace(report, evidence=evidence, timed=is_timed(prepared))
+    return Compressed(
+        model=attempt.model, plan=plan, report=report, source=survey.loaded, spill=attempt.spill
+    )
+
+
+def _plan(prepared: Prepared, attempt: Attempt, after: ModelIndex) -> Plan:
+    survey, settings = prepared.survey, prepared.settings
+    return Plan(
         file=survey.loaded.name,
         sha256=survey.loaded.sha256,
         parameters=prepared.before,
@@ -83,28 +103,10 @@ def finish(
         layers=plan_rows(survey, attempt.decompositions, prepared.work),
         parameters_after=num_parameters(after),
     )
-    findings = Findings(
-        survey=survey,
-        plan=plan,
-        data=prepared.data,
-        verification=verification,
-        scores=scores,
-        limit_result=limit_result,
-        alignment=None if settings.plan else settings.alignment,
-        attention_cut=prepared.attention_cut,
-        slow=_slow(prepared, attempt),
-        measured=prepared.scoring[1] if prepared.scoring else None,
-        price=evidence.price,
-    )
-    report = _report(findings, attempt.model, after, clock)
-    report = replace(report, evidence=evidence, timed=is_timed(prepared))
-    return Compressed(
-        model=attempt.model, plan=plan, report=report, source=survey.loaded, spill=attempt.spill
-    )
 
 
 def _slow(prepared: Prepared, attempt: Attempt) -> tuple[Slow, ...]:
-    """Cuts that were kept although they are slower; times are kept for other runs."""
+    """List the chosen cuts that are slower than their layers, and save the times for other runs."""
     pace = prepared.pace
     if pace is None:
         return ()
@@ -114,7 +116,7 @@ def _slow(prepared: Prepared, attempt: Attempt) -> tuple[Slow, ...]:
 
 
 def _scores(prepared: Prepared, attempt: Attempt, clock: Clock) -> tuple[Score, ...]:
-    """Scores before and after; those after may be known from the search."""
+    """Score both models, unless the search for a limit has already done so."""
     if prepared.scoring is None:
         return ()
     evaluator, before = prepared.scoring

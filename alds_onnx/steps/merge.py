@@ -1,4 +1,4 @@
-"""merge(): join the pairs of a compressed model, check the result, and say what was done."""
+"""Merging: join the pairs of a compressed model, check the result, and report it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from alds_onnx.settings import MergeSettings, Progress, Source, Step
 from alds_onnx.steps.clock import Clock
 from alds_onnx.values import Status, Verification
 
-# A model compressed too far may end in a sigmoid of 1e-8, whose rounding is that of a number near
-# 1, 6e-8: so much is allowed with this floor and the tolerance for float32.
+# A model compressed too far may end in a sigmoid of 1e-8, whose rounding error is 6e-8, that of a
+# number near 1. This floor, with the tolerance for float32, allows so much.
 _FLOOR = 1e-3
 
 
@@ -35,14 +35,14 @@ class MergedLayer:
     Attributes
     ----------
     name, weight
-        The layer's name, and what it calls its weight now.
+        Names of the layer and of its new weight.
     shape
         Shape of the weight, folded to (f, c) or (f, c, kh, kw).
     cut
-        The scheme, the number of slices and the ranks that it had.
+        The scheme, the number of slices and the ranks of the pair.
     parameters_before, parameters_after
-        Entries of the factors and of the dense weight. Layers that share a weight all give the
-        same.
+        Numbers of entries of the factors and of the dense weight. Layers that share a weight give
+        the same numbers.
     """
 
     name: str
@@ -55,24 +55,24 @@ class MergedLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeReport:
-    """Everything that is known after a merge.
+    """The results of a merge.
 
     Attributes
     ----------
     file, sha256
-        The model that was given.
+        The given model.
     merged, left
-        What was joined, and what looks like a pair of this package and was not.
+        The joined pairs, and the nodes that look like a pair of this package but were not joined.
     parameters_before, parameters_after
         Floating-point parameters of the whole model.
     bytes_before, bytes_after
         Sizes of the models, external data included.
     verification
-        The merged model against the one that was given; None for a dry run.
+        Comparison of the merged model with the given one; None for a dry run.
     seconds
         Wall time of each step, in order.
     warnings
-        What the user should know.
+        Messages for the user.
     """
 
     file: str
@@ -90,7 +90,7 @@ class MergeReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Merged:
-    """What `run_merge` makes: the model, its report, the original, and what holds new weights."""
+    """The merged model, its report, the given model, and the file of large new weights."""
 
     model: ModelProto
     report: MergeReport
@@ -116,12 +116,12 @@ def run_merge(source: Source, settings: MergeSettings, progress: Progress) -> Me
 
 
 def _check(loaded: LoadedModel, merging: Merging, settings: MergeSettings) -> Verification:
-    """Compare the merged model with the one that was given.
+    """Compare the merged model with the given one.
 
     Raises
     ------
     VerificationError
-        If they do not compute the same, to rounding.
+        If they differ by more than rounding.
     """
     execution = Execution(threads=settings.threads, provider=settings.provider)
     samples = _samples(loaded, execution, settings)
@@ -147,7 +147,7 @@ def _check(loaded: LoadedModel, merging: Merging, settings: MergeSettings) -> Ve
 
 
 def _samples(loaded: LoadedModel, execution: Execution, settings: MergeSettings) -> Samples | str:
-    """Random inputs; what a pair computes does not depend on the data."""
+    """Make random inputs, which suffice to compare two models that should be equal."""
     try:
         return random_samples(
             loaded.model,
@@ -162,7 +162,7 @@ def _samples(loaded: LoadedModel, execution: Execution, settings: MergeSettings)
 
 
 def _outputs_of_main_graph(model: ModelProto, pairs: tuple[Pair, ...]) -> tuple[str, ...]:
-    """Outputs of joined layers that the model has both before and after."""
+    """List the outputs of joined layers that exist in both models."""
     made = {name for node in model.graph.node for name in node.output}
     names = (pair.output for pair in pairs if pair.site.scope == 0)
     return tuple(dict.fromkeys(name for name in names if name in made))

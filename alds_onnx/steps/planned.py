@@ -1,4 +1,4 @@
-"""Taking the cuts of a plan instead of searching for them."""
+"""Applying the cuts of a plan instead of searching for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alds_onnx.values import Plan
 
 
 def planned_cuts(survey: Survey, plan: Plan) -> dict[str, Cut]:
-    """Take the cuts of a plan, by the names of the weights.
+    """Give the cuts of a plan, by the names of the weights.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Everything that needs no budget: read, score the original, look at weights and data."""
+"""The start of a run: all steps that need no budget."""
 
 from __future__ import annotations
 
@@ -25,27 +25,26 @@ from alds_onnx.steps.survey import Survey, make_survey, without_unsound
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prepared:
-    """What is known before anything is cut; it serves every attempt.
+    """The results of the steps that need no budget. All attempts share them.
 
     Attributes
     ----------
     survey, before
         The model, and its number of parameters.
     settings
-        As given.
+        The settings of the run.
     data, samples
         Calibration data, and the inputs of the checks or the reason why there are none.
     work
-        What the layers compute in one run, where known.
+        Computations of the layers in one run, where known.
     pace
-        Times cuts of the layers; None where that was not asked for or is not cheap.
+        Times cuts of the layers; None if the settings do not ask for it, or if it takes too long.
     scoring
-        What models are scored by, and the scores of the original; None if there is no evaluation,
-        or only a dry run.
+        The evaluator and the scores of the original; None without an evaluation, or for a dry run.
     metric
-        What the error of a layer means, and how its factors are found.
+        Defines the error of a layer, and fits its factors.
     attention_cut
-        Whether projections of attention are cut although nobody asked for them.
+        Whether projections of attention are cut although the user did not include them.
     """
 
     survey: Survey
@@ -63,10 +62,11 @@ class Prepared:
 def prepare(
     source: Source, settings: Settings, clock: Clock, *, first: Prepared | None = None
 ) -> Prepared:
-    """Everything that needs no budget: read, score the original, look at weights and data.
+    """Read the model and the data, score the original, and draw the error curves.
 
-    Projections of attention stay whole; after a `first` time without them they may be cut. What was
-    read and scored then is not read again: some data can be read only once.
+    Projections of attention stay whole, unless `first` is given: the result of preparing the same
+    run without them. Its model, data and scores are used again, because some data can be read only
+    once.
     """
     clock.start(Step.LOAD)
     Cache(folder=settings.cache).prepare()
@@ -101,18 +101,18 @@ def prepare(
 def _score_original(
     survey: Survey, settings: Settings, clock: Clock
 ) -> tuple[Evaluator, ModelScores] | None:
-    """What models are scored by, and what the original scores, where that is wanted."""
+    """Make the evaluator and score the original, if the settings ask for it."""
     evaluator = make_evaluator(survey, settings)
     if evaluator is None or (settings.max_drop is None and settings.dry_run):
         return None
     clock.start(Step.SCORES)
-    measured = evaluator(survey.loaded.model, clock.advance)
-    check_finite(measured)
-    return evaluator, measured
+    scores = evaluator(survey.loaded.model, clock.advance)
+    check_finite(scores)
+    return evaluator, scores
 
 
 def reach(prepared: Prepared) -> float:
-    """The largest fraction that can be removed: every layer cut as far as possible."""
+    """Give the largest fraction that can be removed, with every layer cut as far as possible."""
     dense = sum(spectra.shape.num_parameters for spectra in prepared.metric.spectra.values())
     smallest = prepared.before - dense + smallest_parameters(prepared.metric.spectra)
     return 1 - smallest / prepared.before if prepared.before else 0.0

@@ -16,16 +16,16 @@ from alds_onnx.values import Decision, LayerPlan
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Decomposition:
-    """A weight's factors as the model will hold them, and their errors.
+    """The factors of a weight as the model stores them, and their errors.
 
     Attributes
     ----------
     weight, factors, error
-        What was cut, to what, and the error of the weight.
+        The weight, its factors, and their error.
     bias
-        A new bias, shape (f,); None leaves the old one.
+        The new bias, of shape (f,); None leaves the old one.
     local_error, output_error
-        As in `LayerPlan`; None without calibration data.
+        See `LayerPlan`; None without calibration data.
     """
 
     weight: Weight
@@ -52,7 +52,7 @@ def plan_rows(
 
 
 def _kept(survey: Survey, name: str) -> str:
-    """Why a layer is whole that could be decomposed."""
+    """Say why a layer stays whole although it can be decomposed."""
     if name in survey.excluded:
         return "excluded by the user"
     if name in survey.attention:
@@ -100,6 +100,6 @@ def _row(
 
 
 def total(counts: Iterable[int | None]) -> int | None:
-    """Sum of what is known; None if nothing is."""
+    """Add up the known counts; None if none is known."""
     known = [count for count in counts if count is not None]
     return sum(known) if known else None

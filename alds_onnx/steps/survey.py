@@ -1,4 +1,4 @@
-"""What is in a model: its layers, its weights, and which of them may be decomposed."""
+"""The layers and weights of a model, and which of them may be decomposed."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ Advance = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Weight:
-    """One weight and the layers that read it (at least one), known by the first one's name."""
+    """A weight, and the layers that read it (at least one)."""
 
     layers: tuple[Layer, ...]
 
     @property
     def name(self) -> str:
-        """Name of the first layer."""
+        """Name of the weight: that of the first layer."""
         return self.layers[0].name
 
     @property
     def num_parameters(self) -> int:
-        """Its entries."""
+        """Number of entries."""
         return self.layers[0].shape.num_parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Survey:
-    """What is in a model.
+    """The layers of a model.
 
     Attributes
     ----------
@@ -53,9 +53,9 @@ class Survey:
     found
         Every Conv, Gemm and MatMul, in graph order.
     excluded
-        Names of layers that the user wants whole.
+        Names of the layers that the user excluded.
     attention
-        Names of layers that stay whole because runtimes fuse them with the attention behind them.
+        Names of layers that stay whole because runtimes fuse them with attention downstream.
     """
 
     loaded: LoadedModel
@@ -65,7 +65,7 @@ class Survey:
     attention: frozenset[str] = frozenset()
 
     def weights(self) -> tuple[Weight, ...]:
-        """The weights that may be decomposed; one that a layer reads which stays whole may not."""
+        """List the weights that may be decomposed: all of their layers may be."""
         shared: dict[object, list[Layer]] = {}
         for layer in self.found:
             if isinstance(layer, Layer):
@@ -79,7 +79,7 @@ class Survey:
 
 
 def make_survey(loaded: LoadedModel, settings: Settings, *, keep_attention: bool = True) -> Survey:
-    """Find the layers of a model, and which of them stay whole."""
+    """Find the layers of a model, and those that stay whole."""
     index = ModelIndex(loaded.model)
     ranks = known_ranks(index, infer(loaded.model))
     found = find_layers(index, loaded.folder, ranks)
@@ -93,14 +93,14 @@ def make_survey(loaded: LoadedModel, settings: Settings, *, keep_attention: bool
 def _attention(
     index: ModelIndex, found: Sequence[Layer | Skipped], settings: Settings
 ) -> frozenset[str]:
-    """Names of projections of attention that no pattern of the user asks for."""
+    """Name the projections of attention that no pattern of the user includes."""
     layers = {layer.site: layer.name for layer in found if isinstance(layer, Layer)}
     sites = attention_projections(index, layers)
     return frozenset(layers[site] for site in sites if not settings.includes(layers[site]))
 
 
 def without_unsound(survey: Survey, threads: int, advance: Advance) -> Survey:
-    """Turn layers whose weights cannot be factorized into skipped rows."""
+    """Skip the layers whose weights cannot be factorized."""
     weights = survey.weights()
 
     def look(weight: Weight) -> str:
@@ -125,7 +125,7 @@ def without_unsound(survey: Survey, threads: int, advance: Advance) -> Survey:
 
 
 def _unsound(matrix: FloatArray, smallest: float) -> str:
-    """Why a weight cannot be factorized; "" if it can."""
+    """Say why a weight cannot be factorized; "" if it can."""
     if not np.isfinite(matrix).all():
         return "its weight has NaN or infinite entries"
     largest = largest_entry(matrix)
@@ -144,11 +144,11 @@ def side_by_side(
     *,
     size: Callable[[_T], int],
 ) -> list[_R]:
-    """Map over items on several threads, each with one BLAS thread, the largest first.
+    """Map over items on several threads, each with one BLAS thread, the largest items first.
 
-    One BLAS thread makes the sums of every product run in the same order, whatever the number of
-    threads: the same input gives the same bytes. A large item that came last would keep one thread
-    at work while the others have nothing to do.
+    With one BLAS thread the sums of every product are computed in the same order, so the result
+    does not depend on the number of threads. A large item that came last would keep one thread busy
+    while the others wait.
     """
     order = sorted(range(len(items)), key=lambda index: -size(items[index]))
     results: dict[int, _R] = {}

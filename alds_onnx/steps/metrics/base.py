@@ -1,4 +1,4 @@
-"""What the pipeline asks of a metric. It does not know which one it has."""
+"""The interface of a metric: the pipeline uses nothing else."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from alds_onnx.search.choose import Choice
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Advance
 
-#: Chooses again, with the errors of single layers scaled by factors.
+#: Makes the choice again, with the errors of single layers scaled by factors.
 Reconsider: TypeAlias = Callable[[Mapping[str, float]], Choice]
 
 
 class Metric(Protocol):
-    """Four questions about the layers of a model.
+    """Defines the errors of layers, and fits their factors.
 
     Attributes
     ----------
     on_data
         Whether errors are measured on calibration data.
     spectra
-        Error curves of every weight that may be cut, by its name, in graph order.
+        Error curves of every weight that may be cut, by name, in graph order.
     tolerance
-        How many times as large the objective may be for cuts that are fast on the target.
+        Largest ratio of objectives to accept for cuts that are fast on the target.
     """
 
     @property
@@ -41,16 +41,16 @@ class Metric(Protocol):
         """At least 1."""
 
     def damage(self, name: str, error: FloatArray) -> FloatArray:
-        """The errors that count in the search, from relative errors of a layer."""
+        """Convert relative errors of a layer to the errors that the search counts."""
 
     def relative(self, damage: float) -> float:
-        """A relative error, from an error or a sum of errors that counts in the search."""
+        """Convert an error that the search counts, or a sum of them, to a relative error."""
 
     def probes_of(self, name: str) -> tuple[Damage, ...]:
-        """What was measured to know the damage of a weight; ascending."""
+        """Give the measurements on which the damage of a weight rests, in ascending order."""
 
     def fit(self, choice: Choice, reconsider: Reconsider, advance: Advance) -> list[Decomposition]:
-        """The factors for the cuts of a choice, and their errors.
+        """Fit the factors for the cuts of a choice, and compute their errors.
 
-        A metric that learns more about the layers while it fits them may choose again.
+        A metric that learns more about the layers during the fit may choose again.
         """

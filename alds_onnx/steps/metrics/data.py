@@ -1,12 +1,13 @@
 """The metric of calibration data: errors are those of the model's outputs.
 
-search        ranks by the measured output errors, within the budget
-reconstruct   layer by layer, in graph order: factors and bias by regression
-refine        what a rank more or less does to the outputs now, measured; ranks again with that
+search        choose ranks by measured output errors, within the budget
+reconstruct   fit factors and biases by regression, layer by layer in graph order
+refine        measure the effect of neighbouring ranks, and choose the ranks again
 
-Probes tell what a layer's cut costs in the original model. In the compressed one it may cost more
-or less: other layers have lost the same directions, or those downstream make up for it. So the
-ranks are chosen again by the slopes found there, and the better of the two models is kept.
+Probes measure the effect of a layer's cut in the original model. In the compressed model the effect
+may be larger or smaller, because other layers have lost the same directions, or because layers
+downstream correct it. So the ranks are chosen again by slopes measured in the compressed model, and
+the better of the two models is kept.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ from alds_onnx.steps.metrics.weights import TOLERANCE
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Advance, Survey, Weight
 
-_SWEEPS = 20
+_ITERATIONS = 20
 _RIDGE = 1e-4
-# Slopes rest on this many input numbers, at most so many samples: differences between neighbouring
-# ranks are small, and the samples must stand for all data.
+# Total number of input numbers of the samples on which slopes are measured, and the largest number
+# of samples. Neighbouring ranks differ little, so the samples must represent all data.
 _SLOPE_NUMBERS, _MOST_SLOPE_SAMPLES = 2_000_000, 128
-# A slope corrects a curve by its root, at most so far: it holds for small steps, and is noisy.
+# Largest factor by which the root of a slope corrects a curve: slopes are noisy, and local.
 _LARGEST_CORRECTION = 2.0
 
 
@@ -56,13 +57,13 @@ class DataMetric:
     Attributes
     ----------
     survey, runner, sampler
-        The model, the data, and which rows of the activations are looked at.
+        The model, the data, and the draws of rows from activations.
     probes
-        Weight, moments and error curves of each weight, by its name, in graph order.
+        Weight, moments and error curves of each weight, by name, in graph order.
     sensitivities
-        What cuts of each weight do to the outputs; empty where a plan is applied.
+        Effect of cutting each weight on the outputs; empty if a plan is applied.
     refines
-        Whether ranks are chosen a second time.
+        Whether the ranks are chosen a second time.
     """
 
     survey: Survey
@@ -76,19 +77,19 @@ class DataMetric:
 
     @property
     def spectra(self) -> Mapping[str, Spectra]:
-        """Relative errors of the layers' outputs."""
+        """Error curves of the outputs of the layers."""
         return {name: probe.spectra for name, probe in self.probes.items()}
 
     def damage(self, name: str, error: FloatArray) -> FloatArray:
-        """Squared relative errors of the model's outputs."""
+        """Give squared relative errors of the model's outputs."""
         return self.sensitivities[name].damage(error)
 
     def relative(self, damage: float) -> float:
-        """The root."""
+        """Take the square root."""
         return float(damage**0.5)
 
     def probes_of(self, name: str) -> tuple[Damage, ...]:
-        """What was measured to know the damage of a weight; ascending."""
+        """Give the measurements on which the damage of a weight rests, in ascending order."""
         if name not in self.sensitivities:
             return ()
         one = self.sensitivities[name]
@@ -96,7 +97,7 @@ class DataMetric:
         return tuple(Damage(local=x**0.5, output=y**0.5) for x, y in squared)
 
     def fit(self, choice: Choice, reconsider: Reconsider, advance: Advance) -> list[Decomposition]:
-        """Regressions in graph order, for the better of two choices.
+        """Fit factors by regression in graph order, for the better of two choices.
 
         Raises
         ------
@@ -110,7 +111,7 @@ class DataMetric:
             raise DataError(f"the model does not run on the calibration data: {e}") from e
 
     def _best(self, choice: Choice, reconsider: Reconsider, advance: Advance) -> Mapping[str, Fit]:
-        """Solutions by weight."""
+        """Fit the choice, refine it once, and give the better fits by weight."""
         if not self.refines or not choice.points:
             return self._reconstruct(choice.cuts, {}, advance)
         first = self._reconstruct(choice.cuts, _neighbours(choice.points), advance)
@@ -122,14 +123,14 @@ class DataMetric:
         original = reference(self.runner, self.survey.loaded.model)
 
         def error(fits: Mapping[str, Fit]) -> float:
-            """Squared relative error of the outputs on all calibration data."""
+            """Compute the squared relative error of the outputs on all calibration data."""
             dense = _dense(self._in_order(fits), fits)
             return original.distance_of(with_dense_weights(self.survey.loaded.model, dense))
 
         return min(first, second, key=error)
 
     def _in_order(self, names: Mapping[str, object]) -> list[Weight]:
-        """Weights that are cut: those that are solved on their own, then the graph's order."""
+        """List the named weights: first those without observed inputs, then in graph order."""
         weights = [weight for weight in self.survey.weights() if weight.name in names]
         return sorted(weights, key=lambda w: (_is_observed(w), w.layers[0].site.node))
 
@@ -139,7 +140,7 @@ class DataMetric:
         neighbours: Mapping[str, tuple[Cut | None, ...]],
         advance: Advance,
     ) -> dict[str, Fit]:
-        """Solve for each weight that is cut, given what those upstream have become."""
+        """Fit each weight that is cut, with the weights upstream already fitted."""
         done: dict[str, Fit] = {}
         dense: list[Dense] = []
         runner, original = self.runner, self.survey.loaded.model
@@ -149,7 +150,7 @@ class DataMetric:
                 probe = self.probes[weight.name]
                 task = _task(probe, cuts[weight.name], others)
                 if probe.is_wide and task.cut.num_slices > 1:
-                    found = _cut_only(probe, task)
+                    found = _cut_by_weight(probe, task)
                 elif _is_observed(weight):
                     node = weight.layers[0].site.node
                     walk.go(original, node)
@@ -157,7 +158,7 @@ class DataMetric:
                     sums = measure_sums(walk, compressed, runner, self.sampler, task)
                     found = _lifted(probe, solve(task, *sums, runner))
                 else:
-                    found = _lifted(probe, _solve_alone(task))
+                    found = _lifted(probe, _solve_unobserved(task))
                 factors = stored_factors(task.layer, found.solution.factors)
                 done[weight.name] = replace(
                     found, solution=replace(found.solution, factors=factors)
@@ -169,9 +170,10 @@ class DataMetric:
     def _corrections(
         self, points: Mapping[str, Point], fits: Mapping[str, Fit]
     ) -> dict[str, float]:
-        """Factors for the errors of weights, by what a step does in the compressed model.
+        """Measure factors for the errors of weights in the compressed model.
 
-        A slope is what a step saves of the output error, over what the curve says it does.
+        A slope is the output error that a step between ranks saves, divided by the one that the
+        curve predicts.
         """
         runner = spread_batches(self.runner, _SLOPE_NUMBERS, _MOST_SLOPE_SAMPLES)
         weights = self._in_order(fits)
@@ -222,7 +224,7 @@ class DataMetric:
 
 
 def _neighbours(points: Mapping[str, Point]) -> dict[str, tuple[Cut | None, ...]]:
-    """What each weight could be cut to instead, with a little less and a little more."""
+    """Give the neighbouring cuts of each weight: a little smaller and a little larger."""
     return {
         name: tuple(point.frontier.cut(i) for i in point.neighbours())
         for name, point in points.items()
@@ -230,12 +232,12 @@ def _neighbours(points: Mapping[str, Point]) -> dict[str, tuple[Cut | None, ...]
 
 
 def correction(slope: float) -> float:
-    """The factor for a curve from a measured slope: its root, within bounds."""
+    """Convert a measured slope to the factor for a curve: its square root, within bounds."""
     return float(np.clip(np.sqrt(slope), 1 / _LARGEST_CORRECTION, _LARGEST_CORRECTION))
 
 
 def _dense(weights: Sequence[Weight], fits: Mapping[str, Fit]) -> list[Dense]:
-    """The composed weights."""
+    """Compose the weights from their factors."""
     return [
         Dense(
             layers=weight.layers,
@@ -247,7 +249,7 @@ def _dense(weights: Sequence[Weight], fits: Mapping[str, Fit]) -> list[Dense]:
 
 
 def _variant(probe: Probe, fit: Fit, cut: Cut | None) -> tuple[FloatArray, FloatArray | None]:
-    """Weight and bias of a layer at a neighbouring cut; None is the dense layer."""
+    """Give the weight and bias of a layer at a neighbouring cut; None is the dense layer."""
     if cut is None:
         return probe.weight, probe.bias
     found = fit.others[cut]
@@ -255,7 +257,7 @@ def _variant(probe: Probe, fit: Fit, cut: Cut | None) -> tuple[FloatArray, Float
 
 
 def _is_observed(weight: Weight) -> bool:
-    """Whether a weight has one reader, in the main graph: its inputs can then be observed."""
+    """Whether the inputs of a weight can be observed: it has one layer, in the main graph."""
     return len(weight.layers) == 1 and weight.layers[0].site.scope == 0
 
 
@@ -271,24 +273,24 @@ def _task(probe: Probe, cut: Cut, others: tuple[Cut, ...]) -> Task:
     )
 
 
-def _solve_alone(task: Task) -> Fit:
-    """By the moments in the original model: the inputs cannot be observed."""
+def _solve_unobserved(task: Task) -> Fit:
+    """Fit by the moments in the original model, because the inputs cannot be observed."""
     shape = fitted_shape(task.layer.shape)
     ridge = max(_RIDGE, task.moments.uncertainty)
-    factors = regress(task.matrix, shape, task.moments, task.cut, ridge=ridge, sweeps=_SWEEPS)
+    factors = regress(task.matrix, shape, task.moments, task.cut, ridge=ridge, sweeps=_ITERATIONS)
     solution = Solution(factors=factors, bias=None, squared_error=None, uncorrected=None)
     return Fit(solution=solution, others={})
 
 
-def _cut_only(probe: Probe, task: Task) -> Fit:
-    """Slices of a wide layer, which a plan may ask for: by the weight alone."""
+def _cut_by_weight(probe: Probe, task: Task) -> Fit:
+    """Factorize the weight without data: slices of a wide layer, which a plan may ask for."""
     factors = factorize(probe.weight, task.layer.shape, task.cut)
     solution = Solution(factors=factors, bias=None, squared_error=None, uncorrected=None)
     return Fit(solution=solution, others={})
 
 
 def _lifted(probe: Probe, found: Fit) -> Fit:
-    """Factors of the weight in place of those that the regression found."""
+    """Convert the factors that the regression found to factors of the weight."""
 
     def lifted(solution: Solution) -> Solution:
         return replace(solution, factors=probe.factors(solution.factors))

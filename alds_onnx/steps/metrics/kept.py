@@ -1,4 +1,4 @@
-"""What a cache keeps of a run: error curves, sums over the data, sensitivities, as plain arrays."""
+"""The cached results: error curves, sums over the data, and sensitivities, as plain arrays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SUMS = ("xx", "yx", "x", "y")
 def remembered_spectra(
     cache: Cache, shape: LayerShape, compute: Callable[[], Spectra], kind: str, *parts: object
 ) -> Spectra:
-    """Error curves of a weight of this shape; `parts` are what else they depend on."""
+    """Give the error curves of a weight of this shape; they also depend on `parts`."""
     if cache.folder is None:
         return compute()
     found = cache.arrays(lambda: _from_spectra(compute()), kind, shape, *parts)
@@ -57,7 +57,7 @@ def _from_spectra(spectra: Spectra) -> Arrays:
 def remembered_sums(
     cache: Cache, compute: Callable[[], Mapping[str, Sums]], *parts: object
 ) -> Mapping[str, Sums]:
-    """Sums over the data by layer name."""
+    """Give the sums over the data, by layer name."""
     if cache.folder is None:
         return compute()
 
@@ -111,7 +111,7 @@ def remembered_sensitivities(
 
 
 def identity_of_model(loaded: LoadedModel) -> str:
-    """A hash of a model and of all data outside of its file."""
+    """Hash a model and all data outside of its file."""
     digest = hashlib.sha256(loaded.sha256.encode())
     for tensor in external_tensors(loaded.model):
         digest.update(np.ascontiguousarray(read_array(tensor, loaded.folder)).tobytes())
@@ -119,7 +119,7 @@ def identity_of_model(loaded: LoadedModel) -> str:
 
 
 def identity_of_data(feeds: Sequence[Feed]) -> str:
-    """A hash of calibration data and of how it is cut into runs."""
+    """Hash calibration data and its division into runs."""
     digest = hashlib.sha256()
     for feed in feeds:
         for name, array in sorted(feed.items()):

@@ -1,8 +1,8 @@
-"""What calibration data says about a model, before anything is chosen.
+"""Observing a model on calibration data, before anything is chosen.
 
-statistics    one pass over the original: second moments of every layer's inputs
-curves        error of a layer's output on the data, for every scheme, number of slices and rank
-sensitivity   how far the model's outputs move when one layer is cut, measured
+statistics    the second moments of every layer's inputs, from one pass over the original
+curves        the error of a layer's output on the data, for every number of slices and rank
+sensitivity   the measured change of the model's outputs when one layer is cut
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ from alds_onnx.steps.metrics.weights import slice_counts
 from alds_onnx.steps.survey import Advance, Survey, Weight, side_by_side
 from alds_onnx.values import Objective
 
-# Most slices tried: more of them have not paid on data, and runtimes like them less.
+# Largest number of slices: more of them do not reduce errors on data, and are slower in runtimes.
 _MOST_SLICES = 8
-# Layers are probed on samples with about this many numbers in all: every layer is probed several
-# times, and the larger the inputs, the more each of them tells.
+# Total number of input numbers of the samples on which layers are probed, and the largest number of
+# samples. Every layer is probed several times; the larger the inputs, the fewer samples suffice.
 _PROBE_NUMBERS, _MOST_PROBES = 1_000_000, 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
-    """Where measurements are kept, and what all of them depend on."""
+    """The cache of measurements, and the key that all of them depend on."""
 
     cache: Cache
     origin: tuple[str | int, ...]
@@ -74,11 +74,11 @@ def data_metric(
     survey
         The model.
     feeds
-        Calibration data, one feed a run.
+        Calibration data, with one feed for each run.
     settings
-        How to search. With a plan nothing is probed.
+        The settings of the run. With a plan, nothing is probed.
     clock
-        Told as the work goes on.
+        Receives the progress.
 
     Raises
     ------
@@ -109,13 +109,13 @@ def data_metric(
         sampler=sampler,
         probes=probes,
         sensitivities=sensitivities,
-        # The points of a sweep are many, and near enough without.
+        # A sweep has many points, which are accurate enough without refinement.
         refines=settings.objective is Objective.SUM_OUTPUT_ERROR and not settings.sweep,
     )
 
 
 def _origin(survey: Survey, runner: Runner, settings: Settings) -> tuple[str | int, ...]:
-    """What measurements on the data depend on, for a cache; nothing without one."""
+    """Give the cache key of the model and the data; empty without a cache."""
     if settings.cache is None:
         return ()
     return (
@@ -133,7 +133,7 @@ def _sums(
     kept: _Kept,
     advance: Advance,
 ) -> Mapping[str, Sums]:
-    """Sums over the inputs of the layers of the main graph."""
+    """Compute the sums over the inputs of the layers of the main graph."""
     layers = [
         layer for weight in survey.weights() for layer in weight.layers if layer.site.scope == 0
     ]
@@ -171,7 +171,7 @@ def _probes(survey: Survey, sums: Mapping[str, Sums], settings: Settings) -> dic
 
 
 def _probe(survey: Survey, weight: Weight, inputs: Sums | None, settings: Settings) -> Probe:
-    """Moments and error curves of a weight; without sums, as for white noise."""
+    """Compute the moments and error curves of a weight; without sums, those of white noise."""
     layer = weight.layers[0]
     bias = _own_bias(survey, weight)
     own = read_matrix(survey.index, layer, survey.loaded.folder)
@@ -202,7 +202,7 @@ def _probe(survey: Survey, weight: Weight, inputs: Sums | None, settings: Settin
 
 
 def _slice_counts(layer: Layer, settings: Settings) -> tuple[int, ...]:
-    """The numbers of slices to draw curves for, one slice among them."""
+    """List the numbers of slices to draw curves for, which include 1."""
     if settings.plan is not None or is_wide(layer.shape):
         return (1,)
     few = (k for k in slice_counts(layer, settings)[Scheme.ENCODE] if 1 < k <= _MOST_SLICES)
@@ -210,7 +210,7 @@ def _slice_counts(layer: Layer, settings: Settings) -> tuple[int, ...]:
 
 
 def _own_bias(survey: Survey, weight: Weight) -> FloatArray | None:
-    """The bias that may change: that of the only reader of a weight of the main graph."""
+    """Give the bias that may change: that of a weight with one layer, in the main graph."""
     (first, *others) = weight.layers
     if others or first.site.scope != 0:
         return None
@@ -224,7 +224,7 @@ def _sensitivities(
     kept: _Kept,
     advance: Advance,
 ) -> Mapping[str, Sensitivity]:
-    """Sensitivities of all weights; see `alds_onnx.calibrate.sensitivity`."""
+    """Measure the sensitivities of all weights; see `alds_onnx.calibrate.sensitivity`."""
     ranks = (
         (name, tuple(curve.num_slices for curve in probe.spectra.curves))
         for name, probe in probes.items()

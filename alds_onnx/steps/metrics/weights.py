@@ -1,4 +1,4 @@
-"""The metric of the weights alone: errors are spectral norms, as in the ALDS paper."""
+"""The metric without data: errors are spectral norms of weights, as in the ALDS paper."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Advance, Survey, Weight, side_by_side
 from alds_onnx.values import Plan
 
-# Errors of the weights may be this many times as large for cuts that are fast on the target.
+# Largest ratio of errors of weights to accept for cuts that are fast on the target.
 TOLERANCE = 1.5
 
 
@@ -31,7 +31,7 @@ class WeightMetric:
     Attributes
     ----------
     survey, spectra, threads
-        The model, its error curves, and how many layers are factorized side by side.
+        The model, its error curves, and the number of layers to factorize in parallel.
     """
 
     survey: Survey
@@ -41,19 +41,19 @@ class WeightMetric:
     tolerance: float = TOLERANCE
 
     def damage(self, name: str, error: FloatArray) -> FloatArray:
-        """The errors themselves."""
+        """Give the errors unchanged."""
         return error
 
     def relative(self, damage: float) -> float:
-        """The error itself."""
+        """Give the error unchanged."""
         return damage
 
     def probes_of(self, name: str) -> tuple[Damage, ...]:
-        """Nothing: the outputs of the model are not known."""
+        """Give nothing: without data, there are no measurements."""
         return ()
 
     def fit(self, choice: Choice, reconsider: Reconsider, advance: Advance) -> list[Decomposition]:
-        """Truncated singular value decompositions."""
+        """Compute truncated singular value decompositions."""
         survey = self.survey
         weights = [weight for weight in survey.weights() if weight.name in choice.cuts]
 
@@ -95,9 +95,9 @@ def weight_metric(survey: Survey, settings: Settings, advance: Advance) -> Weigh
 
 
 def slice_counts(layer: Layer, settings: Settings) -> dict[Scheme, tuple[int, ...]]:
-    """The numbers of slices that may be chosen, for each scheme that makes a difference.
+    """List the numbers of slices that may be chosen, for each scheme that makes a difference.
 
-    With a plan, only those that the plan names for this layer.
+    With a plan, these are only the ones that the plan names for this layer.
     """
     if settings.plan is not None:
         return _planned_counts(layer, settings.plan)
@@ -113,7 +113,7 @@ def slice_counts(layer: Layer, settings: Settings) -> dict[Scheme, tuple[int, ..
 
 
 def _planned_counts(layer: Layer, plan: Plan) -> dict[Scheme, tuple[int, ...]]:
-    """The number of slices that the plan names, if it divides the channels."""
+    """Give the number of slices that the plan names, if it divides the channels."""
     c = layer.shape.in_channels
     cuts = [row.cut for row in plan.layers if row.name == layer.name]
     found: dict[Scheme, tuple[int, ...]] = {
