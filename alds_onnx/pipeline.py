@@ -11,7 +11,7 @@ from onnx import ModelProto
 from alds_onnx.cache import Cache
 from alds_onnx.cuts import Cut, Spectra, Work
 from alds_onnx.decompose.factorize import cut_error, factorize
-from alds_onnx.errors import BudgetError, UsageError
+from alds_onnx.errors import BudgetError
 from alds_onnx.evaluate.samples import Samples
 from alds_onnx.evaluate.sessions import check_provider
 from alds_onnx.evidence import Evidence
@@ -41,12 +41,13 @@ from alds_onnx.steps.evaluation import (
 )
 from alds_onnx.steps.evidence import gather
 from alds_onnx.steps.fitting import fit, search
-from alds_onnx.steps.latency import corrected, latency_limit, make_table, most_saved, need_pace
-from alds_onnx.steps.pace import Pace, Slow, decide_in_time, make_pace
 from alds_onnx.steps.rows import Decomposition, plan_rows, total
 from alds_onnx.steps.survey import Survey, Weight, make_survey, side_by_side, weight_spectra
 from alds_onnx.steps.target import Gauge, Reading, make_gauge, make_target
+from alds_onnx.steps.timing import decide_in_time, latency_limit, make_layer_times
 from alds_onnx.targets import Score, Target
+from alds_onnx.timing.layer_times import LayerTimes
+from alds_onnx.timing.slow_cuts import SlowCut, find_slow_cuts
 from alds_onnx.values import Budget, Plan, Report
 
 
@@ -89,8 +90,8 @@ class _Prepared:
         Calibration data, and the inputs of the checks or the reason why there are none.
     work
         What the layers compute in one run, where known.
-    pace
-        Times cuts of the layers; None where that was not asked for or is not cheap.
+    times
+        Times of cuts of the layers; None where that was not asked for or is not cheap.
     scoring
         What models are scored by, and the scores of the original; None if there is no evaluation,
         or only a dry run.
@@ -108,7 +109,7 @@ class _Prepared:
     data: Data | None
     samples: Samples | str
     work: dict[Site, Work]
-    pace: Pace | None
+    times: LayerTimes | None
     scoring: tuple[Evaluator, Measured] | None
     curves: dict[str, Spectra]
     calibrated: Calibrated | None
@@ -191,22 +192,23 @@ def _limits(prepared: _Prepared, clock: Clock) -> tuple[Limit, ...]:
     limits = make_limits(survey, settings, prepared.before, prepared.work)
     if settings.latency_ratio is None:
         return limits
-    pace, samples = need_pace(prepared.pace), prepared.samples
-    if isinstance(samples, str):
-        raise UsageError(f"--latency-ratio: the model cannot be timed: {samples}")
-    feeds, calibrated = samples.feeds[0], prepared.calibrated
-    table = make_table(survey, settings.alignment, list(prepared.curves), pace)
-    whole = pace.whole({}, feeds).dense
-    limit = latency_limit(settings.latency_ratio, whole, table)
-    most = most_saved(table) / whole
+    calibrated = prepared.calibrated
 
-    def choose(limits: Sequence[Limit]) -> dict[str, Cut]:
+    def choose(limit: Limit) -> dict[str, Cut]:
         if calibrated is None:
-            return decide(prepared.curves, settings, limits)
-        return search(survey, calibrated, settings, limits)
+            return decide(prepared.curves, settings, (*limits, limit))
+        return search(survey, calibrated, settings, (*limits, limit))
 
     clock.start(Step.TIMING)
-    return corrected((*limits, limit), choose, lambda cuts: pace.whole(cuts, feeds).ratio, most)
+    limit = latency_limit(
+        survey,
+        settings,
+        curves=prepared.curves,
+        samples=prepared.samples,
+        times=prepared.times,
+        choose=choose,
+    )
+    return (*limits, limit)
 
 
 def _prepare(
@@ -241,7 +243,7 @@ def _prepare(
         data=data,
         samples=samples,
         work=work,
-        pace=make_pace(survey, shapes, work, settings, clock),
+        times=make_layer_times(survey, shapes, work, settings, clock),
         scoring=scoring,
         curves=curves,
         calibrated=calibrated,
@@ -322,7 +324,7 @@ def _attempt(prepared: _Prepared, limits: Sequence[Limit], clock: Clock) -> _Att
     else:
         clock.start(Step.FACTORIZE)
         decompositions = fit(
-            survey, prepared.calibrated, settings, limits, clock.advance, pace=_judge(prepared)
+            survey, prepared.calibrated, settings, limits, clock.advance, times=_judge(prepared)
         )
     replacements = [
         Replacement(layers=d.weight.layers, factors=d.factors, bias=d.bias) for d in decompositions
@@ -337,14 +339,14 @@ def _attempt(prepared: _Prepared, limits: Sequence[Limit], clock: Clock) -> _Att
     )
 
 
-def _judge(prepared: _Prepared) -> Pace | None:
-    """What keeps slow cuts out; a budget of time does that by itself."""
-    return prepared.pace if prepared.settings.latency_ratio is None else None
+def _judge(prepared: _Prepared) -> LayerTimes | None:
+    """Excludes slow cuts. A latency budget needs no such filter."""
+    return prepared.times if prepared.settings.latency_ratio is None else None
 
 
 def _is_timed(prepared: _Prepared) -> bool:
     """Whether times decided: those of a budget of time do, and others unless slow is allowed."""
-    if prepared.pace is None:
+    if prepared.times is None:
         return False
     return _judge(prepared) is None or not prepared.settings.allow_slower
 
@@ -426,13 +428,13 @@ def _finish(
     )
 
 
-def _slow(prepared: _Prepared, attempt: _Attempt) -> tuple[Slow, ...]:
+def _slow(prepared: _Prepared, attempt: _Attempt) -> tuple[SlowCut, ...]:
     """Cuts that were kept although they are slower; times are kept for other runs."""
-    pace = prepared.pace
-    if pace is None:
+    times = prepared.times
+    if times is None:
         return ()
-    slow = pace.slow({d.weight.name: d.factors.cut for d in attempt.decompositions})
-    pace.save()
+    slow = find_slow_cuts(times, {d.weight.name: d.factors.cut for d in attempt.decompositions})
+    times.save()
     return tuple(slow)
 
 

@@ -8,9 +8,9 @@ from alds_onnx.graph.layers import Layer
 from alds_onnx.search.alignment import Alignment
 from alds_onnx.steps.data import HOLD_OUT, Data
 from alds_onnx.steps.evaluation import Measured
-from alds_onnx.steps.pace import Slow
 from alds_onnx.steps.survey import Survey
 from alds_onnx.targets import Score, Target, TargetData
+from alds_onnx.timing.slow_cuts import SlowCut
 from alds_onnx.values import Plan, Status, Verification
 
 # A compressed model that takes this much longer is slower beyond the noise of the measurement.
@@ -61,7 +61,7 @@ class Findings:
     target: Target | None
     alignment: Alignment | None
     attention_cut: bool
-    slow: tuple[Slow, ...]
+    slow: tuple[SlowCut, ...]
     measured: Measured | None
     price: float | None
 

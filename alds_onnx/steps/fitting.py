@@ -43,9 +43,10 @@ from alds_onnx.settings import Settings
 from alds_onnx.steps.budgets import Limit, within
 from alds_onnx.steps.calibrated import Calibrated, distance_of_weights, some
 from alds_onnx.steps.decide import PRICE, Bans, planned_cuts
-from alds_onnx.steps.pace import Pace, without_slow
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Advance, Survey, Weight
+from alds_onnx.timing.layer_times import LayerTimes
+from alds_onnx.timing.slow_cuts import exclude_slow_cuts
 from alds_onnx.values import Objective
 
 _SWEEPS = 20
@@ -114,7 +115,7 @@ def fit(
     limits: Sequence[Limit],
     advance: Advance,
     *,
-    pace: Pace | None = None,
+    times: LayerTimes | None = None,
 ) -> list[Decomposition]:
     """Choose ranks within the budgets, or take those of the plan, and fit the factors.
 
@@ -127,7 +128,7 @@ def fit(
     """
     try:
         with threadpool_limits(limits=1):
-            return _Fitting(survey, calibrated, settings, pace, advance).best(limits)
+            return _Fitting(survey, calibrated, settings, times, advance).best(limits)
     except RunError as e:
         raise DataError(f"the model does not run on the calibration data: {e}") from e
 
@@ -154,12 +155,12 @@ class _Fitting:
         survey: Survey,
         calibrated: Calibrated,
         settings: Settings,
-        pace: Pace | None,
+        times: LayerTimes | None,
         advance: Advance,
     ) -> None:
         self.survey, self.calibrated = survey, calibrated
         self.settings, self.advance = settings, advance
-        self.pace = None if settings.allow_slower else pace
+        self.times = None if settings.allow_slower else times
         self.model = survey.loaded.model
 
     def best(self, limits: Sequence[Limit]) -> list[Decomposition]:
@@ -226,15 +227,15 @@ class _Fitting:
         self, limits: Sequence[Limit], slopes: Mapping[str, float], bans: Bans
     ) -> tuple[_Choice, Bans]:
         """The same without slow cuts; and what had to be banned for that."""
-        if self.pace is None:
+        if self.times is None:
             return self._within(limits, slopes, bans), bans
-        choice, paced = without_slow(
+        choice, exclusion = exclude_slow_cuts(
             lambda bans: self._within(limits, slopes, bans),
             lambda choice: {name: cut for name, cut in choice.cuts().items() if cut},
-            self.pace,
+            self.times,
             bans,
         )
-        return choice, paced.bans
+        return choice, exclusion.excluded
 
     def _refined(self, limits: Sequence[Limit]) -> _Attempt:
         """Attempts by probes, then by slopes; the best one."""

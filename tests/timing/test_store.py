@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from alds_onnx.evaluate.timing import Timing
+from alds_onnx.evaluate.timings import Timings, default_file
 
 from alds_onnx.cuts import Cut
 from alds_onnx.evaluate import timings
 from alds_onnx.evaluate.sessions import Execution
-from alds_onnx.evaluate.timing import Timing
-from alds_onnx.evaluate.timings import Timings, default_file
 
 CUT = Cut(num_slices=4, rank=16)
 TIMING = Timing(dense=2000.0, cut=1500.0)

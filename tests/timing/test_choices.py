@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from alds_onnx.evaluate.timing import Timing
+from alds_onnx.evaluate.timings import Timings
+from alds_onnx.graph.alone import Alone
+from alds_onnx.steps.latency import Nanoseconds, _Line, corrected, latency_limit
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import alds_onnx
 from alds_onnx import BudgetError, Measuring, Result, Runtime, UsageError
 from alds_onnx.cuts import Cut, LayerShape, Scheme
 from alds_onnx.evaluate.sessions import Execution, RunError
-from alds_onnx.evaluate.timing import Timing
-from alds_onnx.evaluate.timings import Timings
-from alds_onnx.graph.alone import Alone
 from alds_onnx.graph.load import load_model
 from alds_onnx.graph.shapes import infer, known_shapes
 from alds_onnx.search.costs import PARAMETERS, Ban, cost_of, one_cut
@@ -23,7 +24,6 @@ from alds_onnx.settings import Settings, silent
 from alds_onnx.steps import pace
 from alds_onnx.steps.budgets import Limit, parameter_limit
 from alds_onnx.steps.clock import Clock as Steps
-from alds_onnx.steps.latency import Nanoseconds, _Line, corrected, latency_limit
 from alds_onnx.steps.survey import make_survey
 from alds_onnx.values import Budget, BudgetKind
 
