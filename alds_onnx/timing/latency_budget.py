@@ -119,23 +119,10 @@ def time_whole_model(
     cuts: Sequence[tuple[tuple[Layer, ...], Cut]],
     feeds: Feeds,
 ) -> Timing:
-    """Time a whole model, as it is and with cuts whose factors are zeros.
+    """Time a whole model on `feeds`, as it is and with cuts whose factors are zeros.
 
-    Parameters
-    ----------
-    timer
-        Measures.
-    model, folder
-        The model, and where its external data lies.
-    cuts
-        The layers that share each weight, and its cut.
-    feeds
-        The inputs of one run.
-
-    Raises
-    ------
-    RunError
-        If the runtime does not run one of the two models.
+    `cuts` are pairs of the layers that share a weight, and its cut; external data lies in `folder`.
+    RunError if the runtime does not run one of the two models.
     """
     replacements = [zero_replacement(layers, cut) for layers, cut in cuts]
     changed = [rewrite(model, replacements)] if replacements else []
@@ -184,7 +171,9 @@ def corrected_saving(ratio: float, ratio_of: Callable[[float], float], most: flo
         if _LOW * ratio <= found <= _HIGH * ratio:
             break
         saved = max(1 - found, 0.1 * aimed)  # curves that promise ten times too much are wrong
-        aimed = float(min(_MOST, most, aimed * (1 - goal) / saved))
+        before, aimed = aimed, float(min(_MOST, most, aimed * (1 - goal) / saved))
+        if aimed == before:  # there is no more to ask for
+            break
     assert best is not None
     if best[0] > _MISSED * ratio:
         raise BudgetError(

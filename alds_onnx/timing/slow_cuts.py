@@ -18,13 +18,7 @@ from alds_onnx.cuts import Cut, LayerShape, Scheme
 from alds_onnx.errors import BudgetError
 from alds_onnx.search.alignment import FREE
 from alds_onnx.search.costs import Ban
-from alds_onnx.timing.curves import (
-    Grid,
-    TimeCurve,
-    Variant,
-    grid_of,
-    measure_curves,
-)
+from alds_onnx.timing.curves import Grid, TimeCurve, Variant, grid_of, measure_curves
 from alds_onnx.timing.layer_times import LayerTimes
 from alds_onnx.timing.timer import Timing
 

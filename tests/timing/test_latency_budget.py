@@ -46,7 +46,7 @@ def time_nets(monkeypatch: pytest.MonkeyPatch, fake: FakeTimes, off: float = 1.0
     monkeypatch.setattr(timing, "time_whole_model", whole)
 
 
-# Measured by hand in the code before the curves were shared with the exclusion of slow cuts.
+# Recorded before these curves were shared with the exclusion of slow cuts.
 @pytest.mark.parametrize(
     ("off", "ratio", "slices", "cuts"),
     [
@@ -60,7 +60,7 @@ def time_nets(monkeypatch: pytest.MonkeyPatch, fake: FakeTimes, off: float = 1.0
         (1.3, 0.8, 1.5, {"t1": (1, 41), "t2": (1, 26)}),
     ],
 )
-def test_the_same_cuts_as_ever_are_chosen(
+def test_the_same_cuts_are_chosen_as_before(
     net: ModelProto,
     fake: FakeTimes,
     monkeypatch: pytest.MonkeyPatch,
@@ -137,7 +137,18 @@ def test_a_ratio_that_no_model_reaches_is_refused() -> None:
 
     with pytest.raises(BudgetError, match=r"the fastest model that was found has 0\.90"):
         corrected_saving(0.5, ratio_of, 0.95)
-    assert tried == sorted(tried)
+    assert tried == [0.5, 0.95]
+
+
+def test_four_models_are_tried_at_most() -> None:
+    tried: list[float] = []
+
+    def ratio_of(saving: float) -> float:
+        tried.append(saving)
+        return 0.52 - 0.001 * len(tried)
+
+    assert corrected_saving(0.5, ratio_of, 0.95) == tried[-1]
+    assert tried == sorted(set(tried))
     assert len(tried) == 4
 
 

@@ -38,7 +38,7 @@ def test_no_slow_cut_is_chosen_where_faster_ones_keep_the_budget(
     assert all(fake.cut(cut) <= DENSE for cut in cuts_of(result).values())
 
 
-# Measured by hand in the code before the curves were shared with latency budgets.
+# Recorded before the curves were shared with latency budgets.
 @pytest.mark.parametrize(
     ("target", "slowness", "slices", "removed", "cuts"),
     [
@@ -54,7 +54,7 @@ def test_no_slow_cut_is_chosen_where_faster_ones_keep_the_budget(
         (Runtime.ORT, 0.9, 1000.0, 0.4, {"t1": (1, 21), "t2": (1, 13)}),
     ],
 )
-def test_the_same_cuts_as_ever_are_chosen(
+def test_the_same_cuts_are_chosen_as_before(
     net: ModelProto,
     fake: FakeTimes,
     target: Runtime,
