@@ -18,7 +18,6 @@ from alds_onnx.api import Result, compress, merge, sweep
 from alds_onnx.arguments import OBJECTIVES, Request, arguments
 from alds_onnx.errors import AldsError, LimitError, UsageError
 from alds_onnx.evaluate.sessions import Provider
-from alds_onnx.evaluate.timings import default_file
 from alds_onnx.graph.save import check_target, write_bytes
 from alds_onnx.interrupts import Interruption, ignore_interrupts
 from alds_onnx.options import EPILOG, GroupedCommand
@@ -32,6 +31,7 @@ from alds_onnx.report.swept import print_sweep, sweep_to_csv, sweep_to_json
 from alds_onnx.runtimes import Runtime
 from alds_onnx.settings import Measuring, Progress
 from alds_onnx.sweeps import Sweep, make_sweep
+from alds_onnx.timing.store import default_file
 from alds_onnx.values import Report, SearchMethod
 
 _INTERRUPTED = 130

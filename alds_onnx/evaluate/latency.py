@@ -1,11 +1,13 @@
-"""Latency of two models, in turns, so that a drift of the machine's speed meets both."""
+"""Run times of several models, taken in turns so that a drift of the machine's speed meets all."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
+from alds_onnx.cuts import FloatArray
 from alds_onnx.evaluate.sessions import Feeds, Session
 from alds_onnx.values import Latency
 
@@ -13,40 +15,59 @@ _WARM_UP = 2
 _FEWEST, _MOST = 5, 200
 
 
-def measure(
-    original: Session, compressed: Session, feeds: Feeds, *, seconds: float = 1.0
-) -> tuple[Latency, Latency]:
-    """Time both models on the same inputs, A B A B ...
+def time_in_turns(
+    sessions: Sequence[Session],
+    feeds: Feeds,
+    seconds: float,
+    *,
+    fewest: int = _FEWEST,
+    most: int = _MOST,
+) -> FloatArray:
+    """Run the models A B C A B C ... and time every run.
 
     Parameters
     ----------
-    original, compressed
-        Loaded with the same number of threads.
+    sessions
+        The models, loaded with the same number of threads.
     feeds
         The inputs of one run.
     seconds
-        About how long to measure; at least five runs of each all the same.
+        About how long to measure, after two turns that do not count.
+    fewest, most
+        The number of turns that count is between these two, whatever the time.
+
+    Returns
+    -------
+    Seconds of each run, shape (sessions, turns).
     """
-    sessions = (original, compressed)
+    turns: list[list[float]] = []
     for _ in range(_WARM_UP):
         for session in sessions:
             session.run(feeds)
-    times: tuple[list[float], list[float]] = ([], [])
     end = time.perf_counter() + seconds
-    while len(times[0]) < _FEWEST or (time.perf_counter() < end and len(times[0]) < _MOST):
-        for session, own in zip(sessions, times, strict=True):
+    while len(turns) < fewest or (len(turns) < most and time.perf_counter() < end):
+        turns.append([])
+        for session in sessions:
             start = time.perf_counter()
             session.run(feeds)
-            own.append(1e3 * (time.perf_counter() - start))
-    return _summary(times[0]), _summary(times[1])
+            turns[-1].append(time.perf_counter() - start)
+    return np.array(turns, np.float64).T
 
 
-def _summary(milliseconds: list[float]) -> Latency:
+def measure(
+    original: Session, compressed: Session, feeds: Feeds, *, seconds: float = 1.0
+) -> tuple[Latency, Latency]:
+    """Time two models on the same inputs; see `time_in_turns`."""
+    before, after = 1e3 * time_in_turns((original, compressed), feeds, seconds)
+    return _summary(before), _summary(after)
+
+
+def _summary(milliseconds: FloatArray) -> Latency:
     low, median, high = np.percentile(milliseconds, [25, 50, 75])
     return Latency(
         median_ms=float(median),
         low_ms=float(low),
         high_ms=float(high),
         runs=len(milliseconds),
-        times_ms=tuple(milliseconds),
+        times_ms=tuple(float(one) for one in milliseconds),
     )

@@ -9,8 +9,8 @@ from alds_onnx.limits import LimitData, LimitResult, Score
 from alds_onnx.search.alignment import Alignment
 from alds_onnx.steps.data import HOLD_OUT, Data
 from alds_onnx.steps.evaluation import ModelScores
-from alds_onnx.steps.pace import Slow
 from alds_onnx.steps.survey import Survey
+from alds_onnx.timing.slow_cuts import SlowCut
 from alds_onnx.values import Plan, Status, Verification
 
 # A ratio of times above which a model is slower beyond the noise of the measurement.
@@ -61,7 +61,7 @@ class Findings:
     limit_result: LimitResult | None
     alignment: Alignment | None
     attention_cut: bool
-    slow: tuple[Slow, ...]
+    slow: tuple[SlowCut, ...]
     original_scores: ModelScores | None
     price: float | None
 

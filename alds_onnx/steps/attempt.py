@@ -27,13 +27,14 @@ from alds_onnx.search.choose import (
 from alds_onnx.search.costs import Macs
 from alds_onnx.settings import Settings, Step
 from alds_onnx.steps.clock import Clock
-from alds_onnx.steps.latency import corrected, latency_limit, make_table, most_saved, need_pace
 from alds_onnx.steps.limits import Measurement
-from alds_onnx.steps.pace import Pace, without_slow
 from alds_onnx.steps.planned import planned_cuts
 from alds_onnx.steps.prepare import Prepared
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Survey
+from alds_onnx.steps.timing import latency_budget
+from alds_onnx.timing.layer_times import LayerTimes
+from alds_onnx.timing.slow_cuts import exclude_slow_cuts
 from alds_onnx.values import Budget, BudgetKind, SearchMethod
 from alds_onnx.values import Objective as ObjectiveName
 
@@ -56,20 +57,16 @@ def requested_budgets(prepared: Prepared, clock: Clock) -> tuple[CostedBudget, .
     budgets = _counted_budgets(survey, settings, prepared.before, prepared.work)
     if settings.latency_ratio is None:
         return budgets
-    pace, samples = need_pace(prepared.pace), prepared.samples
-    if isinstance(samples, str):
-        raise UsageError(f"--latency-ratio: the model cannot be timed: {samples}")
-    feeds = samples.feeds[0]
-    table = make_table(survey, settings.alignment, list(prepared.metric.spectra), pace)
-    whole = pace.whole({}, feeds).dense
-    budget = latency_limit(settings.latency_ratio, whole, table)
     clock.start(Step.TIMING)
-    return corrected(
-        (*budgets, budget),
-        lambda budgets: _searched(prepared, budgets).cuts,
-        lambda cuts: pace.whole(cuts, feeds).ratio,
-        most_saved(table) / whole,
+    latency = latency_budget(
+        survey,
+        settings,
+        curves=prepared.metric.spectra,
+        samples=prepared.samples,
+        times=prepared.times,
+        choose=lambda latency: _searched(prepared, (*budgets, latency)).cuts,
     )
+    return (*budgets, latency)
 
 
 def _counted_budgets(
@@ -152,13 +149,13 @@ def _chosen(
     known, judge = excluded or {}, _slow_filter(prepared)
     if judge is None or settings.allow_slower:
         return _searched(prepared, budgets, scale, known), known
-    choice, paced = without_slow(
+    choice, exclusion = exclude_slow_cuts(
         lambda excluded: _searched(prepared, budgets, scale, excluded),
         lambda choice: choice.cuts,
         judge,
         known,
     )
-    return choice, paced.bans
+    return choice, exclusion.excluded
 
 
 def _searched(
@@ -187,14 +184,14 @@ def _objective(settings: Settings) -> Objective:
     return LargestError()
 
 
-def _slow_filter(prepared: Prepared) -> Pace | None:
+def _slow_filter(prepared: Prepared) -> LayerTimes | None:
     """Give the filter that excludes slow cuts. A latency budget needs no such filter."""
-    return prepared.pace if prepared.settings.latency_ratio is None else None
+    return prepared.times if prepared.settings.latency_ratio is None else None
 
 
 def is_timed(prepared: Prepared) -> bool:
     """Whether the choice rests on times: of a latency budget, or of the filter of slow cuts."""
-    if prepared.pace is None:
+    if prepared.times is None:
         return False
     return _slow_filter(prepared) is None or not prepared.settings.allow_slower
 

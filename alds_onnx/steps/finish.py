@@ -18,9 +18,9 @@ from alds_onnx.steps.checks import check
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.evaluation import make_scores
 from alds_onnx.steps.evidence import gather
-from alds_onnx.steps.pace import Slow
 from alds_onnx.steps.prepare import Prepared
 from alds_onnx.steps.rows import plan_rows, total
+from alds_onnx.timing.slow_cuts import SlowCut, find_slow_cuts
 from alds_onnx.values import Plan, Report
 
 
@@ -105,13 +105,13 @@ def _plan(prepared: Prepared, attempt: Attempt, after: ModelIndex) -> Plan:
     )
 
 
-def _slow(prepared: Prepared, attempt: Attempt) -> tuple[Slow, ...]:
+def _slow(prepared: Prepared, attempt: Attempt) -> tuple[SlowCut, ...]:
     """List the chosen cuts that are slower than their layers, and save the times for other runs."""
-    pace = prepared.pace
-    if pace is None:
+    times = prepared.times
+    if times is None:
         return ()
-    slow = pace.slow({d.weight.name: d.factors.cut for d in attempt.decompositions})
-    pace.save()
+    slow = find_slow_cuts(times, {d.weight.name: d.factors.cut for d in attempt.decompositions})
+    times.save()
     return tuple(slow)
 
 

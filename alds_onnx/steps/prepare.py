@@ -19,8 +19,9 @@ from alds_onnx.steps.evaluation import Evaluator, ModelScores, check_finite, mak
 from alds_onnx.steps.metrics.base import Metric
 from alds_onnx.steps.metrics.observe import data_metric
 from alds_onnx.steps.metrics.weights import weight_metric
-from alds_onnx.steps.pace import Pace, make_pace
 from alds_onnx.steps.survey import Survey, make_survey, without_unsound
+from alds_onnx.steps.timing import make_layer_times
+from alds_onnx.timing.layer_times import LayerTimes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,7 +38,7 @@ class Prepared:
         Calibration data, and the inputs of the checks or the reason why there are none.
     work
         Computations of the layers in one run, where known.
-    pace
+    times
         Times cuts of the layers; None if the settings do not ask for it, or if it takes too long.
     scoring
         The evaluator and the scores of the original; None without an evaluation, or for a dry run.
@@ -53,7 +54,7 @@ class Prepared:
     data: Data | None
     samples: Samples | str
     work: dict[Site, Work]
-    pace: Pace | None
+    times: LayerTimes | None
     scoring: tuple[Evaluator, ModelScores] | None
     metric: Metric
     attention_cut: bool = False
@@ -91,7 +92,7 @@ def prepare(
         data=data,
         samples=samples,
         work=work,
-        pace=make_pace(survey, shapes, work, settings, clock),
+        times=make_layer_times(survey, shapes, work, settings, clock),
         scoring=scoring,
         metric=metric,
         attention_cut=first is not None,

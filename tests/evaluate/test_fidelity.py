@@ -184,5 +184,5 @@ def test_cosine_of_orthogonal_and_zero_outputs() -> None:
 
 
 def test_latency_summary() -> None:
-    found = _summary([5.0, 1.0, 2.0, 4.0, 3.0])
+    found = _summary(np.array([5.0, 1.0, 2.0, 4.0, 3.0]))
     assert (found.low_ms, found.median_ms, found.high_ms, found.runs) == (2, 3, 4, 5)

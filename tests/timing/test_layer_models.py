@@ -1,4 +1,4 @@
-"""Layers on their own: what they are known by, and that their cuts run in their place."""
+"""Layers in isolation: what they are known by, and that their cuts run in their place."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from onnx import ModelProto, TensorProto, numpy_helper, parser
 
 from alds_onnx.cuts import Cut, LayerShape, Scheme
 from alds_onnx.evaluate.sessions import Execution, Session
-from alds_onnx.graph.alone import Alone, alone
 from alds_onnx.graph.layers import Layer, find_layers
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks
+from alds_onnx.timing.layer_models import IsolatedLayer, isolate
 
 CONV = "y = Conv<{}>(x, w, b)"
 
@@ -33,18 +33,18 @@ def model(body: str, x: str, *weights: tuple[str, tuple[int, ...]]) -> ModelProt
     return onnx.shape_inference.infer_shapes(made)
 
 
-def taken(made: ModelProto, shape: tuple[int, ...], position: int = 0) -> Alone:
+def taken(made: ModelProto, shape: tuple[int, ...], position: int = 0) -> IsolatedLayer:
     index = ModelIndex(made)
     layers = find_layers(index, Path(), known_ranks(index, infer(made)))
     layer = layers[position]
     assert isinstance(layer, Layer)
-    return alone(index, layer, shape)
+    return isolate(index, layer, shape)
 
 
-def conv(attributes: str = "pads=[1,1,1,1]", behind: str = "") -> ModelProto:
+def conv(attributes: str = "pads=[1,1,1,1]", activation: str = "") -> ModelProto:
     body = CONV.format(attributes)
-    if behind:
-        body = body.replace("y =", "h =") + f" y = {behind}(h)"
+    if activation:
+        body = body.replace("y =", "h =") + f" y = {activation}(h)"
     return model(body, "1, 16, 8, 8", ("w", (16, 16, 3, 3)), ("b", (16,)))
 
 
@@ -70,15 +70,15 @@ def test_what_time_depends_on_is_in_the_key() -> None:
         taken(conv(), (2, 16, 8, 8)).key,
         taken(conv("pads=[1,1,1,1], strides=[2,2]"), SHAPE).key,
         taken(conv("pads=[2,2,2,2], dilations=[2,2]"), SHAPE).key,
-        taken(conv(behind="Relu"), SHAPE).key,
-        taken(conv(behind="Sigmoid"), SHAPE).key,
+        taken(conv(activation="Relu"), SHAPE).key,
+        taken(conv(activation="Sigmoid"), SHAPE).key,
         taken(model("y = Conv(x, w)", "1, 16, 8, 8", ("w", (16, 16, 3, 3))), SHAPE).key,
     }
     assert len(keys) == 8
 
 
-def test_an_activation_that_something_else_reads_too_stays_behind() -> None:
-    read_twice = conv(behind="Relu")
+def test_an_activation_that_something_else_reads_too_is_left_out() -> None:
+    read_twice = conv(activation="Relu")
     read_twice.graph.output.append(onnx.ValueInfoProto(name="h"))
     read_twice.graph.output[1].type.tensor_type.elem_type = TensorProto.FLOAT
     assert taken(read_twice, SHAPE).key == taken(conv(), SHAPE).key
@@ -154,7 +154,7 @@ def test_a_cut_of_every_scheme_runs_with_all_its_entries(cut: Cut) -> None:
     assert entries == cut.num_parameters(shape)
 
 
-def _sizes(own: Alone) -> tuple[int, int]:
+def _sizes(own: IsolatedLayer) -> tuple[int, int]:
     """f and c·kh·kw of the layer."""
     index = ModelIndex(own.dense())
     (layer,) = find_layers(index, Path(), {})

@@ -1,8 +1,7 @@
 """Times of layers that were measured before, kept in a file between runs.
 
-They hold for one machine, number of threads and version of onnxruntime, which are part of every
-key. The file is a help and nothing more: one that cannot be read counts as empty, and one that
-cannot be written is left.
+A time holds for one machine and one runtime in one setup, which are part of its key. The file only
+saves time: one that cannot be read counts as empty, and one that cannot be written is left alone.
 """
 
 from __future__ import annotations
@@ -17,21 +16,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-import onnxruntime as ort
-
 from alds_onnx.cuts import Cut
-from alds_onnx.evaluate.sessions import Execution
-from alds_onnx.evaluate.timing import Timing
+from alds_onnx.timing.timer import Timing
 
 _log = logging.getLogger(__name__)
 
-_SCHEMA = 1
+_SCHEMA = 2
 # About 4 MB; the oldest go first.
 _MOST = 40_000
 
 
 def default_file() -> Path | None:
-    """Where times are kept: the place for caches of this system; None where there is none."""
+    """Give the file for times in the folder for caches of this system; None if there is none."""
     if sys.platform == "win32":
         root = os.environ.get("LOCALAPPDATA", "~/AppData/Local")
     elif sys.platform == "darwin":
@@ -40,42 +36,37 @@ def default_file() -> Path | None:
         root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
         return Path(root).expanduser() / "alds-onnx" / "timings.json"
-    except RuntimeError:  # nobody's home
+    except RuntimeError:  # there is no home directory
         return None
 
 
-class Timings:
-    """Times by layer and cut; `save` adds the new ones to the file.
+class TimingStore:
+    """Times by the setup of a runtime, layer and cut; `save` adds the new ones to the file.
 
     Parameters
     ----------
-    execution
-        What they were and will be measured with.
     file
-        Where they are kept; None: nowhere.
+        Where times are kept; None keeps them in memory only.
     fresh
-        Whether what the file holds is left unread.
+        Whether the times in the file are ignored.
     """
 
-    def __init__(self, execution: Execution, file: Path | None, *, fresh: bool = False) -> None:
-        self._file = file
-        self._place = (
-            f"{_machine()}|{ort.__version__}|{execution.provider.value}|{execution.threads}"
-        )
+    def __init__(self, file: Path | None, *, fresh: bool = False) -> None:
+        self._file, self._machine = file, _machine()
         self._known = {} if file is None or fresh else _read(file)
         self._new: dict[str, Timing] = {}
 
-    def get(self, layer: str, cut: Cut) -> Timing | None:
-        """What is known of a cut of a layer, by the layer's key."""
-        key = self._key(layer, cut)
+    def get(self, setup: str, layer: str, cut: Cut) -> Timing | None:
+        """Look up the time of a cut, by the setup of the runtime and the key of the layer."""
+        key = self._key(setup, layer, cut)
         return self._new.get(key) or self._known.get(key)
 
-    def add(self, layer: str, cut: Cut, timing: Timing) -> None:
-        """Keep what was measured."""
-        self._new[self._key(layer, cut)] = timing
+    def add(self, setup: str, layer: str, cut: Cut, timing: Timing) -> None:
+        """Add a time that was measured."""
+        self._new[self._key(setup, layer, cut)] = timing
 
     def save(self) -> None:
-        """Write what is new, beside what others have written since."""
+        """Write the new times to the file, beside those that others have written since."""
         if self._file is None or not self._new:
             return
         both = {**_read(self._file), **self._new}
@@ -86,14 +77,13 @@ class Timings:
         except OSError as e:
             _log.info("times are not kept: %s", e)
 
-    def _key(self, layer: str, cut: Cut) -> str:
-        return (
-            f"{self._place}|{layer}|{cut.scheme.value}|{cut.num_slices}|{cut.rank}|{cut.rank_out}"
-        )
+    def _key(self, setup: str, layer: str, cut: Cut) -> str:
+        kind = f"{cut.scheme.value}|{cut.num_slices}|{cut.rank}|{cut.rank_out}"
+        return f"{self._machine}|{setup}|{layer}|{kind}"
 
 
 def _machine() -> str:
-    """What tells processors apart."""
+    """Name the machine by its system and its processor."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

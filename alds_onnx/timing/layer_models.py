@@ -1,9 +1,9 @@
-"""One layer as a model of its own, small enough to be timed, and true to its place.
+"""One layer as a model of its own, which is small enough to be timed.
 
-Time depends on sizes and attributes, not on numbers: the weights are zeros. A convolution of images
-stands between two poolings that keep onnxruntime's blocked layout of channels, as its neighbours in
-a network do: a cut that leaves this layout pays for the way out and back. An activation that
-runtimes fuse into the layer comes with it.
+The time of a layer depends on its sizes and attributes, not on the numbers in its weight, so the
+weights are zeros. A convolution of images stands between two pooling nodes that keep onnxruntime's
+blocked layout of channels, as its neighbours in a network do: a cut that leaves this layout also
+pays for the conversions. An activation that runtimes fuse into the layer is part of the model.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _IR_VERSION = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Alone:
-    """A layer on its own.
+class IsolatedLayer:
+    """A layer in isolation.
 
     Attributes
     ----------
     key
-        The same for all layers that take the same time.
+        A digest that is equal for all layers that take the same time.
     skeleton
-        The dense layer, its weights without numbers.
+        A model of the dense layer. Its weights have sizes but no numbers.
     shape
-        Of the input `x`, all sizes known.
+        The shape of the model's input `x`. All sizes are known.
     """
 
     key: str
@@ -45,7 +45,7 @@ class Alone:
     shape: tuple[int, ...]
 
     def dense(self) -> ModelProto:
-        """The layer as it is, with zeros for weights."""
+        """Build the model of the dense layer, with zeros for weights."""
         model = ModelProto()
         model.CopyFrom(self.skeleton)
         for tensor in model.graph.initializer:
@@ -53,24 +53,21 @@ class Alone:
         return model
 
     def decomposed(self, cuts: Sequence[Cut]) -> list[ModelProto]:
-        """The layer cut in each of these ways, as a rewrite of the whole model would do it."""
+        """Build a model for each cut, by the same rewrite as that of a whole model."""
         dense = self.dense()
-        ranks = {Key(0, "x"): len(self.shape), Key(0, "before"): len(self.shape)}
+        ranks = {Key(0, name): len(self.shape) for name in ("x", "pooled")}
         (layer,) = find_layers(ModelIndex(dense), Path(), ranks)
         assert isinstance(layer, Layer)
-        models = []
-        for cut in cuts:
-            replacement = Replacement(layers=(layer,), factors=zero_factors(layer, cut))
-            models.append(rewrite(dense, [replacement]))
-        return models
+        return [rewrite(dense, [zero_replacement((layer,), cut)]) for cut in cuts]
 
 
-def zero_factors(layer: Layer, cut: Cut) -> Factors:
-    """Factors as the model would hold them, for models that are only timed."""
-    return stored_factors(layer, Factors.zeros(layer.shape, cut))
+def zero_replacement(layers: tuple[Layer, ...], cut: Cut) -> Replacement:
+    """Replace layers that share a weight by factors of zeros, for models that are only timed."""
+    factors = stored_factors(layers[0], Factors.zeros(layers[0].shape, cut))
+    return Replacement(layers=layers, factors=factors)
 
 
-def alone(index: ModelIndex, layer: Layer, activation: tuple[int, ...]) -> Alone:
+def isolate(index: ModelIndex, layer: Layer, activation: tuple[int, ...]) -> IsolatedLayer:
     """Take a layer out of its model.
 
     Parameters
@@ -80,13 +77,13 @@ def alone(index: ModelIndex, layer: Layer, activation: tuple[int, ...]) -> Alone
     layer
         One of its layers.
     activation
-        Shape of the layer's other operand in one run.
+        The shape of the layer's other operand in one run.
     """
     node, kind = index.node(layer.site), layer.source.tensor.data_type
-    copy = NodeProto(op_type=node.op_type, name="layer", output=["made"])
+    copy = NodeProto(op_type=node.op_type, name="layer", output=["result"])
     copy.attribute.extend(sorted(node.attribute, key=lambda a: a.name))
-    pooled = layer.op is Op.CONV and len(activation) == _IMAGE_AXES and kind == TensorProto.FLOAT
-    operands = ["before" if pooled else "x", "weight"]
+    is_pooled = layer.op is Op.CONV and len(activation) == _IMAGE_AXES and kind == TensorProto.FLOAT
+    operands = ["pooled" if is_pooled else "x", "weight"]
     copy.input.extend(operands if layer.weight_input else reversed(operands))
     weights = [TensorProto(name="weight", data_type=kind, dims=layer.source.shape)]
     if len(node.input) > 2 and node.input[2]:
@@ -95,17 +92,17 @@ def alone(index: ModelIndex, layer: Layer, activation: tuple[int, ...]) -> Alone
         dims = [f, 1] if layer.operand is Operand.LEFT else [f]
         weights.append(TensorProto(name="bias", data_type=kind, dims=dims))
     nodes = [copy, *_activation(index, layer)]
-    if pooled:
-        first = helper.make_node("MaxPool", ["x"], ["before"], kernel_shape=[1, 1])
-        last = helper.make_node("GlobalAveragePool", [nodes[-1].output[0]], ["behind"])
+    if is_pooled:
+        first = helper.make_node("MaxPool", ["x"], ["pooled"], kernel_shape=[1, 1])
+        last = helper.make_node("GlobalAveragePool", [nodes[-1].output[0]], ["mean"])
         nodes = [first, *nodes, last]
     skeleton = _model(nodes, weights, kind, activation, layer.opset)
     digest = hashlib.sha256(skeleton.SerializeToString(deterministic=True)).hexdigest()
-    return Alone(key=digest, skeleton=skeleton, shape=activation)
+    return IsolatedLayer(key=digest, skeleton=skeleton, shape=activation)
 
 
 def _activation(index: ModelIndex, layer: Layer) -> list[NodeProto]:
-    """The activation behind a convolution, if nothing else reads its output."""
+    """Copy the activation downstream of a convolution, if nothing else reads its output."""
     key = Key(layer.site.scope, index.node(layer.site).output[0])
     readers = [use.site for use in index.uses.get(key, ())]
     if layer.op is not Op.CONV or len(readers) != 1 or readers[0] is None:
@@ -113,7 +110,7 @@ def _activation(index: ModelIndex, layer: Layer) -> list[NodeProto]:
     node = index.node(readers[0])
     if node.op_type not in _FUSED:
         return []
-    copy = NodeProto(op_type=node.op_type, name="activation", input=["made"], output=["active"])
+    copy = NodeProto(op_type=node.op_type, name="activation", input=["result"], output=["active"])
     copy.attribute.extend(sorted(node.attribute, key=lambda a: a.name))
     return [copy]
 
@@ -127,6 +124,6 @@ def _model(
 ) -> ModelProto:
     x = helper.make_tensor_value_info("x", kind, activation)
     y = helper.make_tensor_value_info(nodes[-1].output[0], kind, None)
-    graph = helper.make_graph(nodes, "alone", [x], [y], weights)
+    graph = helper.make_graph(nodes, "layer in isolation", [x], [y], weights)
     opsets = [helper.make_opsetid("", opset)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)

@@ -1,0 +1,156 @@
+"""Connects a run with what times its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+from alds_onnx.cuts import Cut, Spectra, Work
+from alds_onnx.errors import UsageError
+from alds_onnx.evaluate.samples import Samples
+from alds_onnx.evaluate.sessions import Execution
+from alds_onnx.graph.external import is_large
+from alds_onnx.graph.layers import Layer
+from alds_onnx.graph.scopes import Key, Site
+from alds_onnx.search.budgets import CostedBudget
+from alds_onnx.settings import Measuring, Settings, Step
+from alds_onnx.steps.clock import Clock
+from alds_onnx.steps.survey import Advance, Survey, Weight
+from alds_onnx.timing.latency_budget import (
+    corrected_saving,
+    measure_latency_cost,
+    time_whole_model,
+)
+from alds_onnx.timing.layer_models import IsolatedLayer, isolate
+from alds_onnx.timing.layer_times import LayerTimes, TimedWeight
+from alds_onnx.timing.store import TimingStore
+from alds_onnx.timing.timer import OrtTimer, Timing
+from alds_onnx.values import Budget, BudgetKind, SearchMethod
+
+# Models with fewer multiply-accumulates run for less than a fraction of a millisecond, which is as
+# much as the call takes; those with more take more than about half a minute to time.
+_FEWEST_MACS, _MOST_MACS = 5_000_000, 20_000_000_000
+
+
+def make_layer_times(
+    survey: Survey,
+    shapes: Mapping[Key, tuple[int, ...]],
+    work: Mapping[Site, Work],
+    settings: Settings,
+    clock: Clock,
+) -> LayerTimes | None:
+    """Give what times cuts; None if none are to be timed.
+
+    Parameters
+    ----------
+    survey, shapes
+        The model, and the shapes of its tensors in one run, where known.
+    work
+        What its layers compute in one run, where known.
+    settings
+        Whether and how to measure.
+    clock
+        Told as the measuring goes on.
+    """
+    wanted = settings.measuring
+    is_untimed = settings.plan is not None or settings.search is SearchMethod.ITERATIVE
+    if is_untimed or is_large(survey.loaded.model):
+        return None
+    if settings.latency_ratio is not None:
+        wanted = Measuring.ALWAYS
+    if wanted is Measuring.NEVER:
+        return None
+    is_cheap = _FEWEST_MACS <= sum(own.macs for own in work.values()) <= _MOST_MACS
+    if wanted is Measuring.CHEAP and not is_cheap:
+        return None
+
+    @contextmanager
+    def watch() -> Iterator[Advance]:
+        step = clock.start(Step.TIMING)
+        yield clock.advance
+        clock.start(step)
+
+    weights = {
+        weight.name: TimedWeight(
+            shape=weight.layers[0].shape, layers=_isolated(survey, weight, shapes)
+        )
+        for weight in survey.weights()
+    }
+    timer = OrtTimer(Execution(threads=settings.threads, provider=settings.provider))
+    store = TimingStore(settings.timings, fresh=settings.remeasure)
+    return LayerTimes(timer, weights, store, watch)
+
+
+def _isolated(
+    survey: Survey, weight: Weight, shapes: Mapping[Key, tuple[int, ...]]
+) -> tuple[IsolatedLayer, ...]:
+    """The layers that read a weight, in isolation; none if one of them cannot be timed."""
+    found = []
+    for layer in weight.layers:
+        shape = shapes.get(_operand(survey, layer))
+        if layer.site.scope != 0 or not shape or 0 in shape:
+            return ()
+        found.append(isolate(survey.index, layer, shape))
+    return tuple(found)
+
+
+def _operand(survey: Survey, layer: Layer) -> Key:
+    """The tensor that a layer multiplies its weight with."""
+    name = survey.index.node(layer.site).input[1 - layer.weight_input]
+    definition = survey.index.resolve(layer.site.scope, name)
+    return definition.key if definition else Key(layer.site.scope, name)
+
+
+def latency_budget(
+    survey: Survey,
+    settings: Settings,
+    *,
+    curves: Mapping[str, Spectra],
+    samples: Samples | str,
+    times: LayerTimes | None,
+    choose: Callable[[CostedBudget], Mapping[str, Cut]],
+) -> CostedBudget:
+    """The budget of time: what the curves are to save so that the whole model keeps the ratio.
+
+    Parameters
+    ----------
+    survey, settings, curves
+        The model, its error curves, and a latency ratio that was asked for.
+    samples
+        What the whole model is timed on, or the reason why it does not run.
+    times
+        Times of the layers; None where nothing can be timed.
+    choose
+        Searches within this budget and all others.
+
+    Raises
+    ------
+    BudgetError
+        If the ratio is out of reach.
+    UsageError
+        If nothing can be timed.
+    """
+    if times is None:
+        raise UsageError(
+            "--latency-ratio: so large a model is not timed; give --cr or --cr-macs instead"
+        )
+    if isinstance(samples, str):
+        raise UsageError(f"--latency-ratio: the model cannot be timed: {samples}")
+    timer, feeds, ratio = times.timer, samples.feeds[0], settings.latency_ratio
+    assert ratio is not None
+
+    def timed(cuts: Mapping[str, Cut]) -> Timing:
+        chosen = [(w.layers, cuts[w.name]) for w in survey.weights() if w.name in cuts]
+        return time_whole_model(timer, survey.loaded.model, survey.loaded.folder, chosen, feeds)
+
+    cost = measure_latency_cost(times, curves, settings.alignment)
+    whole = timed({}).dense
+    budget = Budget(kind=BudgetKind.LATENCY, before=max(1, round(whole)), removed=1 - ratio)
+    costed = CostedBudget(budget=budget, cost=cost)
+    aimed = corrected_saving(
+        ratio,
+        lambda saved: timed(choose(replace(costed, aimed=saved))).ratio,
+        cost.most_saved() / whole,
+    )
+    return replace(costed, aimed=aimed)

@@ -1,0 +1,1 @@
+"""How long layers take, dense and cut: one timer, one store, one interpolation over ranks."""
