@@ -49,7 +49,8 @@ def command_options() -> str:
             if record is not None:
                 heading = getattr(parameter, "heading", None)
                 more = getattr(parameter, "more", "")
-                row = _row(f"`{record[0]}`", f"{record[1]} {more}".strip())
+                text, mark, default = record[1].partition("  [default: ")
+                row = _row(f"`{record[0]}`", f"{text} {more}".strip() + mark + default)
                 sections.setdefault(heading.value if heading else "About", []).append(row)
     return "\n\n".join(
         "\n".join([f"## {heading}", "", *_head("option", "meaning"), *rows])

@@ -51,8 +51,8 @@ class Search(Options):
             "processor; none: every cut.",
             python="What will run the model: only slices and ranks that it is fast at are "
             "chosen. `ORT` is onnxruntime on this machine's processor, `NONE` allows all.",
-            more="All are what the paper chooses from: this keeps most accuracy, and the model "
-            "is often slower than the original. A plan is applied whatever the target is.",
+            more="The paper chooses from all cuts, which keeps most accuracy; the model is then often "
+            "slower than the original. A plan is applied whatever the target is.",
         ).metadata,
     )
     schemes: Converted[Sequence[Scheme] | None, tuple[Scheme, ...] | None] = field(

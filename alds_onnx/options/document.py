@@ -17,7 +17,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T", bound=Options)
 _R = TypeVar("_R")
 
-_WIDTH = 92
+_WRAPPER = textwrap.TextWrapper(92, break_on_hyphens=False)
 _FLAG = re.compile(r"--[a-z][a-z-]*")
 # The sections of numpydoc that may follow the parameters.
 _NEXT_SECTION = re.compile(r"^(Returns|Yields|Raises|Notes|Examples)\n-+$", re.MULTILINE)
@@ -82,7 +82,7 @@ def _entries(options: type[Options]) -> Iterator[str]:
     keywords = {flag: f.name for f, option in declared(options) for flag in option.flags}
     for field, option in declared(options):
         yield field.name
-        yield textwrap.indent(textwrap.fill(in_python(option, keywords), _WIDTH), "    ")
+        yield textwrap.indent(_WRAPPER.fill(in_python(option, keywords)), "    ")
 
 
 def _parameters(options: type[Options]) -> Iterator[inspect.Parameter]:
