@@ -104,11 +104,11 @@ def _parameter(field: Field[Any], option: Option) -> click.Option:
     words = [word for word, value in (option.choices or {}).items() if value == default]
     shown = words[0] if words else default if type(default) is int else None
     return GroupedOption(
-        [option.flag, field.name],
+        ["/".join(option.flags), field.name],
         heading=option.heading,
         more=option.more,
         type=_type(option),
-        metavar=option.metavar or None,
+        metavar=option.metavar,
         is_flag=option.parse is bool,
         default=False if default is False else shown,
         show_default=shown is not None,

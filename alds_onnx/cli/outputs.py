@@ -2,79 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from alds_onnx.options.declare import Heading, Option, Options
+from alds_onnx.options.declare import Heading, Options, option
 
 
 @dataclass(kw_only=True, eq=False)
 class Files(Options):
     """Which files are written."""
 
-    merge: Path | None = field(
-        default=None,
-        metadata=Option(
-            flag="--merge",
-            heading=Heading.HOW_FAR,
-            metavar="OUT.onnx",
-            parse=Path,
-            help="The way back: join the pairs of a compressed IN.onnx to dense layers that "
-            "compute the same. Goes without OUT.onnx.",
-            more="Train the result elsewhere, or compress it again. Options that say how to "
-            "compress do not go with it.",
-        ).metadata,
+    merge: Path | None = option(
+        None,
+        flag="--merge OUT.onnx",
+        heading=Heading.HOW_FAR,
+        parse=Path,
+        help="The way back: join the pairs of a compressed IN.onnx to dense layers that compute "
+        "the same. Goes without OUT.onnx.",
+        more="Train the result elsewhere, or compress it again. Options that say how to compress "
+        "do not go with it.",
     )
-    save_as_external_data: bool = field(
-        default=False,
-        metadata=Option(
-            flag="--save-as-external-data",
-            parse=bool,
-            help="Write large weights to a data file beside OUT.onnx; over 2 GiB this is done "
-            "anyway.",
-        ).metadata,
+    save_as_external_data: bool = option(
+        False,
+        flag="--save-as-external-data",
+        parse=bool,
+        help="Write large weights to a data file beside OUT.onnx; over 2 GiB this is done anyway.",
     )
-    sweep_out: Path | None = field(
-        default=None,
-        metadata=Option(
-            flag="--sweep-out",
-            metavar="DIR",
-            parse=Path,
-            help="With --sweep: write the model and the plan of every ratio there.",
-        ).metadata,
+    sweep_out: Path | None = option(
+        None,
+        flag="--sweep-out DIR",
+        parse=Path,
+        help="With --sweep: write the model and the plan of every ratio there.",
     )
-    csv: Path | None = field(
-        default=None,
-        metadata=Option(
-            flag="--csv",
-            metavar="FILE.csv",
-            parse=Path,
-            help="With --sweep: write the table.",
-        ).metadata,
+    csv: Path | None = option(
+        None,
+        flag="--csv FILE.csv",
+        parse=Path,
+        help="With --sweep: write the table.",
     )
-    plan_out: Path | None = field(
-        default=None,
-        metadata=Option(
-            flag="--plan-out", metavar="FILE.json", parse=Path, help="Write the plan."
-        ).metadata,
+    plan_out: Path | None = option(
+        None,
+        flag="--plan-out FILE.json",
+        parse=Path,
+        help="Write the plan.",
     )
-    json: Path | None = field(
-        default=None,
-        metadata=Option(
-            flag="--json",
-            metavar="FILE.json",
-            parse=Path,
-            help="Write plan, measurements and versions.",
-        ).metadata,
+    json: Path | None = option(
+        None,
+        flag="--json FILE.json",
+        parse=Path,
+        help="Write plan, measurements and versions.",
     )
-    report: Path | None = field(
-        default=None,
-        metadata=Option(
-            flag="--report",
-            metavar="FILE.html",
-            parse=Path,
-            help="Write a page with pictures of all this; needs alds-onnx[report].",
-        ).metadata,
+    report: Path | None = option(
+        None,
+        flag="--report FILE.html",
+        parse=Path,
+        help="Write a page with pictures of all this; needs alds-onnx[report].",
     )
 
 
@@ -82,15 +64,15 @@ class Files(Options):
 class Messages(Options):
     """What is printed."""
 
-    quiet: bool = field(
-        default=False,
-        metadata=Option(
-            flag="--quiet", parse=bool, help="Print nothing but warnings and errors."
-        ).metadata,
+    quiet: bool = option(
+        False,
+        flag="--quiet",
+        parse=bool,
+        help="Print nothing but warnings and errors.",
     )
-    traceback: bool = field(
-        default=False,
-        metadata=Option(
-            flag="--traceback", parse=bool, help="Show where an error comes from."
-        ).metadata,
+    traceback: bool = option(
+        False,
+        flag="--traceback",
+        parse=bool,
+        help="Show where an error comes from.",
     )

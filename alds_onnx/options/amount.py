@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from alds_onnx.errors import UsageError
-from alds_onnx.options.declare import Heading, Option, Options
+from alds_onnx.options.declare import Heading, Option, Options, option
 from alds_onnx.options.parse import parse_ratios
 from alds_onnx.plans import read_plan
 from alds_onnx.values import Plan
@@ -34,7 +34,9 @@ class Model(Options):
 
     model: Source = field(
         kw_only=False,
-        metadata=Option(python="Path of a model file, or a model; neither is changed.").metadata,
+        metadata=Option(
+            python="Path of a model file, or a model; neither is changed.",
+        ).metadata,
     )
 
 
@@ -45,9 +47,8 @@ class Ratios(Options):
     ratios: Sequence[float] = field(
         kw_only=False,
         metadata=Option(
-            flag="--sweep",
+            flag="--sweep FIRST:LAST:STEP",
             heading=Heading.HOW_FAR,
-            metavar="FIRST:LAST:STEP",
             parse=parse_ratios,
             help="Instead of --cr: compress by each of several ratios, such as 0.1:0.9:0.1 or "
             "0.3,0.5, and suggest one. OUT.onnx is optional; it gets that one.",
@@ -66,83 +67,65 @@ class Amount(Options):
     Either budgets are given, which are the first three, alone or together; or one of the others.
     """
 
-    cr: float | None = field(
-        default=None,
-        metadata=Option(
-            flag="--cr",
-            heading=Heading.HOW_FAR,
-            metavar="FRACTION",
-            parse=float,
-            help="Fraction of the model's parameters to remove, such as 0.5.",
-            more="Give one of this, --plan, --max-error and --max-drop; or --cr-macs and "
-            "--latency-ratio, which may come together with each other and with this.",
-        ).metadata,
+    cr: float | None = option(
+        None,
+        flag="--cr FRACTION",
+        heading=Heading.HOW_FAR,
+        parse=float,
+        help="Fraction of the model's parameters to remove, such as 0.5.",
+        more="Give one of this, --plan, --max-error and --max-drop; or --cr-macs and "
+        "--latency-ratio, which may come together with each other and with this.",
     )
-    cr_macs: float | None = field(
-        default=None,
-        metadata=Option(
-            flag="--cr-macs",
-            heading=Heading.HOW_FAR,
-            metavar="FRACTION",
-            parse=float,
-            help="Fraction of the multiply-accumulates of one run to remove; instead of --cr "
-            "or with it.",
-            more="Those of all Conv, Gemm and MatMul nodes whose shapes are known count.",
-        ).metadata,
+    cr_macs: float | None = option(
+        None,
+        flag="--cr-macs FRACTION",
+        heading=Heading.HOW_FAR,
+        parse=float,
+        help="Fraction of the multiply-accumulates of one run to remove; instead of --cr or with "
+        "it.",
+        more="Those of all Conv, Gemm and MatMul nodes whose shapes are known count.",
     )
-    latency_ratio: float | None = field(
-        default=None,
-        metadata=Option(
-            flag="--latency-ratio",
-            heading=Heading.HOW_FAR,
-            metavar="RATIO",
-            parse=float,
-            help="Part of the time of one run that may be left, in onnxruntime on this machine "
-            "with --threads, such as 0.6; instead of --cr and --cr-macs or with them.",
-            more="It is measured with the whole model, and missed by a few percent of itself. "
-            "The slices and ranks are those of --target, or of 'ort' if that is 'none'.",
-        ).metadata,
+    latency_ratio: float | None = option(
+        None,
+        flag="--latency-ratio RATIO",
+        heading=Heading.HOW_FAR,
+        parse=float,
+        help="Part of the time of one run that may be left, in onnxruntime on this machine with "
+        "--threads, such as 0.6; instead of --cr and --cr-macs or with them.",
+        more="It is measured with the whole model, and missed by a few percent of itself. The "
+        "slices and ranks are those of --target, or of 'ort' if that is 'none'.",
     )
-    plan: Plan | None = field(
-        default=None,
-        metadata=Option(
-            flag="--plan",
-            heading=Heading.HOW_FAR,
-            metavar="FILE.json",
-            parse=Path,
-            load=read_plan,
-            help="Instead of --cr: apply exactly the cuts of this plan.",
-            python="Instead of --cr: cuts to apply exactly, from `read_plan` or an earlier result.",
-        ).metadata,
+    plan: Plan | None = option(
+        None,
+        flag="--plan FILE.json",
+        heading=Heading.HOW_FAR,
+        parse=Path,
+        load=read_plan,
+        help="Instead of --cr: apply exactly the cuts of this plan.",
+        python="Instead of --cr: cuts to apply exactly, from `read_plan` or an earlier result.",
     )
-    max_error: float | None = field(
-        default=None,
-        metadata=Option(
-            flag="--max-error",
-            heading=Heading.HOW_FAR,
-            metavar="E",
-            parse=float,
-            help="Instead of --cr: remove as much as possible while the relative L2 error of "
-            "every output is at most E, on inputs that the fit does not see.",
-            python="Instead of --cr: remove as much as possible while the relative L2 error of "
-            "every output is at most this, on inputs that the fit does not see.",
-            more="With --calibration those are every fifth run of the data, set aside before "
-            "anything is fitted; without, random inputs.",
-        ).metadata,
+    max_error: float | None = option(
+        None,
+        flag="--max-error E",
+        heading=Heading.HOW_FAR,
+        parse=float,
+        help="Instead of --cr: remove as much as possible while the relative L2 error of every "
+        "output is at most E, on inputs that the fit does not see.",
+        python="Instead of --cr: remove as much as possible while the relative L2 error of every "
+        "output is at most this, on inputs that the fit does not see.",
+        more="With --calibration those are every fifth run of the data, set aside before anything "
+        "is fitted; without, random inputs.",
     )
-    max_drop: float | None = field(
-        default=None,
-        metadata=Option(
-            flag="--max-drop",
-            heading=Heading.HOW_FAR,
-            metavar="POINTS",
-            parse=float,
-            help="Instead of --cr: remove as much as possible while top-1 falls by at most so "
-            "many percentage points on the samples of --evaluate.",
-            python="Instead of --cr: remove as much as possible while top-1 falls by at most "
-            "so many percentage points on the data of --evaluate; or what the function there "
-            "returns, by at most this.",
-        ).metadata,
+    max_drop: float | None = option(
+        None,
+        flag="--max-drop POINTS",
+        heading=Heading.HOW_FAR,
+        parse=float,
+        help="Instead of --cr: remove as much as possible while top-1 falls by at most so many "
+        "percentage points on the samples of --evaluate.",
+        python="Instead of --cr: remove as much as possible while top-1 falls by at most so many "
+        "percentage points on the data of --evaluate; or what the function there returns, by at "
+        "most this.",
     )
 
     def check(self) -> None:

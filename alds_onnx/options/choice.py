@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from alds_onnx.cuts import Scheme
 from alds_onnx.errors import UsageError
-from alds_onnx.options.declare import Converted, Heading, Option, Options
+from alds_onnx.options.declare import Converted, Heading, Options, option
 from alds_onnx.options.parse import parse_schemes
 from alds_onnx.runtimes import Runtime
 from alds_onnx.values import SearchMethod
@@ -32,44 +32,37 @@ class Measuring(str, Enum):
 class Search(Options):
     """Which cuts the search chooses from, and how."""
 
-    search: SearchMethod = field(
-        default=SearchMethod.EXACT,
-        metadata=Option(
-            flag="--search",
-            heading=Heading.RANKS,
-            choices={method.value: method for method in SearchMethod},
-            help="exact: the global optimum; iterative: Algorithm 1 of the ALDS paper.",
-        ).metadata,
+    search: SearchMethod = option(
+        SearchMethod.EXACT,
+        flag="--search",
+        heading=Heading.RANKS,
+        choices={method.value: method for method in SearchMethod},
+        help="exact: the global optimum; iterative: Algorithm 1 of the ALDS paper.",
     )
-    target: Runtime = field(
-        default=Runtime.ORT,
-        metadata=Option(
-            flag="--target",
-            heading=Heading.RANKS,
-            choices={runtime.value: runtime for runtime in Runtime},
-            help="Choose only cuts that this runtime is fast at. ort: onnxruntime on this "
-            "processor; none: every cut.",
-            python="What will run the model: only slices and ranks that it is fast at are "
-            "chosen. `ORT` is onnxruntime on this machine's processor, `NONE` allows all.",
-            more="The paper chooses from all cuts, which keeps most accuracy; the model is then often "
-            "slower than the original. A plan is applied whatever the target is.",
-        ).metadata,
+    target: Runtime = option(
+        Runtime.ORT,
+        flag="--target",
+        heading=Heading.RANKS,
+        choices={runtime.value: runtime for runtime in Runtime},
+        help="Choose only cuts that this runtime is fast at. ort: onnxruntime on this processor; "
+        "none: every cut.",
+        python="What will run the model: only slices and ranks that it is fast at are chosen. "
+        "`ORT` is onnxruntime on this machine's processor, `NONE` allows all.",
+        more="The paper chooses from all cuts, which keeps most accuracy; the model is then often "
+        "slower than the original. A plan is applied whatever the target is.",
     )
-    schemes: Converted[Sequence[Scheme] | None, tuple[Scheme, ...] | None] = field(
-        default=Converted(None, lambda _, given: None if given is None else tuple(given)),
-        metadata=Option(
-            flag="--schemes",
-            heading=Heading.RANKS,
-            metavar="NAME,..",
-            parse=parse_schemes,
-            help="What a convolution may become, comma-separated: encode, decode, split-height, "
-            "split-width, tucker2; or all.",
-            python="What a convolution may become; the search chooses for each layer.",
-            more="encode: kh x kw, then 1x1, which is the paper's; decode: 1x1, then kh x kw; "
-            "split-height: kh x 1, then 1 x kw; split-width: 1 x kw, then kh x 1; tucker2: "
-            "1x1, kh x kw, 1x1. Default: all; encode alone with --target none, and with "
-            "--calibration, --latency-ratio and --search iterative, which know no other.",
-        ).metadata,
+    schemes: Converted[Sequence[Scheme] | None, tuple[Scheme, ...] | None] = option(
+        Converted(None, lambda _, given: None if given is None else tuple(given)),
+        flag="--schemes NAME,..",
+        heading=Heading.RANKS,
+        parse=parse_schemes,
+        help="What a convolution may become, comma-separated: encode, decode, split-height, "
+        "split-width, tucker2; or all.",
+        python="What a convolution may become; the search chooses for each layer.",
+        more="encode: kh x kw, then 1x1, which is the paper's; decode: 1x1, then kh x kw; "
+        "split-height: kh x 1, then 1 x kw; split-width: 1 x kw, then kh x 1; tucker2: 1x1, kh x "
+        "kw, 1x1. Default: all; encode alone with --target none, and with --calibration, "
+        "--latency-ratio and --search iterative, which know no other.",
     )
 
     @property
@@ -88,45 +81,38 @@ class Search(Options):
 class Timing(Options):
     """Whether cuts are timed in onnxruntime, and what follows from that."""
 
-    measuring: Measuring = field(
-        default=Measuring.NEVER,
-        metadata=Option(
-            flag="--measure/--no-measure",
-            parse=bool,
-            heading=Heading.RANKS,
-            load=lambda wanted: Measuring.ALWAYS if wanted else Measuring.NEVER,
-            help="Time cuts in onnxruntime here, and choose none slower than its layer. "
-            "Default: if it is cheap, with --target ort.",
-            python="Whether cuts are timed in onnxruntime on this machine, so that none is "
-            "chosen that is slower than its layer. The command does so by default if it is "
-            "cheap and --target is 'ort'.",
-            more="Each layer is timed on its own; cheap is up to about half a minute. The "
-            "result then depends on the machine and on chance; without, the same input and "
-            "options give the same bytes. A plan, and what --search iterative chooses, is not "
-            "timed.",
-        ).metadata,
+    measuring: Measuring = option(
+        Measuring.NEVER,
+        flag="--measure/--no-measure",
+        parse=bool,
+        heading=Heading.RANKS,
+        load=lambda wanted: Measuring.ALWAYS if wanted else Measuring.NEVER,
+        help="Time cuts in onnxruntime here, and choose none slower than its layer. Default: if it "
+        "is cheap, with --target ort.",
+        python="Whether cuts are timed in onnxruntime on this machine, so that none is chosen that "
+        "is slower than its layer. The command does so by default if it is cheap and --target is "
+        "'ort'.",
+        more="Each layer is timed on its own; cheap is up to about half a minute. The result then "
+        "depends on the machine and on chance; without, the same input and options give the same "
+        "bytes. A plan, and what --search iterative chooses, is not timed.",
     )
-    allow_slower: bool = field(
-        default=False,
-        metadata=Option(
-            flag="--allow-slower",
-            parse=bool,
-            heading=Heading.RANKS,
-            help="Choose by error and budget alone; of slower cuts, only say which they are.",
-        ).metadata,
+    allow_slower: bool = option(
+        False,
+        flag="--allow-slower",
+        parse=bool,
+        heading=Heading.RANKS,
+        help="Choose by error and budget alone; of slower cuts, only say which they are.",
     )
-    timings: Converted[str | os.PathLike[str] | None, Path | None] = field(
-        default=Converted(None, lambda _, given: None if given is None else Path(given)),
-        metadata=Option(python="A file that times are kept in for other runs.").metadata,
+    timings: Converted[str | os.PathLike[str] | None, Path | None] = option(
+        Converted(None, lambda _, given: None if given is None else Path(given)),
+        python="A file that times are kept in for other runs.",
     )
-    remeasure: bool = field(
-        default=False,
-        metadata=Option(
-            flag="--remeasure",
-            parse=bool,
-            heading=Heading.RANKS,
-            help="Do not use times that an earlier run has kept.",
-        ).metadata,
+    remeasure: bool = option(
+        False,
+        flag="--remeasure",
+        parse=bool,
+        heading=Heading.RANKS,
+        help="Do not use times that an earlier run has kept.",
     )
 
 
@@ -134,27 +120,21 @@ class Timing(Options):
 class Selection(Options):
     """Which layers may be decomposed."""
 
-    include: Converted[Sequence[str], tuple[str, ...]] = field(
-        default=Converted((), lambda _, given: tuple(given)),
-        metadata=Option(
-            flag="--include",
-            heading=Heading.RANKS,
-            metavar="PATTERN",
-            repeatable=True,
-            help="Decompose only layers whose names match (glob; repeatable).",
-            python="Globs on layer names: only these layers may be decomposed.",
-        ).metadata,
+    include: Converted[Sequence[str], tuple[str, ...]] = option(
+        Converted((), lambda _, given: tuple(given)),
+        flag="--include PATTERN",
+        heading=Heading.RANKS,
+        repeatable=True,
+        help="Decompose only layers whose names match (glob; repeatable).",
+        python="Globs on layer names: only these layers may be decomposed.",
     )
-    exclude: Converted[Sequence[str], tuple[str, ...]] = field(
-        default=Converted((), lambda _, given: tuple(given)),
-        metadata=Option(
-            flag="--exclude",
-            heading=Heading.RANKS,
-            metavar="PATTERN",
-            repeatable=True,
-            help="Keep layers whose names match (glob; repeatable).",
-            python="Globs on layer names: these layers stay as they are.",
-        ).metadata,
+    exclude: Converted[Sequence[str], tuple[str, ...]] = option(
+        Converted((), lambda _, given: tuple(given)),
+        flag="--exclude PATTERN",
+        heading=Heading.RANKS,
+        repeatable=True,
+        help="Keep layers whose names match (glob; repeatable).",
+        python="Globs on layer names: these layers stay as they are.",
     )
 
     def excluded(self, names: Sequence[str]) -> frozenset[str]:

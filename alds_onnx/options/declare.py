@@ -7,10 +7,12 @@ default of the keyword in Python; its metadata hold an `Option` with everything 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import Field, FrozenInstanceError, dataclass, fields
+from dataclasses import Field, FrozenInstanceError, dataclass, field, fields
 from enum import Enum
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
+_T = TypeVar("_T")
+_Params = ParamSpec("_Params")
 _Given = TypeVar("_Given")
 _Held = TypeVar("_Held")
 
@@ -34,8 +36,8 @@ class Option:
     Attributes
     ----------
     flag
-        The name on the command line, such as `--cr` or `--measure/--no-measure`; "" for an option
-        that only Python has.
+        The name on the command line and what stands for the value, such as `--cr FRACTION` or
+        `--measure/--no-measure`; "" for an option that only Python has.
     heading
         Where `--help` lists it.
     help
@@ -44,8 +46,6 @@ class Option:
         What the documentation of Python says instead of `help`; "" where it says the same.
     more
         Sentences that follow in both documentations, and not in `--help`.
-    metavar
-        What stands for the value in `--help`; "" for what click shows by default.
     parse
         Converts the text from the command line; raises ValueError with a message if it cannot.
     choices
@@ -61,7 +61,6 @@ class Option:
     help: str = ""
     python: str = ""
     more: str = ""
-    metavar: str = ""
     parse: Callable[[str], object] = str
     choices: Mapping[str, object] | None = None
     load: Callable[[Any], object] | None = None
@@ -70,12 +69,34 @@ class Option:
     @property
     def flags(self) -> tuple[str, ...]:
         """The names on the command line: that of a switch, and that which turns it off."""
-        return tuple(self.flag.split("/")) if self.flag else ()
+        return tuple(self.flag.split(" ")[0].split("/")) if self.flag else ()
+
+    @property
+    def metavar(self) -> str | None:
+        """What stands for the value in `--help`; None for what click shows by default."""
+        return self.flag.partition(" ")[2] or None
 
     @property
     def metadata(self) -> Mapping[str, Option]:
         """The metadata of the field that declares it."""
         return {"option": self}
+
+
+class _Declare(Protocol[_Params]):
+    def __call__(
+        self, default: _T, /, *described: _Params.args, **by_name: _Params.kwargs
+    ) -> _T: ...
+
+
+def _as_fields(record: Callable[_Params, Option]) -> _Declare[_Params]:
+    def declare(default: Any, /, *described: _Params.args, **by_name: _Params.kwargs) -> Any:
+        return field(default=default, metadata=record(*described, **by_name).metadata)
+
+    return declare
+
+
+#: Declares an option: a field with this default and an `Option` of the other arguments.
+option = _as_fields(Option)
 
 
 class Converted(Generic[_Given, _Held]):
@@ -141,19 +162,18 @@ class Options:
 
 def declared(group: type[Options]) -> Iterator[tuple[Field[Any], Option]]:
     """The options of a group and of those that it inherits from, in their order."""
-    for field in fields(group):  # type: ignore[arg-type] # every group is a dataclass
-        option = field.metadata.get("option")
-        if option is not None:
-            yield field, option
+    for found in fields(group):  # type: ignore[arg-type] # every group is a dataclass
+        if "option" in found.metadata:
+            yield found, found.metadata["option"]
 
 
-def default_of(field: Field[Any]) -> Any:
+def default_of(declaration: Field[Any]) -> Any:
     """The default as Python's signature shows it."""
-    default = field.default
+    default = declaration.default
     return default.default if isinstance(default, Converted) else default
 
 
 def shared(options: Options, kind: type[Options]) -> dict[str, Any]:
     """The values of those options that `kind` has too, by name."""
-    names = [field.name for field, _ in declared(kind)]
+    names = [found.name for found, _ in declared(kind)]
     return {name: value for name, value in vars(options).items() if name in names}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from alds_onnx.errors import UsageError
-from alds_onnx.options.declare import Converted, Heading, Option, Options
+from alds_onnx.options.declare import Converted, Heading, Options, option
 from alds_onnx.options.parse import parse_shape
 from alds_onnx.options.progress import Progress, silent
 from alds_onnx.runtimes import Provider
@@ -45,49 +45,41 @@ def _default_objective(data: Data, given: Objective | None) -> Objective:
 class Data(Options):
     """Real inputs, with and without labels."""
 
-    calibration: Calibration | None = field(
-        default=None,
-        metadata=Option(
-            flag="--calibration",
-            heading=Heading.DATA,
-            metavar="PATH",
-            parse=Path,
-            help="Real inputs without labels, to keep far more accuracy: an .npz with arrays "
-            "named by input, or a folder of .npz or .npy.",
-            python="Real inputs without labels, a few hundred if possible; see "
-            "`alds_onnx.calibrate.reader.read_feeds`.",
-            more="Ranks are then chosen by measured errors of the model's outputs, and factors "
-            "fitted to the data, which keeps far more accuracy than the weights alone can.",
-        ).metadata,
+    calibration: Calibration | None = option(
+        None,
+        flag="--calibration PATH",
+        heading=Heading.DATA,
+        parse=Path,
+        help="Real inputs without labels, to keep far more accuracy: an .npz with arrays named by "
+        "input, or a folder of .npz or .npy.",
+        python="Real inputs without labels, a few hundred if possible; see "
+        "`alds_onnx.calibrate.reader.read_feeds`.",
+        more="Ranks are then chosen by measured errors of the model's outputs, and factors fitted "
+        "to the data, which keeps far more accuracy than the weights alone can.",
     )
-    evaluate: Evaluation | None = field(
-        default=None,
-        metadata=Option(
-            flag="--evaluate",
-            heading=Heading.DATA,
-            metavar="LABELLED.npz",
-            parse=Path,
-            help="Print top-1 and top-5 before and after, on arrays named by input and class "
-            "numbers from 0 in the array 'labels'.",
-            python="What to score both models by: an .npz with arrays named by input and the "
-            "integers `labels`, the same as a mapping, or a function. That gets a function "
-            "which runs a model, from {input name: array} to the list of the outputs, and "
-            "returns a number, higher is better.",
-            more="Use samples that are not in --calibration. A dry run scores nothing, unless "
-            "--max-drop needs it.",
-        ).metadata,
+    evaluate: Evaluation | None = option(
+        None,
+        flag="--evaluate LABELLED.npz",
+        heading=Heading.DATA,
+        parse=Path,
+        help="Print top-1 and top-5 before and after, on arrays named by input and class numbers "
+        "from 0 in the array 'labels'.",
+        python="What to score both models by: an .npz with arrays named by input and the integers "
+        "`labels`, the same as a mapping, or a function. That gets a function which runs a model, "
+        "from {input name: array} to the list of the outputs, and returns a number, higher is "
+        "better.",
+        more="Use samples that are not in --calibration. A dry run scores nothing, unless "
+        "--max-drop needs it.",
     )
-    objective: Converted[Objective | None, Objective] = field(
-        default=Converted(None, _default_objective),
-        metadata=Option(
-            flag="--objective",
-            heading=Heading.DATA,
-            choices={"sum": Objective.SUM_OUTPUT_ERROR, "max": Objective.MAX_OUTPUT_ERROR},
-            help="With --calibration: make the sum (default) or the maximum of the output "
-            "errors small.",
-            python="With --calibration: whether the sum (default) or the maximum of the output "
-            "errors that the layers cause is made small.",
-        ).metadata,
+    objective: Converted[Objective | None, Objective] = option(
+        Converted(None, _default_objective),
+        flag="--objective",
+        heading=Heading.DATA,
+        choices={"sum": Objective.SUM_OUTPUT_ERROR, "max": Objective.MAX_OUTPUT_ERROR},
+        help="With --calibration: make the sum (default) or the maximum of the output errors "
+        "small.",
+        python="With --calibration: whether the sum (default) or the maximum of the output errors "
+        "that the layers cause is made small.",
     )
 
     def check(self) -> None:
@@ -102,19 +94,16 @@ class Data(Options):
 class Reuse(Options):
     """What is kept for other runs."""
 
-    cache: Converted[str | os.PathLike[str] | None, Path | None] = field(
-        default=Converted(None, lambda _, given: None if given is None else Path(given)),
-        metadata=Option(
-            flag="--cache",
-            heading=Heading.OUTPUT,
-            metavar="DIR",
-            parse=Path,
-            help="Keep error curves and measurements there: another run on the same model and "
-            "data starts at the search.",
-            python="A folder for error curves and measurements on data: another run on the "
-            "same model and data starts at the search.",
-            more="They are kept by what they depend on. The folder may be deleted at any time.",
-        ).metadata,
+    cache: Converted[str | os.PathLike[str] | None, Path | None] = option(
+        Converted(None, lambda _, given: None if given is None else Path(given)),
+        flag="--cache DIR",
+        heading=Heading.OUTPUT,
+        parse=Path,
+        help="Keep error curves and measurements there: another run on the same model and data "
+        "starts at the search.",
+        python="A folder for error curves and measurements on data: another run on the same model "
+        "and data starts at the search.",
+        more="They are kept by what they depend on. The folder may be deleted at any time.",
     )
 
 
@@ -122,63 +111,51 @@ class Reuse(Options):
 class Execution(Options):
     """How the work is done and checked."""
 
-    seed: int = field(
-        default=0,
-        metadata=Option(
-            flag="--seed",
-            heading=Heading.RANKS,
-            parse=int,
-            help="Seed of random starts and random inputs.",
-        ).metadata,
+    seed: int = option(
+        0,
+        flag="--seed",
+        heading=Heading.RANKS,
+        parse=int,
+        help="Seed of random starts and random inputs.",
     )
-    input_shapes: Converted[Mapping[str, Sequence[int]] | None, _Shapes] = field(
-        default=Converted(None, _shapes),
-        metadata=Option(
-            flag="--input-shape",
-            heading=Heading.CHECKS,
-            metavar="NAME:D1,D2,...",
-            parse=parse_shape,
-            load=dict,
-            repeatable=True,
-            help="Shape of an input with free sizes (repeatable).",
-            python="Shapes of graph inputs with free sizes, by name.",
-        ).metadata,
+    input_shapes: Converted[Mapping[str, Sequence[int]] | None, _Shapes] = option(
+        Converted(None, _shapes),
+        flag="--input-shape NAME:D1,D2,...",
+        heading=Heading.CHECKS,
+        parse=parse_shape,
+        load=dict,
+        repeatable=True,
+        help="Shape of an input with free sizes (repeatable).",
+        python="Shapes of graph inputs with free sizes, by name.",
     )
-    provider: Provider = field(
-        default=Provider.CPU,
-        metadata=Option(
-            flag="--provider",
-            heading=Heading.CHECKS,
-            choices={provider.value: provider for provider in Provider},
-            help="Where onnxruntime runs the models.",
-            python="onnxruntime's execution provider for the checks.",
-        ).metadata,
+    provider: Provider = option(
+        Provider.CPU,
+        flag="--provider",
+        heading=Heading.CHECKS,
+        choices={provider.value: provider for provider in Provider},
+        help="Where onnxruntime runs the models.",
+        python="onnxruntime's execution provider for the checks.",
     )
-    threads: Converted[int | None, int] = field(
-        default=Converted(None, lambda _, given: default_threads() if given is None else given),
-        metadata=Option(
-            flag="--threads",
-            heading=Heading.CHECKS,
-            metavar="N",
-            parse=int,
-            help="Threads; default: all processors. The model written does not depend on it.",
-            python="Number of threads; default: all processors. The model does not depend on it.",
-        ).metadata,
+    threads: Converted[int | None, int] = option(
+        Converted(None, lambda _, given: default_threads() if given is None else given),
+        flag="--threads N",
+        heading=Heading.CHECKS,
+        parse=int,
+        help="Threads; default: all processors. The model written does not depend on it.",
+        python="Number of threads; default: all processors. The model does not depend on it.",
     )
-    dry_run: bool = field(
-        default=False,
-        metadata=Option(
-            flag="--dry-run",
-            parse=bool,
-            heading=Heading.OUTPUT,
-            help="Decide and report; check and write no model.",
-            python="Whether to skip the checks by onnxruntime, and scores that --max-drop does "
-            "not need.",
-        ).metadata,
+    dry_run: bool = option(
+        False,
+        flag="--dry-run",
+        parse=bool,
+        heading=Heading.OUTPUT,
+        help="Decide and report; check and write no model.",
+        python="Whether to skip the checks by onnxruntime, and scores that --max-drop does not "
+        "need.",
     )
-    progress: Progress = field(
-        default=silent,
-        metadata=Option(python="Called as the work goes on.").metadata,
+    progress: Progress = option(
+        silent,
+        python="Called as the work goes on.",
     )
 
     def check(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import FrozenInstanceError, dataclass, field, replace
+from dataclasses import FrozenInstanceError, dataclass, replace
 from typing import Any
 
 import click
@@ -12,7 +12,7 @@ import pytest
 from alds_onnx.cli import command
 from alds_onnx.cli.arguments import GROUPS
 from alds_onnx.cli.outputs import Files, Messages
-from alds_onnx.options.declare import Converted, Option, Options, declared, default_of, shared
+from alds_onnx.options.declare import Converted, Options, declared, default_of, option, shared
 from alds_onnx.settings import (
     CompressOptions,
     MergeOptions,
@@ -23,20 +23,19 @@ from alds_onnx.settings import (
 from alds_onnx.values import Objective
 
 DECLARED = [pair for group in GROUPS for pair in declared(group)]
-FLAGS = [flag for _, option in DECLARED for flag in option.flags]
+FLAGS = [flag for _, record in DECLARED for flag in record.flags]
 
 
 @dataclass(kw_only=True, eq=False)
 class Example(Options):
     """A group with one option of each kind."""
 
-    plain: int = field(default=1, metadata=Option(flag="--plain").metadata)
-    words: Converted[list[str], tuple[str, ...]] = field(
-        default=Converted([], lambda _, given: tuple(given)), metadata=Option().metadata
+    plain: int = option(1, flag="--plain N")
+    words: Converted[list[str], tuple[str, ...]] = option(
+        Converted([], lambda _, given: tuple(given))
     )
-    twice: Converted[int | None, int] = field(
-        default=Converted(None, lambda group, given: given or 2 * group.plain),
-        metadata=Option().metadata,
+    twice: Converted[int | None, int] = option(
+        Converted(None, lambda group, given: given or 2 * group.plain)
     )
     inner: int = 0
 
@@ -98,15 +97,15 @@ def test_no_two_options_have_the_same_name() -> None:
 
 def test_every_option_is_on_the_command_line() -> None:
     parameters = {p.name: p for p in command.params if isinstance(p, click.Option)}
-    for found, option in DECLARED:
-        if option.flags:
+    for found, record in DECLARED:
+        if record.flags:
             parameter = parameters.pop(found.name)
-            assert (*parameter.opts, *parameter.secondary_opts) == option.flags
+            assert (*parameter.opts, *parameter.secondary_opts) == record.flags
     assert list(parameters) == ["version"]
 
 
 def test_every_option_of_a_function_is_one_of_the_command() -> None:
-    of_the_command = {found.name for found, option in DECLARED}
+    of_the_command = {found.name for found, record in DECLARED}
     for options in (CompressOptions, SweepOptions, MergeOptions):
         assert {found.name for found, _ in declared(options)} - of_the_command == {"model"}
 
@@ -116,15 +115,15 @@ def flags_in(*texts: str) -> set[str]:
 
 
 def test_texts_name_only_options_that_exist() -> None:
-    for found, option in DECLARED:
-        assert flags_in(option.help, option.python, option.more) <= set(FLAGS), found.name
+    for found, record in DECLARED:
+        assert flags_in(record.help, record.python, record.more) <= set(FLAGS), found.name
 
 
 def test_texts_for_python_name_no_option_that_only_the_command_has() -> None:
     of_the_command = {f for group in (Files, Messages) for _, o in declared(group) for f in o.flags}
     for options in (CompressOptions, SweepOptions):
-        for found, option in declared(options):
-            shown = flags_in(option.python or option.help, option.more)
+        for found, record in declared(options):
+            shown = flags_in(record.python or record.help, record.more)
             assert not shown & of_the_command, found.name
 
 
@@ -142,5 +141,5 @@ def test_a_text_of_help_has_at_most_three_lines() -> None:
             counts[flag] = int("  " in line.strip())
         elif line.startswith("   "):
             counts[flag] += 1
-    assert len(counts) == len([option for _, option in DECLARED if option.flags])
+    assert len(counts) == len([record for _, record in DECLARED if record.flags])
     assert {flag: count for flag, count in counts.items() if not 1 <= count <= 3} == {}
