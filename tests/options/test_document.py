@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import inspect
 import re
 import subprocess
@@ -97,6 +98,17 @@ def test_the_docstring_tells_every_option(function: Callable[..., Any], options:
     order = [doc.index(f"\n{title}\n---") for title in ("Parameters", "Raises", "Examples")]
     assert order == sorted(order)
     assert "--" not in section
+
+
+@pytest.mark.parametrize(("function", "options"), FUNCTIONS)
+def test_the_examples_run(
+    function: Callable[..., Any], options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    doc = inspect.getdoc(function) or ""
+    example = doctest.DocTestParser().get_doctest(doc, {}, options.__name__, None, None)
+    assert example.examples
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 def test_a_keyword_that_does_not_exist_is_refused() -> None:
