@@ -23,9 +23,8 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
-    from alds_onnx.evaluate.sessions import Provider
     from alds_onnx.plans import plan_to_json, read_plan
-    from alds_onnx.runtimes import Runtime
+    from alds_onnx.runtimes import Provider, Runtime
     from alds_onnx.settings import Measuring, Step
     from alds_onnx.steps.merge import MergeReport
     from alds_onnx.sweeps import Sweep, make_sweep
@@ -65,9 +64,8 @@ _HOMES = {
     "alds_onnx.api": ("MergeResult", "Result", "compress", "merge", "sweep"),
     "alds_onnx.cuts": ("Scheme",),
     "alds_onnx.errors": tuple(name for name in __all__ if name.endswith("Error")),
-    "alds_onnx.evaluate.sessions": ("Provider",),
     "alds_onnx.plans": ("plan_to_json", "read_plan"),
-    "alds_onnx.runtimes": ("Runtime",),
+    "alds_onnx.runtimes": ("Provider", "Runtime"),
     "alds_onnx.settings": ("Measuring", "Step"),
     "alds_onnx.steps.merge": ("MergeReport",),
     "alds_onnx.sweeps": ("Sweep", "make_sweep"),

@@ -1,11 +1,36 @@
-"""Ctrl-C and SIGTERM while the command works."""
+"""Ctrl-C and SIGTERM while the command loads and works."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """End the process at once while modules load.
+
+    Nothing is open yet, and what is loading could catch an exception.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [(n, signal.signal(n, _stop)) for n in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"alds-onnx: error: interrupted; nothing was written\n")
+    os._exit(130)
 
 
 class Interruption:

@@ -1,4 +1,4 @@
-"""What the runtimes that will run a compressed model are fast at: one preset for each, as data."""
+"""The runtimes that may run a model, and what each is fast at: one preset for each, as data."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ class Runtime(str, Enum):
     COREML = "coreml"
     TENSORRT = "tensorrt"
     NONE = "none"
+
+
+class Provider(str, Enum):
+    """Execution providers of onnxruntime that can be asked for."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+    COREML = "coreml"
+    DIRECTML = "directml"
+    OPENVINO = "openvino"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,8 @@ import click
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from alds_onnx import cli, options, runtimes
+from alds_onnx import cli, runtimes
+from alds_onnx.cli.help import EPILOG
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = ROOT / "alds_onnx" / "plan.schema.json"
@@ -40,14 +41,17 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 
 
 def command_options() -> str:
-    """The options of the command, under the headings of `--help`."""
+    """The options of the command, under the headings of `--help`, with all that is said of them."""
     sections: dict[str, list[str]] = {}
     with click.Context(cli.command, info_name="alds-onnx", max_content_width=10_000) as context:
         for parameter in cli.command.get_params(context):
             record = parameter.get_help_record(context)
             if record is not None:
-                heading = getattr(parameter, "group", "About")
-                sections.setdefault(heading, []).append(_row(f"`{record[0]}`", record[1]))
+                heading = getattr(parameter, "heading", None)
+                more = getattr(parameter, "more", "")
+                text, mark, default = record[1].partition("  [default: ")
+                row = _row(f"`{record[0]}`", f"{text} {more}".strip() + mark + default)
+                sections.setdefault(heading.value if heading else "About", []).append(row)
     return "\n\n".join(
         "\n".join([f"## {heading}", "", *_head("option", "meaning"), *rows])
         for heading, rows in sections.items()
@@ -58,7 +62,7 @@ def command_usage() -> str:
     """The first lines of `--help`, and its examples and exit codes."""
     with click.Context(cli.command, info_name="alds-onnx") as context:
         usage = cli.command.get_usage(context).removeprefix("Usage: ")
-    epilog = options.EPILOG.replace("\b\n", "")
+    epilog = EPILOG.replace("\b\n", "")
     return f"```text\n{usage}\n```\n\n{cli.command.help}\n\n```text\n{epilog}```"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import inspect
 import json
 import os
 import re
@@ -12,15 +13,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 
+import alds_onnx
 from alds_onnx.cli import run
+from alds_onnx.cuts import Scheme
 from alds_onnx.errors import UsageError
+from alds_onnx.runtimes import Provider, Runtime
 from alds_onnx.settings import Measuring
+from alds_onnx.values import Objective, SearchMethod
 from tests.conftest import CALIBRATION, DIGITS, TEST
 
 COMMAND = Path(sys.executable).with_name("alds-onnx")
@@ -495,11 +501,38 @@ def test_help_teaches() -> None:
         assert words in done.stdout
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["in.onnx", "--cr", "half"]])
+def test_help_and_wrong_usage_are_quick(arguments: list[str]) -> None:
+    """They answer before the libraries are loaded that take the time."""
+    slow = ("onnx", "onnxruntime", "scipy", "rich", "threadpoolctl")
+    code = (
+        f"import sys; from alds_onnx.cli import run; run({arguments!r}); "
+        f"print([name for name in {slow!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def keywords(*arguments: str, monkeypatch: pytest.MonkeyPatch, function: str) -> dict[str, Any]:
+    """What a function in Python gets for a command line."""
+    seen: list[dict[str, Any]] = []
+
+    def recorded(*_: object, **given: Any) -> object:
+        seen.append(given)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(f"alds_onnx.cli.actions.{function}", recorded)
+    assert run([str(DIGITS), *arguments]) == 2
+    assert len(seen) == 1
+    return seen[0]
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         ([], Measuring.CHEAP),
         (["--no-measure"], Measuring.NEVER),
+        (["--measure"], Measuring.ALWAYS),
         (["--target", "none"], Measuring.NEVER),
         (["--target", "tflite"], Measuring.NEVER),
         (["--target", "tflite", "--measure"], Measuring.ALWAYS),
@@ -508,12 +541,61 @@ def test_help_teaches() -> None:
 def test_times_have_a_part_where_onnxruntime_will_run_it(
     options: list[str], expected: Measuring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    given = keywords(
+        "--cr", "0.5", "--dry-run", *options, monkeypatch=monkeypatch, function="compress"
+    )
+    assert given["measuring"] is expected
 
-    def recorded(*_: object, **chosen: object) -> object:
-        seen.append(chosen["measuring"])
-        raise UsageError("enough")
 
-    monkeypatch.setattr("alds_onnx.cli.compress", recorded)
-    assert run([str(DIGITS), "--cr", "0.5", "--dry-run", *options]) == 2
-    assert seen == [expected]
+SHARED = {
+    ("--search", "iterative"): ("search", SearchMethod.ITERATIVE),
+    ("--target", "tflite"): ("target", Runtime.TFLITE),
+    ("--schemes", "encode, tucker2"): ("schemes", (Scheme.ENCODE, Scheme.TUCKER2)),
+    ("--include", "a*", "--include", "b"): ("include", ("a*", "b")),
+    ("--exclude", "c"): ("exclude", ("c",)),
+    ("--calibration", "x.npz"): ("calibration", Path("x.npz")),
+    ("--evaluate", "y.npz"): ("evaluate", Path("y.npz")),
+    ("--objective", "max"): ("objective", Objective.MAX_OUTPUT_ERROR),
+    ("--cache", "folder"): ("cache", Path("folder")),
+}
+EVERYWHERE = {
+    ("--seed", "3"): ("seed", 3),
+    ("--input-shape", "x:y:1,3", "--input-shape", "z:4"): (
+        "input_shapes",
+        {"x:y": (1, 3), "z": (4,)},
+    ),
+    ("--provider", "cuda"): ("provider", Provider.CUDA),
+    ("--threads", "2"): ("threads", 2),
+    ("--dry-run",): ("dry_run", True),
+}
+OF_ONE = {
+    ("--cr", "0.25"): ("cr", 0.25),
+    ("--cr-macs", "0.25"): ("cr_macs", 0.25),
+    ("--latency-ratio", "0.25"): ("latency_ratio", 0.25),
+    ("--max-error", "0.25"): ("max_error", 0.25),
+    ("--max-drop", "0.25"): ("max_drop", 0.25),
+    ("--allow-slower",): ("allow_slower", True),
+    ("--remeasure",): ("remeasure", True),
+}
+CALLS = {
+    "compress": (("out.onnx",), SHARED | EVERYWHERE | OF_ONE),
+    "sweep": (("--sweep", "0.1:0.3:0.1"), SHARED | EVERYWHERE),
+    "merge": (("--merge", "out.onnx"), EVERYWHERE),
+}
+
+
+@pytest.mark.parametrize("function", CALLS)
+def test_every_option_reaches_the_function(
+    function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its keyword, as the value that a user of Python would give."""
+    monkeypatch.chdir(tmp_path)
+    how, options = CALLS[function]
+    arguments = [word for words in options for word in words]
+    given = keywords(*how, *arguments, monkeypatch=monkeypatch, function=function)
+    for keyword, value in options.values():
+        assert given.pop(keyword) == value, keyword
+    own = {"compress": {"measuring", "timings"}, "sweep": {"ratios"}, "merge": set()}[function]
+    assert set(given) == {"progress"} | own
+    taken = set(inspect.signature(getattr(alds_onnx, function)).parameters) - {"model", "plan"}
+    assert {keyword for keyword, _ in options.values()} | set(given) | {"timings"} >= taken

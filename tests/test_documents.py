@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import re
 import shlex
 import subprocess
@@ -10,10 +11,12 @@ import sys
 from math import prod
 from pathlib import Path
 
+import griffe
 import numpy as np
 import onnx
 import pytest
 
+import alds_onnx
 from alds_onnx import cli
 from tests.conftest import CALIBRATION, DIGITS, ROOT, TEST
 from tests.graph.builders import normal, parse, run
@@ -157,6 +160,21 @@ def test_the_python_of_the_readme_runs(
     exec(compile(code, "README.md", "exec"), {})
     assert "passed" in capsys.readouterr().out
     onnx.checker.check_model(tmp_path / "digits-half.onnx", full_check=True)
+
+
+@pytest.mark.parametrize("name", ["compress", "sweep", "merge"])
+def test_the_reference_shows_the_keywords(name: str) -> None:
+    """The source has one parameter, which the extension replaces."""
+    extensions = griffe.load_extensions(str(ROOT / "docs" / "signatures.py"))
+    package = griffe.load("alds_onnx", extensions=extensions, search_paths=[ROOT])
+    function = package["api"][name]
+    assert isinstance(function, griffe.Function)
+    keywords = list(inspect.signature(getattr(alds_onnx, name)).parameters)
+    assert [parameter.name for parameter in function.parameters] == keywords
+    assert function.docstring is not None
+    sections = function.docstring.parse("numpy")
+    (described,) = (part for part in sections if part.kind.value == "parameters")
+    assert [parameter.name for parameter in described.value] == keywords
 
 
 def test_no_path_of_a_machine_in_any_document() -> None:

@@ -101,7 +101,7 @@ def _printed(arguments: list[str]) -> str:
 
 
 def test_what_is_searched_by_default() -> None:
-    free, tflite = ({"cr": 0.5, "threads": 1, "runtime": r} for r in (Runtime.NONE, Runtime.TFLITE))
+    free, tflite = ({"cr": 0.5, "threads": 1, "target": r} for r in (Runtime.NONE, Runtime.TFLITE))
     encode = (Scheme.ENCODE,)
     assert Settings(**free).candidates == encode
     assert Settings(**tflite).candidates == tuple(Scheme)

@@ -80,7 +80,7 @@ def test_what_makes_sense_is_accepted() -> None:
     assert options(cr=None, plan=PLAN).plan is PLAN
     assert options(cr_macs=0.3, latency_ratio=0.6).cr == 0.5
     assert options(cr=None, cr_macs=0.3).cr_macs == 0.3
-    assert options(latency_ratio=0.6, runtime=Runtime.ORT).candidates == (Scheme.ENCODE,)
+    assert options(latency_ratio=0.6, target=Runtime.ORT).candidates == (Scheme.ENCODE,)
     assert options(cr=None, max_error=2.0).max_error == 2.0
     assert options(cr=None, max_drop=0.0, evaluate={}).max_drop == 0.0
 

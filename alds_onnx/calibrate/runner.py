@@ -13,8 +13,9 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from alds_onnx.calibrate.reader import Feed
-from alds_onnx.evaluate.sessions import Execution, Provider, Session
+from alds_onnx.evaluate.sessions import Execution, Session
 from alds_onnx.graph.segment import prefix
+from alds_onnx.runtimes import Provider
 
 _R = TypeVar("_R")
 _Array = npt.NDArray[Any]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +25,7 @@ from alds_onnx.graph.external import (
 from alds_onnx.graph.save import serialize
 from alds_onnx.graph.spill import Spill
 from alds_onnx.graph.tensors import external_data
+from alds_onnx.runtimes import Provider
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 Outputs = Sequence[Any]
@@ -33,17 +33,6 @@ Outputs = Sequence[Any]
 Dim: TypeAlias = "int | str | None"
 
 _FATAL_ONLY = 4
-
-
-class Provider(str, Enum):
-    """The execution providers of onnxruntime that can be chosen."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
-    TENSORRT = "tensorrt"
-    COREML = "coreml"
-    DIRECTML = "directml"
-    OPENVINO = "openvino"
 
 
 _PROVIDERS = {

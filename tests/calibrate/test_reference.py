@@ -12,9 +12,10 @@ from alds_onnx.calibrate.downstream import Downstream, can_be_fed
 from alds_onnx.calibrate.reference import reference
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.walk import Walk
-from alds_onnx.evaluate.sessions import Provider, RunError
+from alds_onnx.evaluate.sessions import RunError
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import Dense, with_dense_weights
+from alds_onnx.runtimes import Provider
 from tests.graph.builders import Array, layers_of, normal, only_layer, parse, run
 
 # The same operators in onnxruntime, fused differently.

@@ -60,7 +60,7 @@ def _judge() -> Tool:
 
 TOOLS: dict[str, Callable[[], Tool]] = {
     "alds-onnx": _command(
-        "alds_onnx.__main__", "--cr", "0.1", "--threads", "1", preload="alds_onnx.cli"
+        "alds_onnx.__main__", "--cr", "0.1", "--threads", "1", preload="alds_onnx.cli.actions"
     ),
     "onnxsim": _command("onnxsim"),
     "OnnxSlim": _command("onnxslim.cli"),

@@ -94,7 +94,7 @@ def test_interrupt_once_the_model_is_in_place(number: signal.Signals, tmp_path: 
     """The plan is still written: 130 would say that nothing was."""
     target, plan = tmp_path / "out.onnx", tmp_path / "plan.json"
     patch = (
-        "import alds_onnx.cli as m; before = m.write_bytes\ndef write(data, path):\n"
+        "import alds_onnx.cli.actions as m; before = m.write_bytes\ndef write(data, path):\n"
         f"    os.kill(os.getpid(), {number.value})\n    return before(data, path)\n"
         "m.write_bytes = write"
     )

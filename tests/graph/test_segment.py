@@ -11,8 +11,9 @@ from onnx import ModelProto, ValueInfoProto
 
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.walk import Walk
-from alds_onnx.evaluate.sessions import Provider, RunError
+from alds_onnx.evaluate.sessions import RunError
 from alds_onnx.graph.segment import live_tensors, prefix
+from alds_onnx.runtimes import Provider
 from tests.graph.builders import Array, normal, parse, run
 
 # The same operators in onnxruntime, fused differently.

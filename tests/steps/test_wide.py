@@ -16,7 +16,7 @@ from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.sums import Sums
 from alds_onnx.cuts import Cut
 from alds_onnx.decompose import regression
-from alds_onnx.evaluate.sessions import Provider
+from alds_onnx.runtimes import Provider
 from alds_onnx.values import Decision, Plan, Status
 from tests.graph.builders import normal, parse
 

@@ -1,0 +1,148 @@
+"""click's parameters, made from the declarations, and the request that a command line becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from alds_onnx.cli.help import GroupedOption
+from alds_onnx.cli.outputs import Files, Messages
+from alds_onnx.options.amount import Amount, Ratios
+from alds_onnx.options.choice import Search, Selection, Timing
+from alds_onnx.options.declare import Heading, Option, Options, declared, default_of
+from alds_onnx.options.run import Data, Execution, Reuse
+
+_PATH = click.Path(path_type=Path)
+_TYPES: Mapping[object, Any] = {bool: bool, float: float, int: int, str: str, Path: _PATH}
+
+#: The groups in the order of `--help`, which lists their options under headings.
+GROUPS = (Amount, Ratios, Search, Timing, Selection, Data, Files, Reuse, Execution, Messages)
+
+
+class Choices(click.Choice[str]):
+    """Words that stand for values."""
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        super().__init__(list(values))
+        self._values = values
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value that a word stands for."""
+        return self._values[super().convert(value, param, ctx)]
+
+
+class Parsed(click.ParamType[Any]):
+    """A text that a function converts."""
+
+    def __init__(self, parse: Callable[[str], object]) -> None:
+        self.name = "TEXT"
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert, or say why not."""
+        try:
+            return self._parse(str(value))
+        except ValueError as e:
+            self.fail(str(e), param, ctx)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The command line, parsed but not yet checked.
+
+    Attributes
+    ----------
+    argv
+        What the command was given.
+    source, output
+        IN.onnx and OUT.onnx.
+    files, messages
+        The options that only the command has.
+    values
+        The parsed values of all options by keyword; those that were not given are missing, unless
+        `--help` shows their default.
+    given
+        How the options and arguments on the command line are called there, by keyword.
+    """
+
+    argv: tuple[str, ...]
+    source: Path
+    output: Path | None
+    files: Files
+    messages: Messages
+    values: Mapping[str, Any]
+    given: Mapping[str, str]
+
+    def keywords(self, options: type[Options]) -> dict[str, Any]:
+        """The values that a Python function takes; reads the files that it does not read."""
+        return {
+            field.name: option.load(value) if option.load else value
+            for field, option in declared(options)
+            if (value := self.values.get(field.name)) is not None
+        }
+
+
+def make_parameters() -> list[click.Parameter]:
+    """The arguments and options of the command."""
+    order = list(Heading)
+    found = [pair for group in GROUPS for pair in declared(group) if pair[1].flag]
+    found.sort(key=lambda pair: order.index(pair[1].heading))
+    return [
+        click.Argument(["source"], metavar="IN.onnx", type=_PATH),
+        click.Argument(["output"], metavar="OUT.onnx", type=_PATH, required=False),
+        *(_parameter(field, option) for field, option in found),
+    ]
+
+
+def _parameter(field: Field[Any], option: Option) -> click.Option:
+    default = default_of(field)
+    words = [word for word, value in (option.choices or {}).items() if value == default]
+    shown = words[0] if words else default if type(default) is int else None
+    return GroupedOption(
+        ["/".join(option.flags), field.name],
+        heading=option.heading,
+        more=option.more,
+        type=_type(option),
+        metavar=option.metavar,
+        is_flag=option.parse is bool,
+        default=False if default is False else shown,
+        show_default=shown is not None,
+        multiple=option.repeatable,
+        help=option.help,
+    )
+
+
+def _type(option: Option) -> Any:
+    if option.choices is not None:
+        return Choices(option.choices)
+    return _TYPES.get(option.parse) or Parsed(option.parse)
+
+
+def make_request(context: click.Context, values: Mapping[str, Any]) -> Request:
+    """What click parsed, as a request."""
+    return Request(
+        argv=context.obj,
+        source=values["source"],
+        output=values["output"],
+        files=Files(**_of(Files, values)),
+        messages=Messages(**_of(Messages, values)),
+        values=values,
+        given=dict(_given(context)),
+    )
+
+
+def _of(options: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: values[field.name] for field, _ in declared(options)}
+
+
+def _given(context: click.Context) -> Iterator[tuple[str, str]]:
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            is_option = isinstance(parameter, click.Option)
+            yield name, parameter.opts[-1] if is_option else str(parameter.metavar)

@@ -1,0 +1,162 @@
+"""Which cuts and which layers the search chooses from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from alds_onnx.cuts import Scheme
+from alds_onnx.errors import UsageError
+from alds_onnx.options.declare import Converted, Heading, Options, option
+from alds_onnx.options.parse import parse_schemes
+from alds_onnx.runtimes import Runtime
+from alds_onnx.values import SearchMethod
+
+
+class Measuring(str, Enum):
+    """When cuts are timed, so that slower ones are not chosen.
+
+    What is chosen then depends on the machine, and may differ from run to run.
+    """
+
+    NEVER = "never"
+    CHEAP = "if it is cheap"
+    ALWAYS = "always"
+
+
+@dataclass(kw_only=True, eq=False)
+class Search(Options):
+    """Which cuts the search chooses from, and how."""
+
+    search: SearchMethod = option(
+        SearchMethod.EXACT,
+        flag="--search",
+        heading=Heading.RANKS,
+        choices={method.value: method for method in SearchMethod},
+        help="exact: the global optimum; iterative: Algorithm 1 of the ALDS paper.",
+    )
+    target: Runtime = option(
+        Runtime.ORT,
+        flag="--target",
+        heading=Heading.RANKS,
+        choices={runtime.value: runtime for runtime in Runtime},
+        help="Choose only cuts that this runtime is fast at. ort: onnxruntime on this processor; "
+        "none: every cut.",
+        python="What will run the model: only slices and ranks that it is fast at are chosen. "
+        "`ORT` is onnxruntime on this machine's processor, `NONE` allows all.",
+        more="The paper chooses from all cuts, which keeps most accuracy; the model is then often "
+        "slower than the original. A plan is applied whatever the target is.",
+    )
+    schemes: Converted[Sequence[Scheme] | None, tuple[Scheme, ...] | None] = option(
+        Converted(None, lambda _, given: None if given is None else tuple(given)),
+        flag="--schemes NAME,..",
+        heading=Heading.RANKS,
+        parse=parse_schemes,
+        help="What a convolution may become, comma-separated: encode, decode, split-height, "
+        "split-width, tucker2; or all.",
+        python="What a convolution may become; the search chooses for each layer.",
+        more="encode: kh x kw, then 1x1, which is the paper's; decode: 1x1, then kh x kw; "
+        "split-height: kh x 1, then 1 x kw; split-width: 1 x kw, then kh x 1; tucker2: 1x1, kh x "
+        "kw, 1x1. Default: all; encode alone with --target none, and with --calibration, "
+        "--latency-ratio and --search iterative, which know no other.",
+    )
+
+    @property
+    def runtime(self) -> Runtime:
+        """What will run the model; another name for `target`."""
+        return self.target
+
+    def check(self) -> None:
+        """Refuse an empty list of schemes."""
+        super().check()
+        if self.schemes == ():
+            raise UsageError("--schemes names no scheme: give one, such as encode")
+
+
+@dataclass(kw_only=True, eq=False)
+class Timing(Options):
+    """Whether cuts are timed in onnxruntime, and what follows from that."""
+
+    measuring: Measuring = option(
+        Measuring.NEVER,
+        flag="--measure/--no-measure",
+        parse=bool,
+        heading=Heading.RANKS,
+        load=lambda wanted: Measuring.ALWAYS if wanted else Measuring.NEVER,
+        help="Time cuts in onnxruntime here, and choose none slower than its layer. Default: if it "
+        "is cheap, with --target ort.",
+        python="Whether cuts are timed in onnxruntime on this machine, so that none is chosen that "
+        "is slower than its layer. The command does so by default if it is cheap and --target is "
+        "'ort'.",
+        more="Each layer is timed on its own; cheap is up to about half a minute. The result then "
+        "depends on the machine and on chance; without, the same input and options give the same "
+        "bytes. A plan, and what --search iterative chooses, is not timed.",
+    )
+    allow_slower: bool = option(
+        False,
+        flag="--allow-slower",
+        parse=bool,
+        heading=Heading.RANKS,
+        help="Choose by error and budget alone; of slower cuts, only say which they are.",
+    )
+    timings: Converted[str | os.PathLike[str] | None, Path | None] = option(
+        Converted(None, lambda _, given: None if given is None else Path(given)),
+        python="A file that times are kept in for other runs.",
+    )
+    remeasure: bool = option(
+        False,
+        flag="--remeasure",
+        parse=bool,
+        heading=Heading.RANKS,
+        help="Do not use times that an earlier run has kept.",
+    )
+
+
+@dataclass(kw_only=True, eq=False)
+class Selection(Options):
+    """Which layers may be decomposed."""
+
+    include: Converted[Sequence[str], tuple[str, ...]] = option(
+        Converted((), lambda _, given: tuple(given)),
+        flag="--include PATTERN",
+        heading=Heading.RANKS,
+        repeatable=True,
+        help="Decompose only layers whose names match (glob; repeatable).",
+        python="Globs on layer names: only these layers may be decomposed.",
+    )
+    exclude: Converted[Sequence[str], tuple[str, ...]] = option(
+        Converted((), lambda _, given: tuple(given)),
+        flag="--exclude PATTERN",
+        heading=Heading.RANKS,
+        repeatable=True,
+        help="Keep layers whose names match (glob; repeatable).",
+        python="Globs on layer names: these layers stay as they are.",
+    )
+
+    def excluded(self, names: Sequence[str]) -> frozenset[str]:
+        """The layers that stay whole by `include` and `exclude`.
+
+        Raises
+        ------
+        UsageError
+            If a pattern matches no layer.
+        """
+        for flag, patterns in (("--include", self.include), ("--exclude", self.exclude)):
+            for pattern in patterns:
+                if not any(fnmatchcase(name, pattern) for name in names):
+                    raise UsageError(
+                        f"{flag} '{pattern}' matches no layer: --dry-run lists their names"
+                    )
+        return frozenset(name for name in names if self._is_excluded(name))
+
+    def includes(self, name: str) -> bool:
+        """Whether a pattern of `include` asks for a layer."""
+        return any(fnmatchcase(name, pattern) for pattern in self.include)
+
+    def _is_excluded(self, name: str) -> bool:
+        included = not self.include or self.includes(name)
+        return not included or any(fnmatchcase(name, p) for p in self.exclude)
