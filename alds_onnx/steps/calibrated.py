@@ -24,7 +24,7 @@ from alds_onnx.calibrate.sensitivity import Probe, Sensitivity, measure
 from alds_onnx.calibrate.statistics import Sampler, input_sums
 from alds_onnx.calibrate.sums import Sums
 from alds_onnx.calibrate.walk import Walk
-from alds_onnx.cuts import FloatArray
+from alds_onnx.cuts import FloatArray, Scheme
 from alds_onnx.decompose.regression import (
     is_wide,
     joint_spectra,
@@ -186,7 +186,7 @@ def _probe(survey: Survey, weight: Weight, inputs: Sums | None, settings: Settin
         spectra=remembered_spectra(
             Cache(folder=settings.cache),
             layer.shape,
-            lambda: joint_spectra(matrix, layer.shape, moments, counts),
+            lambda: joint_spectra(matrix, layer.shape, moments, {Scheme.ENCODE: counts}),
             "curves",
             counts,
             matrix,

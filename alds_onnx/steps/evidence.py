@@ -10,6 +10,7 @@ from alds_onnx.calibrate.sensitivity import Sensitivity
 from alds_onnx.cuts import Cut, ErrorCurve, LayerShape, Scheme, Spectra
 from alds_onnx.evidence import Damage, Evidence, ThinCurve, TradeOff, TradePoint, WeightEvidence
 from alds_onnx.runtimes import Runtime
+from alds_onnx.schemes import scheme_of
 from alds_onnx.search.alignment import FREE, Alignment
 from alds_onnx.search.frontier import Frontier, frontier
 from alds_onnx.search.tradeoff import smallest_maxima, smallest_sums
@@ -125,21 +126,21 @@ def _weight(
 
 
 def _fold(cut: Cut | None) -> Scheme:
-    """The fold to show: that of the cut; for Tucker-2, that in which the inputs are projected."""
-    scheme = cut.scheme if cut else Scheme.ENCODE
-    return Scheme.DECODE if scheme is Scheme.TUCKER2 else scheme
+    """The fold to show, by its scheme: that of the cut's first projection."""
+    return scheme_of(cut.scheme.structure.projections(cut)[0].fold) if cut else Scheme.ENCODE
 
 
 def _thin(shape: LayerShape, curve: ErrorCurve, cut: Cut | None) -> ThinCurve:
     """Half of the points evenly over the ranks, half of them over their logarithm."""
     last = len(curve.relative_error) - 1
+    sizes = curve.scheme.structure.folds[0].sizes(shape)
     even = np.linspace(0, last, _POINTS // 2).round()
     small = np.geomspace(1, max(last, 1), _POINTS // 2).round()
     chosen = [cut.rank] if cut and cut.num_slices == curve.num_slices else []
     ranks = sorted({int(r) for r in (*even, *small, *chosen) if r <= last})
     return ThinCurve(
         num_slices=curve.num_slices,
-        parameters_per_rank=shape.folded(curve.scheme).parameters_per_rank(curve.num_slices),
+        parameters_per_rank=sizes.parameters_per_rank(curve.num_slices),
         ranks=tuple(ranks),
         errors=tuple(float(curve.relative_error[rank]) for rank in ranks),
     )

@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from alds_onnx.cuts import Cut, FloatArray, IntArray, LayerShape, Scheme
+from alds_onnx.cuts import Cut, Cuts, FloatArray, IntArray, LayerShape, Scheme
 from alds_onnx.errors import BudgetError, UsageError
 from alds_onnx.search.alignment import Alignment
-from alds_onnx.search.costs import Cuts
 from alds_onnx.steps.budgets import Limit
 from alds_onnx.steps.pace import Pace, block_of
 from alds_onnx.steps.survey import Survey

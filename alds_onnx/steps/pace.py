@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeVar
 
-from alds_onnx.cuts import Cut, LayerShape, Scheme, Spectra, Work
+from alds_onnx.cuts import Cut, LayerShape, Scheme, Spectra, Work, distinct
 from alds_onnx.errors import BudgetError
 from alds_onnx.evaluate.sessions import Execution, Feeds, RunError, Session
 from alds_onnx.evaluate.timing import Timing, in_turns, time_cuts
@@ -163,7 +163,7 @@ class Pace:
     def _ban(self, slow: Slow, smaller: Sequence[Cut]) -> Ban:
         """Ranks above the largest that is faster, between two measured ones by a straight line.
 
-        Of Tucker-2 all: its second rank has a part in how fast it is.
+        Of a cut with two ranks all: the second has a part in how fast it is.
         """
         block = block_of(self._shapes[slow.name])
         above, beyond = 0, (slow.cut.rank, slow.timing.saved)
@@ -176,7 +176,7 @@ class Pace:
                 above = cut.rank + int(steps)
                 break
             beyond = cut.rank, timing.saved
-        if slow.cut.scheme is Scheme.TUCKER2:
+        if slow.cut.rank_out:
             return Ban(scheme=slow.cut.scheme, num_slices=1, above=0)
         return Ban(
             scheme=slow.cut.scheme,
@@ -200,16 +200,14 @@ class Pace:
         """Leave one slice of the paper's scheme only."""
         return tuple(
             Ban(scheme=scheme, num_slices=k, above=0)
-            for scheme in self._shapes[name].distinct(Scheme)
+            for scheme in distinct(self._shapes[name], Scheme)
             for k in self._counts(name, scheme)
             if k > 1 or scheme is not Scheme.ENCODE
         )
 
     def _counts(self, name: str, scheme: Scheme) -> tuple[int, ...]:
         """Numbers of slices that a scheme can have."""
-        if scheme is Scheme.TUCKER2:
-            return (1,)
-        return self._shapes[name].folded(scheme).slice_counts()
+        return scheme.structure.slice_counts(self._shapes[name])
 
     def save(self) -> None:
         """Keep the times for other runs."""
@@ -242,8 +240,8 @@ def block_of(shape: LayerShape) -> int:
 
 
 def _smaller(shape: LayerShape, cut: Cut) -> list[Cut]:
-    """A few smaller ranks of the same kind, descending; none of Tucker-2."""
-    if cut.scheme is Scheme.TUCKER2:
+    """A few smaller ranks of the same kind, descending; none of a cut with two ranks."""
+    if cut.rank_out:
         return []
     block, ranks = block_of(shape), []
     for part in _SMALLER:

@@ -11,7 +11,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from alds_onnx.cache import Cache
-from alds_onnx.cuts import Scheme, Spectra
+from alds_onnx.cuts import Scheme, Spectra, distinct
 from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.graph.attention import attention_projections
 from alds_onnx.graph.layers import Layer, Skipped, find_layers, read_matrix, skipped
@@ -159,8 +159,8 @@ def _allowed_counts(layer: Layer, settings: Settings) -> dict[Scheme, tuple[int,
     """The k that may be chosen for each scheme that makes a difference on a layer."""
     rule = settings.alignment.tiers()[-1]
     folds = {
-        scheme: layer.shape.folded(scheme) if scheme is not Scheme.TUCKER2 else None
-        for scheme in layer.shape.distinct(settings.candidates)
+        scheme: scheme.structure.sliced(layer.shape)
+        for scheme in distinct(layer.shape, settings.candidates)
     }
     return {
         scheme: rule.counts(folded, layer.counts(folded)) if folded else ()
@@ -175,7 +175,7 @@ def _planned_counts(layer: Layer, plan: Plan) -> dict[Scheme, tuple[int, ...]]:
     found: dict[Scheme, tuple[int, ...]] = {
         cut.scheme: (cut.num_slices,)
         for cut in cuts
-        if cut and c % cut.num_slices == 0 and cut.scheme in layer.shape.distinct(Scheme)
+        if cut and c % cut.num_slices == 0 and cut.scheme in distinct(layer.shape, Scheme)
     }
     return found or {Scheme.ENCODE: ()}
 
