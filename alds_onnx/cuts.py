@@ -149,8 +149,8 @@ class Work:
         done = np.zeros(len(shape.kernel), bool)  # axes that have their output size
         uses: list[int] = []
         for axes in scheme.structure.axes(shape):
-            applied = done if self.transposed else done | axes
-            done = done | axes
+            applied, done = done, done | np.array(axes, bool)
+            applied = applied if self.transposed else done
             if (applied != self.transposed).all():  # where the dense layer is applied
                 uses.append(positions)
                 continue

@@ -72,14 +72,15 @@ def join_convolutions(
         out between them; Tucker-2: (j, c, 1, 1), (j_out, j, kh, kw), (f, j_out, 1, 1).
     """
     groups = [integer(node, "group", 1) for node in nodes]
+    if len(nodes) > 2 and groups[0] != 1:
+        return _CLASH
     if min(map(len, weights)) < 3 or (sizes := match(weights, groups[0])) is None:
         return MISFIT
     kernels = [dims[2:] for dims in weights]
     along = [_axes(node, kernel) for node, kernel in zip(nodes, kernels, strict=True)]
     whole = _whole_axes(along)
     carrier = _carrier(kernels)
-    clashes = set(groups[1:]) != {1} or (len(nodes) > 2 and groups[0] != 1)
-    if clashes or whole is None or not _pad_alike(nodes, along, carrier):
+    if set(groups[1:]) != {1} or whole is None or not _pad_alike(nodes, along, carrier):
         return _CLASH
     shape, cut = sizes
     return Whole(shape=shape, cut=cut, attributes=_attributes(nodes[carrier], whole))

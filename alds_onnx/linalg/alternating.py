@@ -207,7 +207,8 @@ class SharedBlocks(Blocks):
 
     def _over_taps(self, parts: Sequence[FloatArray]) -> FloatArray:
         """Sum T·k arrays (j, m) over the taps: (k, j, m)."""
-        return np.stack(parts).reshape(self.taps, *self.E.shape).sum(axis=0)
+        total: FloatArray = np.stack(parts).reshape(self.taps, *self.E.shape).sum(axis=0)
+        return total
 
 
 class ReducedBlocks(SharedBlocks):
@@ -285,8 +286,8 @@ def joint_errors(problem: Problem, *, num_slices: int, rank: int, taps: int) -> 
     explained = np.cumsum((whitened**2).sum(axis=1))[per_rank - 1 :: per_rank]
     squared = np.clip(1 - explained / problem.power, 0.0, 1.0)
     # Rounding must not make a curve rise.
-    error = np.concatenate([[1.0], np.sqrt(squared)])
-    return np.asarray(np.minimum.accumulate(error), dtype=np.float64)
+    error: FloatArray = np.minimum.accumulate(np.concatenate([[1.0], np.sqrt(squared)]))
+    return error
 
 
 def _placed(E: FloatArray, taps: int) -> FloatArray:

@@ -119,8 +119,9 @@ class Folded(Structure):
     def compose(self, shape: LayerShape, parts: Parts) -> FloatArray:
         """The fold is [U_1 V_1 ... U_k V_k]."""
         V, U = parts
-        product = U @ V  # (k, f, n/k)
-        return self.fold.invert(product.transpose(1, 0, 2).reshape(U.shape[1], -1), shape)
+        sizes = self.fold.sizes(shape)
+        product = (U @ V).transpose(1, 0, 2)  # (f, k, n/k)
+        return self.fold.invert(product.reshape(sizes.out_features, sizes.num_columns), shape)
 
     def stage_weights(self, shape: LayerShape, parts: Parts) -> Parts:
         """Codes are slices first; the rows of U are outputs first, then the decoder's kernel."""
