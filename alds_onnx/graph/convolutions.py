@@ -72,7 +72,7 @@ def join_convolutions(
         out between them; Tucker-2: (j, c, 1, 1), (j_out, j, kh, kw), (f, j_out, 1, 1).
     """
     groups = [integer(node, "group", 1) for node in nodes]
-    if len(nodes) > 2 and groups[0] != 1:
+    if len(nodes) > 2 and groups[0] > 1 and weights[0][0] % groups[0] == 0:
         return _CLASH
     if min(map(len, weights)) < 3 or (sizes := match(weights, groups[0])) is None:
         return MISFIT
