@@ -274,6 +274,8 @@ def joint_errors(problem: Problem, *, num_slices: int, rank: int, taps: int) -> 
     W, C = problem.W, problem.C
     if problem.power == 0.0:
         return np.zeros(rank + 1)
+    if rank == 0:
+        return np.ones(1)
     E = first_encoders(W, C, num_slices=num_slices, rank=rank, taps=taps)
     codes = _placed(E, taps)  # (j·T·k, n)
     deviation = np.sqrt(np.einsum("in,in->i", codes @ C, codes))
