@@ -277,12 +277,9 @@ def joint_errors(problem: Problem, *, num_slices: int, rank: int, taps: int) -> 
     if rank == 0:
         return np.ones(1)
     E = first_encoders(W, C, num_slices=num_slices, rank=rank, taps=taps)
-    codes = _placed(E, taps)  # (j·T·k, n)
-    deviation = np.sqrt(np.einsum("in,in->i", codes @ C, codes))
-    codes /= np.where(deviation > 0, deviation, 1.0)[:, None]
-    gram = codes @ C @ codes.T
+    gram, cross = _moments_by_rank(E, C, C @ W.T, taps)
     whitened = scipy.linalg.solve_triangular(
-        np.linalg.cholesky(shrunk(gram, JITTER)), codes @ (C @ W.T), lower=True
+        np.linalg.cholesky(shrunk(gram, JITTER)), cross, lower=True
     )  # (j·T·k, f)
     per_rank = taps * num_slices
     explained = np.cumsum((whitened**2).sum(axis=1))[per_rank - 1 :: per_rank]
@@ -292,13 +289,44 @@ def joint_errors(problem: Problem, *, num_slices: int, rank: int, taps: int) -> 
     return error
 
 
-def _placed(E: FloatArray, taps: int) -> FloatArray:
-    """The matrix Z (j·T·k, n) of encoders E (k, j, m) at every tap, its rows by rank first."""
+def _moments_by_rank(
+    E: FloatArray, C: FloatArray, cross: FloatArray, taps: int
+) -> tuple[FloatArray, FloatArray]:
+    """Moments of codes of unit power, ordered by rank first, with themselves and with y.
+
+    Parameters
+    ----------
+    E, C, taps
+        Encoders (k, j, m), and E[x xᵀ] (n, n) of inputs that are taps first.
+    cross
+        E[x yᵀ], shape (n, f).
+
+    Returns
+    -------
+    Shapes (j·T·k, j·T·k) and (j·T·k, f).
+    """
     k, j, m = E.shape
-    rows = np.zeros((j, taps * k, taps * k, m))
-    index = np.arange(taps * k)
-    rows[:, index, index, :] = np.tile(E.transpose(1, 0, 2), (1, taps, 1))
-    return rows.reshape(j * taps * k, taps * k * m)
+    if taps == 1:
+        rows = np.zeros((j, k, k, m))
+        index = np.arange(k)
+        rows[:, index, index, :] = E.transpose(1, 0, 2)
+        codes = rows.reshape(j * k, k * m)
+        codes /= _nonzero(np.sqrt(np.einsum("in,in->i", codes @ C, codes)))[:, None]
+        return codes @ C @ codes.T, codes @ cross
+    places = taps * k
+    coded = coded_rows(E, C, taps).reshape(places, j, places, m)
+    encoders = np.concatenate([E] * taps)  # (T·k, j, m)
+    # Of the codes of each place with those of each other, (T·k, T·k, j, j); then by rank first.
+    gram = np.matmul(coded.transpose(0, 2, 1, 3), encoders.transpose(0, 2, 1))
+    gram = gram.transpose(2, 0, 3, 1).reshape(j * places, j * places)
+    seen = (encoders @ cross.reshape(places, m, -1)).transpose(1, 0, 2).reshape(j * places, -1)
+    scale = 1 / _nonzero(np.sqrt(np.diag(gram)))
+    return gram * scale[:, None] * scale, seen * scale[:, None]
+
+
+def _nonzero(values: FloatArray) -> FloatArray:
+    """The values, with 1 in place of 0."""
+    return np.where(values > 0, values, 1.0)
 
 
 def mean_moments(C: FloatArray, taps: int, num_slices: int) -> list[FloatArray]:
