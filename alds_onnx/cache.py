@@ -28,7 +28,7 @@ Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 _log = logging.getLogger(__name__)
 
 # Raised when the same inputs give other results, or entries look otherwise.
-_FORMAT = 1
+_FORMAT = 2
 _LIBRARIES = ("alds-onnx", "numpy", "scipy", "onnxruntime")
 
 

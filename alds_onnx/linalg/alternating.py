@@ -49,7 +49,7 @@ _SLOW = 1e-4
 # How much longer the next stride is than one that helped, and the longest.
 _GROWTH, _LONGEST = 1.5, 20.0
 # Steps of conjugate gradients in one sweep, and the part of the residual that ends them.
-_STEPS, _RESIDUAL = 4, 1e-10
+_STEPS, _RESIDUAL = 2, 1e-10
 
 
 class Blocks:

@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alds_onnx.cuts import Cut, LayerShape, Scheme, Spectra, Work
+from alds_onnx.cuts import Cut, Cuts, LayerShape, Scheme, Spectra, Work
 from alds_onnx.search.costs import (
     PARAMETERS,
     Ban,
     Cost,
-    Cuts,
     Macs,
     Mixture,
     Terms,
