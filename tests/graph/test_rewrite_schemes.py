@@ -73,12 +73,12 @@ def cuts(shape: LayerShape, *, full: bool) -> list[Cut]:
     found = []
     for scheme in distinct(shape, Scheme):
         for k in (1, 4) if scheme.structure.sliced(shape) else (1,):
-            small = Cut(num_slices=k, rank=1, scheme=scheme, rank_out=1)
-            ranks = [
-                highest if full else min(2 + place, highest)
-                for place, one in enumerate(scheme.structure.projections(small))
-                if (highest := one.fold.sizes(shape).full_rank(k))
-            ]
+            projections = scheme.structure.projections(
+                Cut(num_slices=k, rank=1, scheme=scheme, rank_out=1)
+            )
+            highest = [one.fold.sizes(shape).full_rank(k) for one in projections]
+            small = (3, 5) if len(highest) == 2 else (2,)
+            ranks = highest if full else map(min, highest, small)
             rank, rank_out = [*ranks, 0][:2]
             found.append(Cut(num_slices=k, rank=rank, scheme=scheme, rank_out=rank_out))
     return found
