@@ -208,7 +208,14 @@ def joint_spectra(
     slice is encoded by its own leading components and one decoder reads all codes; `regress` with
     the same ridge does no worse. `norm` is the root mean square of the output. Curves end at the
     last rank that saves parameters.
+
+    Raises
+    ------
+    ValueError
+        If other curves of a wide layer are wanted.
     """
+    if is_wide(shape) and dict(slice_counts) != {Scheme.ENCODE: (1,)}:
+        raise ValueError("a wide layer has one slice of 'encode' on data, nothing else")
 
     def solve(shrinkage: float) -> Spectra:
         C = shrunk(moments.inputs, shrinkage)

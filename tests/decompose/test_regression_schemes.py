@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from alds_onnx.cuts import Cut, ErrorNorm, LayerShape, Scheme, Spectra, distinct
 from alds_onnx.decompose.factorize import factorize
 from alds_onnx.decompose.folding import compose
-from alds_onnx.decompose.regression import Moments, joint_spectra, regress, squared_error
+from alds_onnx.decompose.regression import (
+    is_wide,
+    joint_spectra,
+    regress,
+    squared_error,
+    white_moments,
+)
 from alds_onnx.search.alignment import FREE
 from alds_onnx.search.frontier import frontier
 from tests.decompose.samples import Data, linear, samples
@@ -205,17 +211,23 @@ def test_factors_on_data_are_balanced(scheme: Scheme) -> None:
         np.testing.assert_allclose(core.sum(axis=(0, 2, 3)), inner**4)
 
 
+@every_scheme
+def test_a_wide_layer_has_one_slice_of_the_first_scheme(scheme: Scheme) -> None:
+    """Its outputs stand for its inputs, and these have neither slices nor a kernel."""
+    shape = LayerShape(out_features=4, in_channels=700, kernel=(3, 3))
+    assert is_wide(shape)
+    outputs = white_moments(np.eye(4))
+    counts = (2,) if scheme is Scheme.ENCODE else (1,)
+    with pytest.raises(ValueError, match="wide layer"):
+        joint_spectra(np.eye(4), shape, outputs, {scheme: counts})
+    found = joint_spectra(np.eye(4), shape, outputs, {Scheme.ENCODE: (1,)})
+    assert [curve.scheme for curve in found.curves] == [Scheme.ENCODE]
+
+
 def test_white_noise_measures_the_weight() -> None:
     """Errors of outputs are those of the weight then: the folds are the same for all schemes."""
     data = samples(kernel=(2, 3), f=7)
-    n = data.shape.num_columns
-    white = Moments(
-        inputs=np.eye(n),
-        cross=data.W,
-        power=float(np.vdot(data.W, data.W)),
-        input_mean=np.zeros(n),
-        output_mean=np.zeros(7),
-    )
+    white = white_moments(data.W)
     for scheme in (s for s in distinct(data.shape, Scheme) if s.structure.sliced(data.shape)):
         cut = Cut(num_slices=1, rank=2, scheme=scheme)
         found, best = (
