@@ -92,7 +92,7 @@ def _row_to_json(row: LayerPlan) -> dict[str, Any]:
             "num_slices": row.cut.num_slices,
             "rank": row.cut.rank,
         }
-        if row.cut.scheme is Scheme.TUCKER2:
+        if row.cut.rank_out:
             result["rank_out"] = row.cut.rank_out
     if row.error is not None:
         errors = (row.error.relative, row.error.spectral, row.error.bound)
@@ -212,8 +212,7 @@ def _row(data: object, number: int) -> LayerPlan:
 
 def _cut(fields: _Fields) -> Cut:
     scheme = fields.choice("scheme", Scheme, Scheme.ENCODE)
-    names = ["num_slices", "rank", *(["rank_out"] if scheme is Scheme.TUCKER2 else [])]
-    values = {name: fields.get(name, int) for name in names}
+    values = {name: fields.get(name, int) for name in ("num_slices", *scheme.structure.ranks)}
     for name, value in values.items():
         if value < 1:
             raise PlanError(f"{fields.where}: `{name}` is {value}, but must be at least 1")

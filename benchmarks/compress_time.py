@@ -46,9 +46,9 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from alds_onnx.cuts import LayerShape, Scheme, Spectra
+from alds_onnx.cuts import LayerShape, Scheme, Spectra, distinct
 from alds_onnx.decompose.folding import fold
-from alds_onnx.decompose.spectra import spectra_of_schemes
+from alds_onnx.decompose.spectra import counts_of_folds, spectra_of_schemes
 from alds_onnx.search.exact import search_exact
 from alds_onnx.settings import default_threads
 from alds_onnx.steps.survey import side_by_side
@@ -141,19 +141,18 @@ def drawn(shapes: Sequence[LayerShape]) -> Weights:
 def counts(shape: LayerShape, schemes: Sequence[Scheme]) -> dict[Scheme, tuple[int, ...]]:
     """All numbers of slices of the schemes that make a difference."""
     return {
-        scheme: () if scheme is Scheme.TUCKER2 else shape.folded(scheme).slice_counts()
-        for scheme in shape.distinct(schemes)
+        scheme: sliced.slice_counts() if (sliced := scheme.structure.sliced(shape)) else ()
+        for scheme in distinct(shape, schemes)
     }
 
 
 def flops_of(shape: LayerShape, schemes: Sequence[Scheme]) -> tuple[float, float]:
     """Arithmetic of the Gram matrices, and of the eigenvalues, of all folds."""
-    wanted = counts(shape, schemes)
-    if Scheme.TUCKER2 in wanted:
-        wanted = {Scheme.DECODE: (1,), **wanted}
-    folds = {Scheme.ENCODE: (1,), **wanted}
-    folds.pop(Scheme.TUCKER2, None)
-    each = [_flops_of_fold(shape.folded(fold), ks) for fold, ks in folds.items()]
+    folds = counts_of_folds({Scheme.ENCODE: (), **counts(shape, schemes)})
+    each = [
+        _flops_of_fold(scheme.structure.folds[0].sizes(shape), ks or (1,))
+        for scheme, ks in folds.items()
+    ]
     return sum(grams for grams, _ in each), sum(values for _, values in each)
 
 

@@ -5,30 +5,41 @@ A layer computes y = W x. With the second moments of its inputs,
     C = E[x xᵀ] (n, n),    B = E[y xᵀ] (f, n),
 
 the mean squared error of any linear replacement A is  tr E[y yᵀ] - 2 tr(A Bᵀ) + tr(A C Aᵀ):  all
-that follows needs the moments only, never the samples. W is cut into k slices of m = n/k columns;
-A = [D_1 E_1 ... D_k E_k], and the decoders D_i see the codes of *all* slices together: slices
-overlap in what they explain, which the sum of their own errors would ignore. The solver is in
-`alternating`.
+that follows needs the moments only, never the samples. Decoders see the codes of *all* slices and
+taps together: these overlap in what they explain, which the sum of their own errors would ignore.
+The solver is `linalg.alternating`; what a scheme makes of it is in `schemes`.
 
 C of a layer with very many inputs would not fit into memory. For such a *wide* layer the outputs
 W x take the place of the inputs, and the identity that of W: M of rank j with y ≈ M (W x) gives the
-decoder and, times W, the encoder. With one slice nothing is lost by that (the best A of rank j on
-the data is U_j U_jᵀ W, with U_j the leading eigenvectors of the covariance of the outputs); slices
-would need the inputs.
+decoder and, times W, the encoder. With one slice of `ENCODE` nothing is lost by that (the best A of
+rank j on the data is U_j U_jᵀ W, with U_j the leading eigenvectors of the covariance of the
+outputs); slices and other schemes would need the inputs, and wide layers do not have them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import scipy.linalg
 
-from alds_onnx.cuts import Cut, ErrorCurve, Factors, FloatArray, LayerShape, Spectra, read_only
-from alds_onnx.decompose.alternating import JITTER, Blocks, mean_power, shrunk, slice_components
+from alds_onnx.cuts import (
+    Cut,
+    ErrorCurve,
+    ErrorNorm,
+    Factors,
+    FloatArray,
+    LayerShape,
+    Scheme,
+    Spectra,
+    read_only,
+)
 from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.spectra import counts_of_folds
+from alds_onnx.linalg.alternating import joint_errors
+from alds_onnx.linalg.least_squares import Problem, mean_power, shrunk
+from alds_onnx.schemes.folded import balanced
 
 _T = TypeVar("_T")
 
@@ -106,7 +117,7 @@ def fitted_shape(shape: LayerShape) -> LayerShape:
 
 def widened(factors: Factors, weight: FloatArray, shape: LayerShape) -> Factors:
     """Factors of M W from those of M (f, f), for a wide weight W (f, n); one slice."""
-    return balanced(Factors(shape=shape, U=factors.U, V=(factors.V[0] @ weight)[None]))
+    return Factors.of_parts(shape, factors.scheme, balanced(factors.V @ weight, factors.U))
 
 
 def predicted_moments(matrix: FloatArray, inputs: Moments) -> Moments:
@@ -172,38 +183,74 @@ def squared_error(matrix: FloatArray, moments: Moments) -> float:
 
 
 def joint_spectra(
-    matrix: FloatArray, shape: LayerShape, moments: Moments, slice_counts: tuple[int, ...]
+    matrix: FloatArray,
+    shape: LayerShape,
+    moments: Moments,
+    slice_counts: Mapping[Scheme, tuple[int, ...]],
 ) -> Spectra:
-    """Error curves of a layer on data, for each number of slices.
+    """Error curves of a layer on data, for each scheme and number of slices.
 
     Parameters
     ----------
     matrix
-        W, shape (f, n).
+        W, shape (f, n); the identity of a wide layer, which has curves of one slice of `ENCODE`
+        only.
     shape
         Its sizes.
     moments
         Of its inputs.
     slice_counts
-        The k to try, ascending.
+        The k to try for each of the schemes that may be chosen, ascending; none for Tucker-2.
 
     Returns
     -------
     `relative_error[rank]` is the relative error (root mean square) of the layer's output, if every
-    slice is encoded by its own leading components and one decoder reads all codes. `norm` is the
-    root mean square of the output. Curves end at the last rank that saves parameters.
+    slice is encoded by its own leading components and one decoder reads all codes; `regress` with
+    the same ridge does no worse. `norm` is the root mean square of the output. Curves end at the
+    last rank that saves parameters.
+
+    Raises
+    ------
+    ValueError
+        If other curves of a wide layer are wanted.
     """
+    if is_wide(shape) and dict(slice_counts) != {Scheme.ENCODE: (1,)}:
+        raise ValueError("a wide layer has one slice of 'encode' on data, nothing else")
 
     def solve(shrinkage: float) -> Spectra:
         C = shrunk(moments.inputs, shrinkage)
-        power = max(0.0, float(np.vdot(matrix @ C, matrix)))
+        cross = matrix @ C
+        power = max(0.0, float(np.vdot(cross, matrix)))
+        problem = Problem(C=C, B=cross, power=power, W=matrix)
         curves = tuple(
-            ErrorCurve(num_slices=k, relative_error=_joint_curve(matrix, shape, C, k, power))
-            for k in slice_counts
+            curve
+            for scheme, counts in counts_of_folds(slice_counts).items()
+            for curve in _joint_curves(problem, shape, scheme, counts)
         )
-        return Spectra(shape=shape, norm=power**0.5, curves=curves)
+        return Spectra(
+            shape=shape,
+            norm=power**0.5,
+            curves=curves,
+            schemes=tuple(slice_counts),
+            error_norm=ErrorNorm.FROBENIUS,
+        )
 
     return _with_enough_ridge(solve, max(_SHRINKAGE, moments.uncertainty))
+
+
+def _joint_curves(
+    problem: Problem, shape: LayerShape, scheme: Scheme, counts: tuple[int, ...]
+) -> Iterator[ErrorCurve]:
+    (fold,) = scheme.structure.folds
+    sizes = fold.sizes(shape)
+    if not is_wide(shape):
+        problem = problem.reordered(fold.taps(shape).ravel())
+    f, n = problem.W.shape
+    taps = fold.num_taps(shape)
+    for k in counts:
+        rank = min(sizes.max_rank(k), f * taps, n // (taps * k))
+        error = joint_errors(problem, num_slices=k, rank=rank, taps=taps)
+        yield ErrorCurve(num_slices=k, relative_error=read_only(error), scheme=scheme)
 
 
 def _with_enough_ridge(solve: Callable[[float], _T], ridge: float) -> _T:
@@ -220,41 +267,10 @@ def _with_enough_ridge(solve: Callable[[float], _T], ridge: float) -> _T:
     return solve(ridge)
 
 
-def _joint_curve(
-    W: FloatArray, shape: LayerShape, C: FloatArray, num_slices: int, power: float
-) -> FloatArray:
-    f, n = W.shape
-    rank = min(shape.max_rank(num_slices), f, n // num_slices)
-    if power == 0.0:
-        return read_only(np.zeros(rank + 1))
-    V = slice_components(W, C, num_slices, rank)  # (k, j, m)
-    codes = _block_rows(V)  # (j·k, n), by rank first: the codes of every rank are a prefix
-    deviation = np.sqrt(np.einsum("in,in->i", codes @ C, codes))
-    codes /= np.where(deviation > 0, deviation, 1.0)[:, None]
-    gram = codes @ C @ codes.T
-    whitened = scipy.linalg.solve_triangular(
-        np.linalg.cholesky(shrunk(gram, JITTER)), codes @ (C @ W.T), lower=True
-    )  # (j·k, f)
-    explained = np.cumsum((whitened**2).sum(axis=1))[num_slices - 1 :: num_slices]
-    squared = np.clip(1 - explained / power, 0.0, 1.0)
-    # Rounding must not make a curve rise.
-    error = np.minimum.accumulate(np.concatenate([[1.0], np.sqrt(squared)]))
-    return read_only(error)
-
-
-def _block_rows(V: FloatArray) -> FloatArray:
-    """The block-diagonal encoder (j·k, n) of V (k, j, m), its rows ordered by rank first."""
-    k, j, m = V.shape
-    rows = np.zeros((j, k, k, m))
-    index = np.arange(k)
-    rows[:, index, index, :] = V.transpose(1, 0, 2)
-    return rows.reshape(j * k, k * m)
-
-
 def regress(
     matrix: FloatArray, shape: LayerShape, moments: Moments, cut: Cut, *, ridge: float, sweeps: int
 ) -> Factors:
-    """Factors that reproduce y from x as well as rank j in k slices can.
+    """Factors that reproduce y from x as well as a cut can.
 
     Parameters
     ----------
@@ -265,44 +281,30 @@ def regress(
     moments
         Of the inputs that the compressed layer will see, and of the outputs that it should give.
     cut
-        k and j.
+        Scheme, slices and ranks.
     ridge
         Weight of ||A - W||_F² against the data, relative to the mean power of an input; > 0.
     sweeps
-        How often to go through the blocks (k > 1) at most; less if the error hardly falls.
+        How often to go through encoders and decoders at most, unless there is a closed form (one
+        slice of `ENCODE`); less if the error hardly falls.
 
     Returns
     -------
-    U (k, f, j) and V (k, j, n/k), balanced: U and V of a slice have the same norm, rank by rank.
+    Balanced factors: U and V of a slice have the same norm, rank by rank.
     """
     scale = mean_power(moments.inputs)
 
     def solve(strength: float) -> Factors:
-        problem = Blocks(
+        problem = Problem(
             C=shrunk(moments.inputs, strength),
             B=moments.cross + strength * scale * matrix,
-            num_slices=cut.num_slices,
-            rank=cut.rank,
+            power=moments.power + strength * scale * float(np.vdot(matrix, matrix)),
+            W=matrix,
         )
-        power = moments.power + strength * scale * float(np.vdot(matrix, matrix))
-        problem.solve(matrix, sweeps, power)
-        return balanced(Factors(shape=shape, U=problem.D, V=problem.E))
+        parts = cut.scheme.structure.regress(problem, shape, cut, sweeps)
+        return Factors.of_parts(shape, cut.scheme, parts)
 
     return _with_enough_ridge(solve, ridge)
-
-
-def balanced(factors: Factors) -> Factors:
-    """The same product, with columns of U and rows of V of equal norms."""
-    left = np.linalg.norm(factors.U, axis=1)  # (k, j)
-    right = np.linalg.norm(factors.V, axis=2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.sqrt(right / left)
-    scale = np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
-    return Factors(
-        shape=factors.shape,
-        U=read_only(factors.U * scale[:, None, :]),
-        V=read_only(factors.V / scale[:, :, None]),
-    )
 
 
 def bias_change(factors: Factors, moments: Moments) -> FloatArray:

@@ -17,7 +17,8 @@ from math import prod
 
 from onnx import AttributeProto, NodeProto, helper
 
-from alds_onnx.cuts import Cut, LayerShape, Scheme
+from alds_onnx.cuts import Cut, LayerShape
+from alds_onnx.decompose.stages import match
 from alds_onnx.graph.scopes import integer, integers, string
 
 MISFIT = "the shapes or types of its factors do not fit together"
@@ -71,47 +72,18 @@ def join_convolutions(
         out between them; Tucker-2: (j, c, 1, 1), (j_out, j, kh, kw), (f, j_out, 1, 1).
     """
     groups = [integer(node, "group", 1) for node in nodes]
-    sizes = _sizes(weights, groups[0])
-    if sizes is None:
+    if len(nodes) > 2 and groups[0] > 1 and weights[0][0] % groups[0] == 0:
+        return _CLASH
+    if min(map(len, weights)) < 3 or (sizes := match(weights, groups[0])) is None:
         return MISFIT
     kernels = [dims[2:] for dims in weights]
     along = [_axes(node, kernel) for node, kernel in zip(nodes, kernels, strict=True)]
     whole = _whole_axes(along)
     carrier = _carrier(kernels)
-    clashes = set(groups[1:]) != {1} or (len(nodes) > 2 and groups[0] != 1)
-    if clashes or whole is None or not _pad_alike(nodes, along, carrier):
+    if set(groups[1:]) != {1} or whole is None or not _pad_alike(nodes, along, carrier):
         return _CLASH
     shape, cut = sizes
     return Whole(shape=shape, cut=cut, attributes=_attributes(nodes[carrier], whole))
-
-
-def _sizes(weights: Sequence[tuple[int, ...]], num_slices: int) -> tuple[LayerShape, Cut] | None:
-    """The sizes of the dense weight, and the cut; None if the factors contradict each other."""
-    ranks = {len(dims) for dims in weights}
-    if len(ranks) != 1 or min(ranks) < 3 or not prod(map(prod, weights)):
-        return None
-    (codes, width, *_), *_, (f, *_) = weights
-    widths = [dims[1] for dims in weights[1:]]
-    if widths != [dims[0] for dims in weights[:-1]] or num_slices < 1 or codes % num_slices:
-        return None
-    kernel = tuple(map(prod, zip(*(dims[2:] for dims in weights), strict=True)))
-    shape = LayerShape(out_features=f, in_channels=num_slices * width, kernel=kernel)
-    cut = _cut(shape, weights, num_slices)
-    return None if cut is None else (shape, cut)
-
-
-def _cut(shape: LayerShape, weights: Sequence[tuple[int, ...]], num_slices: int) -> Cut | None:
-    """Which scheme shares the kernel out like this, the first of its equals; None if none does."""
-    codes, kernel = weights[0][0], weights[0][2:]
-    if len(weights) == 3:
-        outer = {*kernel, *weights[2][2:]}
-        cut = Cut(num_slices=1, rank=codes, scheme=Scheme.TUCKER2, rank_out=weights[1][0])
-        return cut if outer == {1} else None
-    folds = (s for s in shape.distinct(Scheme) if s is not Scheme.TUCKER2)
-    scheme = next((s for s in folds if shape.encoder_kernel(s) == kernel), None)
-    if scheme is None:
-        return None
-    return Cut(num_slices=num_slices, rank=codes // num_slices, scheme=scheme)
 
 
 def _axes(node: NodeProto, kernel: tuple[int, ...]) -> list[_Along]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto
 
-from alds_onnx.cuts import Factors, FloatArray, Scheme
+from alds_onnx.cuts import Factors, FloatArray
 from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.stages import factors_of_stages
 from alds_onnx.graph.layers import Operand
 from alds_onnx.graph.pairs import Pair, Unmerged, find_pairs
 from alds_onnx.graph.rewrite import forget, new_tensor, store
@@ -87,17 +87,13 @@ def factors_of(pair: Pair, folder: Path) -> Factors:
     encoder, *cores, decoder = (read_array(f.tensor, folder) for f in pair.factors)
     cut, shape = pair.cut, pair.shape
     k, j, f = cut.num_slices, cut.rank, shape.out_features
-    if cut.scheme is Scheme.TUCKER2:
-        U, V = decoder.reshape(1, f, cut.rank_out), encoder.reshape(1, j, shape.in_channels)
-        return Factors(shape=shape, U=U, V=V, scheme=cut.scheme, core=cores[0])
-    folded = shape.folded(cut.scheme)
-    width, kernel_size = folded.num_columns // k, prod(shape.decoder_kernel(cut.scheme))
-    if pair.operand is Operand.KERNEL or pair.channels_first:
-        V = encoder.reshape(k, j, width)
-    else:
-        V = encoder.reshape(k, width, j).transpose(0, 2, 1)
-    outputs = (decoder.T if pair.transposed else decoder).reshape(f, k, j, kernel_size)
-    U = outputs.transpose(1, 0, 3, 2).reshape(k, folded.out_features, j)  # from (k, f, kh·kw, j)
+    if pair.operand is Operand.KERNEL:
+        return factors_of_stages(shape, cut, (encoder, *cores, decoder))
+    V = encoder.reshape(k, j, -1)
+    if not pair.channels_first:
+        V = encoder.reshape(k, -1, j).transpose(0, 2, 1)
+    decoder = decoder.T if pair.transposed else decoder
+    U = decoder.reshape(f, k, j).transpose(1, 0, 2)
     return Factors(shape=shape, U=U, V=V, scheme=cut.scheme)
 
 

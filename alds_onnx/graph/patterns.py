@@ -32,7 +32,8 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 from onnx import NodeProto
 
-from alds_onnx.cuts import Cut, Factors, LayerShape, Scheme
+from alds_onnx.cuts import Cut, Factors
+from alds_onnx.decompose.stages import stage_weights, stages
 from alds_onnx.graph.layers import Layer, Operand
 from alds_onnx.graph.scopes import integers
 
@@ -80,7 +81,7 @@ class Names:
 def layout(layer: Layer, factors: Factors) -> FactorTensors:
     """Bring the factors U (k, f, j), V (k, j, c/k·kh·kw) into the layout of the new nodes."""
     if layer.operand is Operand.KERNEL:
-        return _layout_of_convolutions(layer.shape, factors)
+        return _layout_of_convolutions(factors)
     k, f, j = factors.U.shape
     decoder = factors.U.transpose(1, 0, 2).reshape(f, k * j)  # (f, k·j)
     encoder = factors.V if layer.channels_first else factors.V.transpose(0, 2, 1)
@@ -90,22 +91,9 @@ def layout(layer: Layer, factors: Factors) -> FactorTensors:
     )
 
 
-def _layout_of_convolutions(shape: LayerShape, factors: Factors) -> FactorTensors:
-    k, j, _ = factors.V.shape
-    scheme, f, width = factors.scheme, shape.out_features, shape.in_channels // k
-    ones = (1,) * len(shape.kernel)
-    if factors.core is not None:
-        return FactorTensors(
-            encoder=factors.V.reshape(j, width, *ones),
-            decoder=factors.U.reshape(f, -1, *ones),
-            core=factors.core,
-        )
-    # Rows of U are those of the fold: f, then the decoder's kernel; (k, f, kh·kw, j)
-    U = factors.U.reshape(k, f, -1, j).transpose(1, 0, 3, 2)  # (f, k, j, kh·kw)
-    return FactorTensors(
-        encoder=factors.V.reshape(k * j, width, *shape.encoder_kernel(scheme)),
-        decoder=U.reshape(f, k * j, *shape.decoder_kernel(scheme)),
-    )
+def _layout_of_convolutions(factors: Factors) -> FactorTensors:
+    encoder, *cores, decoder = stage_weights(factors)
+    return FactorTensors(encoder=encoder, decoder=decoder, core=cores[0] if cores else None)
 
 
 def build(layer: Layer, node: NodeProto, factors: Factors, names: Names) -> list[NodeProto]:
@@ -114,7 +102,7 @@ def build(layer: Layer, node: NodeProto, factors: Factors, names: Names) -> list
     pattern = _Pattern(layer, node, names)
     if layer.operand is not Operand.KERNEL:
         pattern.product(cut.num_slices, cut.rank)
-    elif cut.scheme is Scheme.TUCKER2:
+    elif factors.core is not None:
         pattern.three_convolutions()
     else:
         pattern.two_convolutions(cut)
@@ -136,7 +124,7 @@ class _Pattern:
         """Add a grouped Conv, and one with the bias, each with its axes of the kernel."""
         shape = self.layer.shape
         axes = range(len(shape.kernel))
-        first = {axis for axis in axes if shape.stays_with_encoder(cut.scheme, axis)}
+        first = {axis for axis in axes if stages(shape, cut)[0].axes[axis]}
         group = {"group": cut.num_slices} if cut.num_slices > 1 else {}
         encoder = {**group, **self._attributes_of(first)}
         self._step("Conv", [self.tensor, self.encoder], encoder)

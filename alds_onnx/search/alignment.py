@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from alds_onnx.cuts import Cut, LayerShape, Scheme
+from alds_onnx.cuts import Cut, LayerShape
 from alds_onnx.runtimes import Preset, Runtime, preset
 
 
@@ -53,11 +53,11 @@ class Alignment:
         return (self, *self.finer())
 
     def allows(self, shape: LayerShape, cut: Cut) -> bool:
-        """Whether a cut follows the rule; both ranks of Tucker-2 have to."""
-        if cut.scheme is Scheme.TUCKER2:
-            modes = ((Scheme.DECODE, cut.rank), (Scheme.ENCODE, cut.rank_out))
-            return all(self._is_rank(shape.folded(fold), 1, rank) for fold, rank in modes)
-        return self._is_rank(shape.folded(cut.scheme), cut.num_slices, cut.rank)
+        """Whether a cut follows the rule; if it has two ranks, both have to."""
+        return all(
+            self._is_rank(one.fold.sizes(shape), one.num_slices, one.rank)
+            for one in cut.scheme.structure.projections(cut)
+        )
 
     def _is_rank(self, shape: LayerShape, num_slices: int, rank: int) -> bool:
         return bool((self.ranks(shape, num_slices, rank) == rank).any())

@@ -3,53 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from alds_onnx.cuts import Cut, IntArray, LayerShape, Scheme, Work
+from alds_onnx.cuts import Cut, Cuts, IntArray, LayerShape, Scheme, Work, one_cut
 
 # Shares of several budgets are counted in parts of this, and no choice in more than the product:
 # sums over the layers are exact in float64 where it matters, and far from overflow.
 _SHARES, _MOST_SHARES = 1 << 40, 1 << 12
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Cuts:
-    """Several cuts of one layer, of one scheme and number of slices.
-
-    Attributes
-    ----------
-    scheme, num_slices
-        Of all.
-    rank, rank_out
-        Of each, as in `Cut`; both (cuts,).
-    """
-
-    scheme: Scheme
-    num_slices: int
-    rank: IntArray
-    rank_out: IntArray
-
-    def where(self, chosen: npt.NDArray[np.bool_]) -> Cuts:
-        """Those that are marked."""
-        return replace(self, rank=self.rank[chosen], rank_out=self.rank_out[chosen])
-
-    def parameters_of_factors(self, shape: LayerShape) -> tuple[IntArray, ...]:
-        """Entries of each factor, in the order in which they are applied; each (cuts,)."""
-        return shape.parameters_of_factors(self.scheme, self.num_slices, self.rank, self.rank_out)
-
-    def num_parameters(self, shape: LayerShape) -> IntArray:
-        """Entries of all factors together, (cuts,)."""
-        return sum(self.parameters_of_factors(shape), np.zeros_like(self.rank))
-
-
-def one_cut(cut: Cut) -> Cuts:
-    """A single cut."""
-    rank, rank_out = np.array([[cut.rank], [cut.rank_out]], np.int64)
-    return Cuts(scheme=cut.scheme, num_slices=cut.num_slices, rank=rank, rank_out=rank_out)
 
 
 class Cost(Protocol):
@@ -147,7 +111,7 @@ class Ban:
     Attributes
     ----------
     scheme, num_slices
-        Of which cuts. Tucker-2: `rank` alone counts.
+        Of which cuts. Of two ranks, `rank` alone counts.
     above
         Ranks up to this one are allowed.
     block, aligned

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
-from alds_onnx.cuts import Cut, ErrorCurve, FloatArray, IntArray, LayerShape, Scheme, Spectra
+from alds_onnx.cuts import (
+    Cut,
+    Cuts,
+    ErrorCurve,
+    ErrorNorm,
+    FloatArray,
+    IntArray,
+    LayerShape,
+    Scheme,
+    Spectra,
+    by_fold,
+)
+from alds_onnx.schemes.base import Curves
 from alds_onnx.search.alignment import FREE, Alignment
-from alds_onnx.search.costs import PLAIN, Cuts, Terms
+from alds_onnx.search.costs import PLAIN, Terms
 
 _SCHEMES = tuple(Scheme)
 # Cuts of one scheme and k, and the error of each.
@@ -36,7 +48,7 @@ class Frontier:
     scheme
         Position of each choice's scheme in `Scheme`; 0 for the dense weight.
     rank_out
-        Second rank of a choice of Tucker-2; 0 for the others.
+        Second rank of a choice; 0 where its scheme has only one.
     """
 
     name: str
@@ -113,12 +125,13 @@ def frontier(
     Ties go to the smaller k: fewer slices are simpler and no runtime is slower with them; then to
     the scheme that comes first.
     """
-    shape = spectra.shape
-    allowed = [curve for curve in spectra.curves if curve.scheme in spectra.schemes]
-    choices = [_choices(shape, curve, alignment) for curve in allowed]
-    if Scheme.TUCKER2 in spectra.schemes:
-        choices.append(_pairs(spectra, alignment))
-    return _undominated(name, shape, choices, terms)
+    curves, norm = spectra.by_fold, spectra.error_norm
+    choices = [
+        choice
+        for scheme in spectra.schemes
+        for choice in _choices(scheme, spectra.shape, curves, alignment, norm)
+    ]
+    return _undominated(name, spectra.shape, choices, terms)
 
 
 def frontier_of_curves(
@@ -128,8 +141,13 @@ def frontier_of_curves(
     alignment: Alignment = FREE,
     terms: Terms = PLAIN,
 ) -> Frontier:
-    """Build the frontier over the given curves only."""
-    return _undominated(name, shape, [_choices(shape, c, alignment) for c in curves], terms)
+    """Build the frontier over the given curves only, each for the scheme that it names."""
+    choices = [
+        choice
+        for curve in curves
+        for choice in _choices(curve.scheme, shape, by_fold([curve]), alignment)
+    ]
+    return _undominated(name, shape, choices, terms)
 
 
 def _undominated(
@@ -166,41 +184,14 @@ def _columns(
     return np.stack([cost, error[left], k, cuts.rank, scheme, cuts.rank_out])
 
 
-def _choices(shape: LayerShape, curve: ErrorCurve, alignment: Alignment) -> _Choices:
-    """All ranks of one fold at one k that save parameters and are allowed."""
-    k, folded = curve.num_slices, shape.folded(curve.scheme)
-    highest = min(folded.max_rank(k), len(curve.relative_error) - 1)
-    rank = alignment.ranks(folded, k, highest)
-    cuts = Cuts(scheme=curve.scheme, num_slices=k, rank=rank, rank_out=np.zeros_like(rank))
-    return cuts, curve.relative_error[rank]
-
-
-def _pairs(spectra: Spectra, alignment: Alignment) -> _Choices:
-    """The pairs of ranks of Tucker-2 that save parameters and are allowed.
-
-    Its error is the larger of those of its two projections. So at each threshold the smallest rank
-    of either that keeps it is best, and only these pairs, one for each error, need to be looked at.
-    """
-    shape = spectra.shape
-    inputs, error_in = _mode(spectra.curve(1, Scheme.DECODE), shape, Scheme.DECODE, alignment)
-    outputs, error_out = _mode(spectra.curve(1), shape, Scheme.ENCODE, alignment)
-    thresholds = np.zeros(0)
-    if inputs.size and outputs.size:
-        thresholds = np.union1d(error_in, error_out)
-        thresholds = thresholds[thresholds >= max(error_in[-1], error_out[-1])]
-    pairs = Cuts(
-        scheme=Scheme.TUCKER2,
-        num_slices=1,
-        rank=inputs[np.searchsorted(-error_in, -thresholds)],
-        rank_out=outputs[np.searchsorted(-error_out, -thresholds)],
-    )
-    saves = pairs.num_parameters(shape) < shape.num_parameters
-    return pairs.where(saves), thresholds[saves]
-
-
-def _mode(
-    curve: ErrorCurve, shape: LayerShape, fold: Scheme, alignment: Alignment
-) -> tuple[IntArray, FloatArray]:
-    """Ranks that one projection of Tucker-2 may have, and their errors."""
-    ranks = alignment.ranks(shape.folded(fold), 1, len(curve.relative_error) - 1)
-    return ranks, curve.relative_error[ranks]
+def _choices(
+    scheme: Scheme,
+    shape: LayerShape,
+    curves: Curves,
+    alignment: Alignment,
+    norm: ErrorNorm = ErrorNorm.SPECTRAL,
+) -> Iterator[_Choices]:
+    """The cuts of a scheme that save parameters and are allowed, and their errors."""
+    for found in scheme.structure.candidates(shape, curves, alignment.ranks, norm):
+        k, rank, rank_out = found.num_slices, found.rank, found.rank_out
+        yield Cuts(scheme=scheme, num_slices=k, rank=rank, rank_out=rank_out), found.error

@@ -9,6 +9,7 @@ import numpy as np
 from alds_onnx.cuts import Cut, ErrorCurve, LayerShape, Scheme
 from alds_onnx.evidence import Evidence, ThinCurve, TradeOff, TradePoint, WeightEvidence
 from alds_onnx.runtimes import Runtime
+from alds_onnx.schemes import scheme_of
 from alds_onnx.search.alignment import FREE, Alignment
 from alds_onnx.search.choose import Candidates
 from alds_onnx.search.tradeoff import smallest_maxima, smallest_sums
@@ -101,21 +102,21 @@ def _weight(weight: Weight, metric: Metric, cut: Cut | None) -> WeightEvidence:
 
 
 def _fold(cut: Cut | None) -> Scheme:
-    """Choose the fold to show: that of the cut; for Tucker-2, the one that projects the inputs."""
-    scheme = cut.scheme if cut else Scheme.ENCODE
-    return Scheme.DECODE if scheme is Scheme.TUCKER2 else scheme
+    """Choose the fold to show, by its scheme: that of the cut's first projection."""
+    return scheme_of(cut.scheme.structure.projections(cut)[0].fold) if cut else Scheme.ENCODE
 
 
 def _thin(shape: LayerShape, curve: ErrorCurve, cut: Cut | None) -> ThinCurve:
     """Keep points of a curve: half of them evenly spaced in rank, half in its logarithm."""
     last = len(curve.relative_error) - 1
+    sizes = curve.scheme.structure.folds[0].sizes(shape)
     even = np.linspace(0, last, _POINTS // 2).round()
     small = np.geomspace(1, max(last, 1), _POINTS // 2).round()
     chosen = [cut.rank] if cut and cut.num_slices == curve.num_slices else []
     ranks = sorted({int(r) for r in (*even, *small, *chosen) if r <= last})
     return ThinCurve(
         num_slices=curve.num_slices,
-        parameters_per_rank=shape.folded(curve.scheme).parameters_per_rank(curve.num_slices),
+        parameters_per_rank=sizes.parameters_per_rank(curve.num_slices),
         ranks=tuple(ranks),
         errors=tuple(float(curve.relative_error[rank]) for rank in ranks),
     )

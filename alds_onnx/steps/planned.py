@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alds_onnx.cuts import Cut, LayerShape, Scheme
+from alds_onnx.cuts import Cut, Scheme, distinct
 from alds_onnx.errors import PlanError
 from alds_onnx.graph.layers import Layer
 from alds_onnx.plans import match_plan
@@ -39,33 +39,13 @@ def planned_cuts(survey: Survey, plan: Plan) -> dict[str, Cut]:
 def _check_cut(layers: Sequence[Layer], cut: Cut) -> None:
     for layer in layers:
         shape, where = layer.shape, f"the plan's row '{layer.name}'"
-        if cut.scheme not in shape.distinct(Scheme):
+        if cut.scheme not in distinct(shape, Scheme):
             raise PlanError(
                 f"{where}: on this weight the scheme '{cut.scheme.value}' is the same as "
-                f"'{shape.distinct([cut.scheme])[0].value}': write that"
+                f"'{distinct(shape, [cut.scheme])[0].value}': write that"
             )
-        if cut.scheme is Scheme.TUCKER2:
-            _check_tucker2(shape, cut, where)
-            continue
-        if shape.in_channels % cut.num_slices:
-            raise PlanError(
-                f"{where}: {cut.num_slices} slices do not divide {shape.in_channels} channels"
-            )
+        misfit = cut.scheme.structure.misfit(shape, cut, cut.scheme.value)
+        if misfit:
+            raise PlanError(f"{where}: {misfit}")
         if cut.num_slices > 1 and layer.slice_counts == (1,):
             raise PlanError(f"{where}: only 1 slice can be built, the activation has unknown rank")
-        folded = shape.folded(cut.scheme)
-        highest = min(folded.out_features, folded.num_columns // cut.num_slices)
-        if cut.rank > highest:
-            raise PlanError(f"{where}: rank {cut.rank} is above the full rank, {highest}")
-
-
-def _check_tucker2(shape: LayerShape, cut: Cut, where: str) -> None:
-    if cut.num_slices != 1:
-        raise PlanError(f"{where}: 'tucker2' has 1 slice, not {cut.num_slices}")
-    decode = shape.folded(Scheme.DECODE)
-    for name, rank, highest in (
-        ("rank", cut.rank, min(decode.out_features, decode.num_columns)),
-        ("rank_out", cut.rank_out, min(shape.out_features, shape.num_columns)),
-    ):
-        if rank > highest:
-            raise PlanError(f"{where}: `{name}` {rank} is above the full rank, {highest}")

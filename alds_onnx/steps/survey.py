@@ -11,13 +11,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from alds_onnx.cuts import FloatArray
-from alds_onnx.decompose.scaling import largest_entry
 from alds_onnx.graph.attention import attention_projections
 from alds_onnx.graph.layers import Layer, Skipped, find_layers, read_matrix, skipped
 from alds_onnx.graph.load import LoadedModel
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks
 from alds_onnx.graph.tensors import smallest_normal
+from alds_onnx.linalg.scaling import largest_entry
 from alds_onnx.settings import Settings
 
 _T = TypeVar("_T")

@@ -14,9 +14,8 @@ from itertools import pairwise, product
 
 import numpy as np
 
-from alds_onnx.cuts import Cut, FloatArray, IntArray, LayerShape, Scheme
+from alds_onnx.cuts import Cut, Cuts, FloatArray, IntArray, LayerShape, Scheme
 from alds_onnx.search.alignment import Alignment
-from alds_onnx.search.costs import Cuts
 from alds_onnx.timing.layer_times import LayerTimes
 from alds_onnx.timing.timer import Timing
 
@@ -47,7 +46,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Ranks to measure of a variant, ascending; `ranks_out` is (0,) but for Tucker-2."""
+    """Ranks to measure of a variant, ascending; `ranks_out` is (0,) where a cut has one rank."""
 
     ranks: tuple[int, ...]
     ranks_out: tuple[int, ...] = (0,)
@@ -97,7 +96,7 @@ class TimeCurve:
     def largest_rank(self, cut: Cut) -> int:
         """Give the largest rank up to that of a cut that takes no longer than the dense layers.
 
-        The second rank of Tucker-2 falls in proportion. 0 means that there is no such rank.
+        A second rank falls in proportion. 0 means that there is no such rank.
         """
         rank = np.arange(1, cut.rank + 1, dtype=np.int64)
         rank_out = np.round(rank * (cut.rank_out / cut.rank)).astype(np.int64)
@@ -125,12 +124,11 @@ def grid_of(shape: LayerShape, variant: Variant, block: int, alignment: Alignmen
     """
     k = variant.num_slices
     rule = alignment.tiers()[:2][-1] if k == 1 else alignment
-    if variant.scheme is Scheme.TUCKER2:
-        folds = [shape.folded(Scheme.DECODE), shape.folded(Scheme.ENCODE)]
-        highest = [min(fold.out_features, fold.num_columns) for fold in folds]
-    else:
-        folds = [shape.folded(variant.scheme)]
-        highest = [folds[0].max_rank(k)]
+    any_cut = Cut(num_slices=k, rank=1, scheme=variant.scheme, rank_out=1)
+    projections = variant.scheme.structure.projections(any_cut)
+    folds = [projection.fold.sizes(shape) for projection in projections]
+    # With two ranks, either may be large if the other one is small.
+    highest = [fold.full_rank(k) if len(folds) > 1 else fold.max_rank(k) for fold in folds]
     allowed = [rule.ranks(fold, k, most) for fold, most in zip(folds, highest, strict=True)]
     axes = [_spread(ranks[np.equal(ranks % block == 0, variant.aligned)]) for ranks in allowed]
     if not all(axes):

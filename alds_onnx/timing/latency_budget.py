@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from alds_onnx.cuts import Cut, IntArray, LayerShape, Scheme, Spectra
+from alds_onnx.cuts import Cut, Cuts, IntArray, LayerShape, Spectra
 from alds_onnx.errors import BudgetError
 from alds_onnx.evaluate.sessions import Feeds
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import rewrite
 from alds_onnx.search.alignment import Alignment
-from alds_onnx.search.costs import Cuts
 from alds_onnx.timing.curves import Grid, TimeCurve, Variant, grid_of, measure_curves
 from alds_onnx.timing.layer_models import zero_replacement
 from alds_onnx.timing.layer_times import LayerTimes
@@ -103,8 +102,7 @@ def measure_latency_cost(
 def _variants(name: str, spectra: Spectra) -> list[Variant]:
     """All variants of the cuts that may be chosen."""
     kinds = [(c.scheme, c.num_slices) for c in spectra.curves if c.scheme in spectra.schemes]
-    if Scheme.TUCKER2 in spectra.schemes:
-        kinds.append((Scheme.TUCKER2, 1))
+    kinds += [(scheme, 1) for scheme in spectra.schemes if len(scheme.structure.folds) > 1]
     return [
         Variant(name=name, scheme=scheme, num_slices=k, aligned=aligned)
         for scheme, k in kinds

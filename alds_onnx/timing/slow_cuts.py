@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeVar
 
-from alds_onnx.cuts import Cut, LayerShape, Scheme
+from alds_onnx.cuts import Cut, LayerShape, Scheme, distinct
 from alds_onnx.errors import BudgetError
 from alds_onnx.search.alignment import FREE
 from alds_onnx.search.choose import Excluded
@@ -150,10 +150,10 @@ def _variant(times: LayerTimes, slow: SlowCut) -> Variant:
 
 
 def _smaller_ranks(times: LayerTimes, slow: SlowCut) -> Grid | None:
-    """The ranks of the curve below that of the cut, and its own; all of Tucker-2."""
+    """The ranks of the curve below that of the cut, and its own; all of a cut with two ranks."""
     cut, name = slow.cut, slow.name
     grid = grid_of(times.shape(name), _variant(times, slow), times.block(name), FREE)
-    if grid is None or cut.scheme is Scheme.TUCKER2:
+    if grid is None or cut.rank_out:
         return grid
     return replace(grid, ranks=(*(rank for rank in grid.ranks if rank < cut.rank), cut.rank))
 
@@ -163,14 +163,14 @@ def _exclusion(times: LayerTimes, slow: SlowCut, curve: TimeCurve | None) -> tup
     cut, block = slow.cut, times.block(slow.name)
     fastest = min(cut.rank - 1, curve.largest_rank(cut) if curve else 0)
     ban = Ban(scheme=cut.scheme, num_slices=cut.num_slices, above=fastest)
-    if cut.scheme is Scheme.TUCKER2:
+    if cut.rank_out:
         return (ban,)
     ban = replace(ban, block=block, aligned=cut.rank % block == 0)
     if ban.aligned or ban.above or ban.num_slices == 1:
         return (ban,)
     # Unaligned slices that are slow at any rank: onnxruntime takes its slow path, which is slow
     # whatever their number.
-    several = (k for k in _slice_counts(times.shape(slow.name), ban.scheme) if k > 1)
+    several = (k for k in ban.scheme.structure.slice_counts(times.shape(slow.name)) if k > 1)
     return tuple(replace(ban, num_slices=k) for k in several)
 
 
@@ -178,11 +178,7 @@ def _all_but_plain(shape: LayerShape) -> tuple[Ban, ...]:
     """Exclude everything but one slice of the paper's scheme."""
     return tuple(
         Ban(scheme=scheme, num_slices=k, above=0)
-        for scheme in shape.distinct(Scheme)
-        for k in _slice_counts(shape, scheme)
+        for scheme in distinct(shape, Scheme)
+        for k in scheme.structure.slice_counts(shape)
         if k > 1 or scheme is not Scheme.ENCODE
     )
-
-
-def _slice_counts(shape: LayerShape, scheme: Scheme) -> tuple[int, ...]:
-    return (1,) if scheme is Scheme.TUCKER2 else shape.folded(scheme).slice_counts()

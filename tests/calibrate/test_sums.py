@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from alds_onnx.calibrate.rows import Rows
 from alds_onnx.calibrate.sums import Sums, sums_of, usable
-from alds_onnx.cuts import FloatArray, LayerShape
+from alds_onnx.cuts import FloatArray, LayerShape, Scheme
 from alds_onnx.decompose.regression import Moments, joint_spectra
 
 # Products of a few hundred float32 numbers, relative to the largest entry of the result.
@@ -94,7 +94,7 @@ def test_constant_inputs_have_no_variance(value: float) -> None:
     assert np.abs(moments.inputs).max() <= (value * np.finfo(np.float32).eps) ** 2
     shape = LayerShape(out_features=6, in_channels=8)
     W = np.random.default_rng(0).standard_normal((6, 8))
-    for curve in joint_spectra(W, shape, moments, (1, 2)).curves:
+    for curve in joint_spectra(W, shape, moments, {Scheme.ENCODE: (1, 2)}).curves:
         assert np.isfinite(curve.relative_error).all()
 
 

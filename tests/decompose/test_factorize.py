@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import Cut, CutError, Factors, FloatArray, LayerShape
-from alds_onnx.decompose import factorize as module
-from alds_onnx.decompose.factorize import cut_error, factorize, spectral_norm
-from alds_onnx.decompose.folding import compose, slices
+from alds_onnx.decompose.factorize import cut_error, factorize
+from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.spectra import spectra
+from alds_onnx.linalg import eigen as module
+from alds_onnx.linalg.eigen import spectral_norm
+from alds_onnx.linalg.slices import slices
 
 from .matrices import (
     RESOLUTION,

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import Cut, Factors, LayerShape
-from alds_onnx.decompose.folding import compose, fold, slices
+from alds_onnx.decompose.folding import compose, fold
+from alds_onnx.linalg.slices import slices
 
 from .matrices import ROUNDING, Weight, columns_of_slices, layer_shapes, weights_and_counts
 

@@ -16,12 +16,13 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from alds_onnx.api import Result, compress
 from alds_onnx.cuts import Cut, Factors, FloatArray, LayerShape
-from alds_onnx.decompose import factorize as factorize_module
-from alds_onnx.decompose.factorize import cut_error, factorize, spectral_norm
+from alds_onnx.decompose.factorize import cut_error, factorize
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.spectra import spectra
 from alds_onnx.errors import AldsError, VerificationError
 from alds_onnx.graph.rewrite import Replacement, rewrite, with_composed_weights
+from alds_onnx.linalg import eigen
+from alds_onnx.linalg.eigen import spectral_norm
 from alds_onnx.runtimes import Runtime
 from alds_onnx.values import Decision, Status
 from tests.decompose.matrices import RESOLUTION
@@ -199,7 +200,7 @@ def test_eigenvalues_fall_back(
         got = spectra(normal().T, SHAPE, (1, 2, 4))
     for a, b in zip(got.curves, expected.curves, strict=True):
         np.testing.assert_allclose(a.relative_error, b.relative_error, atol=RESOLUTION)
-    said = [r for r in caplog.records if r.name == "alds_onnx.decompose.spectra"]
+    said = [r for r in caplog.records if r.name == "alds_onnx.linalg.eigen"]
     assert len(said) == 3  # one for each number of slices
     assert "did not converge" in said[0].getMessage()
 
@@ -232,7 +233,7 @@ def test_lanczos_falls_back(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(factorize_module, "_DENSE_NORM", 4)
+    monkeypatch.setattr(eigen, "_DENSE_NORM", 4)
     monkeypatch.setattr(scipy.sparse.linalg, "eigsh", fail)
     with caplog.at_level(logging.WARNING):
         norm = spectral_norm(normal())

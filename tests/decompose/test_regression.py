@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alds_onnx.cuts import Cut, Factors, FloatArray, LayerShape
-from alds_onnx.decompose.alternating import Blocks
+from alds_onnx.cuts import Cut, Factors, FloatArray, LayerShape, Scheme
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.regression import (
     Moments,
-    balanced,
     bias_change,
     joint_spectra,
     predicted_moments,
     regress,
-    shrunk,
     squared_error,
     uncertainty,
     white_moments,
 )
+from alds_onnx.linalg.least_squares import shrunk
+from alds_onnx.schemes.folded import balanced
+from tests.decompose.samples import Data, linear, samples
 
 # Sums in float64 over some hundred samples, relative to the power of the outputs.
 ROUNDING = 1e-10
@@ -32,60 +30,6 @@ ROUNDING = 1e-10
 JITTERED = 1e-6
 # Of the ridge inside the error curves; part of what they are defined to be.
 SHRINKAGE = 1e-4
-
-
-@dataclass(frozen=True)
-class Data:
-    """Samples x (t, n) and y (t, f), and the weight W (f, n) to shrink towards."""
-
-    shape: LayerShape
-    W: FloatArray
-    x: FloatArray
-    y: FloatArray
-
-    def moments(self, *, centred: bool = False) -> Moments:
-        x, y = self.x, self.y
-        means = (x.mean(axis=0), y.mean(axis=0))
-        if not centred:
-            means = (np.zeros(x.shape[1]), np.zeros(y.shape[1]))
-        x, y = x - means[0], y - means[1]
-        return Moments(
-            inputs=x.T @ x / len(x),
-            cross=y.T @ x / len(x),
-            power=float((y**2).sum() / len(x)),
-            input_mean=means[0],
-            output_mean=means[1],
-        )
-
-    def with_ridge(self, ridge: float) -> Data:
-        """A ridge is n more samples, along the axes, whose outputs are those of W."""
-        n = self.x.shape[1]
-        size = np.sqrt(ridge * (self.x**2).sum() / n)  # over t samples
-        return Data(
-            shape=self.shape,
-            W=self.W,
-            x=np.vstack([self.x, size * np.eye(n)]),
-            y=np.vstack([self.y, size * self.W.T]),
-        )
-
-    def error(self, A: FloatArray) -> float:
-        """Squared error of y ≈ A x, relative to y."""
-        return float(((self.y - self.x @ A.T) ** 2).sum() / (self.y**2).sum())
-
-
-def samples(
-    *, f: int = 6, c: int = 4, kernel: tuple[int, ...] = (3,), noise: float = 0.5, seed: int = 0
-) -> Data:
-    """Dependent inputs of very different sizes; outputs are those of W and something else."""
-    generator = np.random.default_rng(seed)
-    shape = LayerShape(out_features=f, in_channels=c, kernel=kernel)
-    n = shape.num_columns
-    mix = generator.standard_normal((n, n)) * np.logspace(0, -2, n)
-    x = generator.standard_normal((20 * n, n)) @ mix.T + generator.standard_normal(n)
-    W = generator.standard_normal((f, n))
-    y = x @ W.T
-    y = y + noise * np.sqrt((y**2).mean()) * np.tanh(x[:, :1] + generator.standard_normal(f))
-    return Data(shape=shape, W=W, x=x, y=y)
 
 
 def best_squared_error(data: Data, rank: int) -> float:
@@ -108,11 +52,6 @@ def joint_squared_error(data: Data, num_slices: int, rank: int) -> float:
     code = np.hstack(codes)
     A, *_ = np.linalg.lstsq(code, data.y, rcond=None)
     return float(((data.y - code @ A) ** 2).sum() / (data.y**2).sum())
-
-
-def linear(data: Data) -> Data:
-    """The same inputs with the outputs of W."""
-    return Data(shape=data.shape, W=data.W, x=data.x, y=data.x @ data.W.T)
 
 
 def solve(data: Data, k: int, j: int, *, ridge: float = 1e-12, sweeps: int = 3) -> FloatArray:
@@ -190,59 +129,6 @@ def test_sweeps_never_raise_the_error(seed: int, num_slices: int, rank: int) -> 
     assert (np.diff(errors) <= 1e-8).all(), errors
 
 
-def sliced(data: Data) -> Blocks:
-    """Four slices of rank 2, encoders as they begin."""
-    C, B = shrunk(data.moments().inputs, 1e-3), data.moments().cross
-    problem = Blocks(C=C, B=B, num_slices=4, rank=2)
-    problem.solve(data.W, 0, data.moments().power)
-    return problem
-
-
-def inverses(problem: Blocks) -> list[FloatArray]:
-    return [np.linalg.inv(problem.C[b, b]) for b in problem.blocks]
-
-
-@pytest.mark.parametrize("place", range(4))
-def test_each_encoder_of_a_sweep_sees_what_the_others_are_by_then(place: int) -> None:
-    """It is the best one for them: the gradient is zero there."""
-    data = samples()
-    problem = sliced(data)
-    old = problem._orthonormalize()
-    new = problem._encoded(inverses(problem))
-    E = np.concatenate([new[: place + 1], old[place + 1 :]])
-    A = compose(Factors(shape=data.shape, U=problem.D, V=E))
-    block = problem.blocks[place]
-    gradient = problem.D[place].T @ (problem.B - A @ problem.C)[:, block]
-    size = np.abs(problem.D[place].T @ problem.B).max()
-    assert np.abs(gradient).max() <= JITTERED * size
-
-
-def test_a_sweep_that_loses_is_the_last_and_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = samples()
-    wanted = sliced(data)
-    calls = []
-
-    def losing(self: Blocks, *_: object) -> float:
-        calls.append(self)
-        self.D, self.E, self.explained = 0 * self.D, 0 * self.E, 0.0
-        return 0.0
-
-    monkeypatch.setattr(Blocks, "_sweep", losing)
-    problem = sliced(data)
-    problem.solve(data.W, 5, data.moments().power)
-    assert len(calls) == 1
-    np.testing.assert_array_equal(problem.D, wanted.D)
-    np.testing.assert_array_equal(problem.E, wanted.E)
-
-
-def test_strides_that_went_too_far_are_taken_back() -> None:
-    """Whatever the stride is: the error does not rise, and the next one is shorter."""
-    problem = sliced(samples())
-    before = problem.explained
-    assert problem._sweep(inverses(problem), 1e4) == 5e3
-    assert problem.explained >= before
-
-
 def test_sweeps_lower_the_error_of_dependent_slices() -> None:
     data = samples()
     assert data.error(solve(data, 2, 1, sweeps=20)) < 0.999 * data.error(
@@ -264,7 +150,7 @@ def test_the_error_falls_as_the_rank_grows(num_slices: int) -> None:
 @pytest.mark.parametrize("num_slices", [1, 2, 4])
 def test_the_joint_curve_is_the_error_of_a_common_decoder(num_slices: int) -> None:
     data = linear(samples(f=8))
-    spectra = joint_spectra(data.W, data.shape, data.moments(), (num_slices,))
+    spectra = joint_spectra(data.W, data.shape, data.moments(), {Scheme.ENCODE: (num_slices,)})
     penalised = data.with_ridge(SHRINKAGE)
     curve = spectra.curve(num_slices).relative_error
     assert spectra.norm**2 == pytest.approx((penalised.y**2).sum() / len(data.y))
@@ -279,7 +165,7 @@ def test_the_joint_curve_is_the_error_of_a_common_decoder(num_slices: int) -> No
 @given(seed=st.integers(0, 50), num_slices=st.sampled_from([1, 2, 4]))
 def test_the_regression_is_as_good_as_its_curve(seed: int, num_slices: int) -> None:
     data = linear(samples(seed=seed, f=8))
-    spectra = joint_spectra(data.W, data.shape, data.moments(), (num_slices,))
+    spectra = joint_spectra(data.W, data.shape, data.moments(), {Scheme.ENCODE: (num_slices,)})
     penalised = data.with_ridge(SHRINKAGE)
     for rank, error in enumerate(spectra.curve(num_slices).relative_error[1:], start=1):
         start = solve(data, num_slices, rank, ridge=SHRINKAGE, sweeps=0)
@@ -292,7 +178,7 @@ def test_on_white_noise_the_curve_is_the_tail_of_the_singular_values() -> None:
     shape = LayerShape(out_features=7, in_channels=5, kernel=(2,))
     W = np.random.default_rng(0).standard_normal((7, 10))
     squares = np.linalg.svd(W, compute_uv=False) ** 2
-    curve = joint_spectra(W, shape, white_moments(W), (1,)).curve(1).relative_error
+    curve = joint_spectra(W, shape, white_moments(W), {Scheme.ENCODE: (1,)}).curve(1).relative_error
     tails = np.array([squares[rank:].sum() for rank in range(len(curve))]) / squares.sum()
     np.testing.assert_allclose(curve**2, tails, rtol=0, atol=1e-8)  # the jitter
     A = compose(
@@ -334,7 +220,7 @@ def deficient(kind: str) -> Data:
 def test_deficient_data_gives_finite_factors(kind: str, num_slices: int) -> None:
     data = deficient(kind)
     moments = data.moments()
-    for curve in joint_spectra(data.W, data.shape, moments, (num_slices,)).curves:
+    for curve in joint_spectra(data.W, data.shape, moments, {Scheme.ENCODE: (num_slices,)}).curves:
         assert np.isfinite(curve.relative_error).all()
         assert (np.diff(curve.relative_error) <= 0).all()
     for rank in (1, 3):
@@ -364,7 +250,7 @@ def test_moments_summed_in_float32_need_not_be_positive(sweeps: int) -> None:
     )
     assert np.linalg.eigvalsh(shrunk(C, SHRINKAGE))[0] < 0
     for k in (1, 4):
-        curve = joint_spectra(W, shape, moments, (k,)).curve(k).relative_error
+        curve = joint_spectra(W, shape, moments, {Scheme.ENCODE: (k,)}).curve(k).relative_error
         assert np.isfinite(curve).all()
         factors = regress(
             W, shape, moments, Cut(num_slices=k, rank=2), ridge=SHRINKAGE, sweeps=sweeps
@@ -394,7 +280,7 @@ def test_balancing_keeps_the_product_also_of_zeros() -> None:
     U[0, :, 1] = 0.0
     V[1, 2] = 0.0
     before = Factors(shape=shape, U=U, V=V)
-    after = balanced(before)
+    after = Factors.of_parts(shape, Scheme.ENCODE, balanced(V, U))
     np.testing.assert_allclose(
         compose(after), compose(before), rtol=0, atol=ROUNDING * np.abs(compose(before)).max()
     )

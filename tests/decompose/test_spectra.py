@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import FloatArray, LayerShape, Spectra
-from alds_onnx.decompose import spectra as module
 from alds_onnx.decompose.spectra import spectra
+from alds_onnx.linalg import slices as module
 
 from .matrices import RESOLUTION, ROUNDING, Weight, random_matrix, singular_values, weights
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from alds_onnx.cuts import Cut, Scheme
+from alds_onnx.cuts import Cut, Scheme, distinct
 from alds_onnx.decompose.factorize import factorize
 from alds_onnx.decompose.folding import compose
 from alds_onnx.graph.layers import Layer, read_matrix
@@ -117,7 +117,7 @@ def cut_all(model: ModelProto, scheme: Scheme, rank: int = 2) -> ModelProto:
     index, done = ModelIndex(model), []
     for layer in layers_of(model):
         assert isinstance(layer, Layer)
-        (first,) = layer.shape.distinct([scheme])
+        (first,) = distinct(layer.shape, [scheme])
         rank_out = rank if first is Scheme.TUCKER2 else 0
         cut = Cut(num_slices=1, rank=rank, scheme=first, rank_out=rank_out)
         matrix = read_matrix(index, layer, NOWHERE)

@@ -8,7 +8,7 @@ import onnx.reference
 import pytest
 from onnx import ModelProto
 
-from alds_onnx.cuts import Cut, LayerShape, Scheme
+from alds_onnx.cuts import Cut, LayerShape, Scheme, distinct
 from alds_onnx.decompose.factorize import factorize
 from alds_onnx.graph.accounting import macs_of_layers, num_parameters, work_of_layers
 from alds_onnx.graph.layers import Layer, read_matrix
@@ -71,17 +71,16 @@ def conv(
 def cuts(shape: LayerShape, *, full: bool) -> list[Cut]:
     """One for each scheme that makes a difference, and number of slices."""
     found = []
-    for scheme in shape.distinct(Scheme):
-        if scheme is Scheme.TUCKER2:
-            rank, rank_out = (C, F) if full else (3, 5)
-            found.append(Cut(num_slices=1, rank=rank, scheme=scheme, rank_out=rank_out))
-            continue
-        folded = shape.folded(scheme)
-        for k in (1, 4):
-            highest = min(folded.out_features, folded.num_columns // k)
-            found.append(
-                Cut(num_slices=k, rank=highest if full else min(2, highest), scheme=scheme)
+    for scheme in distinct(shape, Scheme):
+        for k in (1, 4) if scheme.structure.sliced(shape) else (1,):
+            projections = scheme.structure.projections(
+                Cut(num_slices=k, rank=1, scheme=scheme, rank_out=1)
             )
+            highest = [one.fold.sizes(shape).full_rank(k) for one in projections]
+            small = (3, 5) if len(highest) == 2 else (2,)
+            ranks = highest if full else map(min, highest, small)
+            rank, rank_out = [*ranks, 0][:2]
+            found.append(Cut(num_slices=k, rank=rank, scheme=scheme, rank_out=rank_out))
     return found
 
 

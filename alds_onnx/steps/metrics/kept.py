@@ -11,7 +11,7 @@ from alds_onnx.cache import Arrays, Cache
 from alds_onnx.calibrate.reader import Feed
 from alds_onnx.calibrate.sensitivity import Sensitivity
 from alds_onnx.calibrate.sums import Sums
-from alds_onnx.cuts import ErrorCurve, LayerShape, Scheme, Spectra, read_only
+from alds_onnx.cuts import ErrorCurve, ErrorNorm, LayerShape, Scheme, Spectra, read_only
 from alds_onnx.graph.external import external_tensors
 from alds_onnx.graph.load import LoadedModel
 from alds_onnx.graph.tensors import read_array
@@ -40,6 +40,7 @@ def remembered_spectra(
         norm=float(found["norm"]),
         curves=tuple(curves),
         schemes=tuple(_SCHEMES[int(scheme)] for scheme in found["schemes"]),
+        error_norm=ErrorNorm(str(found["error_norm"])),
     )
 
 
@@ -50,6 +51,7 @@ def _from_spectra(spectra: Spectra) -> Arrays:
         "norm": np.array(spectra.norm),
         "curves": np.array(curves, np.int64),
         "schemes": np.array([_SCHEMES.index(scheme) for scheme in spectra.schemes], np.int64),
+        "error_norm": np.array(spectra.error_norm.value),
         **errors,
     }
 

@@ -191,7 +191,7 @@ def _probe(survey: Survey, weight: Weight, inputs: Sums | None, settings: Settin
         spectra=remembered_spectra(
             Cache(folder=settings.cache),
             layer.shape,
-            lambda: joint_spectra(matrix, layer.shape, moments, counts),
+            lambda: joint_spectra(matrix, layer.shape, moments, {Scheme.ENCODE: counts}),
             "curves",
             counts,
             matrix,

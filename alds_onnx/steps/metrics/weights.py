@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from alds_onnx.cache import Cache
-from alds_onnx.cuts import FloatArray, Scheme, Spectra
+from alds_onnx.cuts import FloatArray, Scheme, Spectra, distinct
 from alds_onnx.decompose.factorize import cut_error, factorize
 from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.evidence import Damage
@@ -103,8 +103,8 @@ def slice_counts(layer: Layer, settings: Settings) -> dict[Scheme, tuple[int, ..
         return _planned_counts(layer, settings.plan)
     rule = settings.alignment.tiers()[-1]
     folds = {
-        scheme: layer.shape.folded(scheme) if scheme is not Scheme.TUCKER2 else None
-        for scheme in layer.shape.distinct(settings.candidates)
+        scheme: scheme.structure.sliced(layer.shape)
+        for scheme in distinct(layer.shape, settings.candidates)
     }
     return {
         scheme: rule.counts(folded, layer.counts(folded)) if folded else ()
@@ -119,6 +119,6 @@ def _planned_counts(layer: Layer, plan: Plan) -> dict[Scheme, tuple[int, ...]]:
     found: dict[Scheme, tuple[int, ...]] = {
         cut.scheme: (cut.num_slices,)
         for cut in cuts
-        if cut and c % cut.num_slices == 0 and cut.scheme in layer.shape.distinct(Scheme)
+        if cut and c % cut.num_slices == 0 and cut.scheme in distinct(layer.shape, Scheme)
     }
     return found or {Scheme.ENCODE: ()}

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from alds_onnx.cuts import FloatArray
-from alds_onnx.decompose.scaling import largest_entry, scaled
+from alds_onnx.linalg.arrays import FloatArray
+from alds_onnx.linalg.scaling import largest_entry, scaled
 
 MATRICES = hnp.arrays(
     np.float64,

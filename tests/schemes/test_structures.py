@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alds_onnx.cuts import Cut, Factors, FloatArray, LayerShape, Scheme, Spectra
+from alds_onnx.cuts import Cut, Factors, FloatArray, LayerShape, Scheme, Spectra, distinct
 from alds_onnx.decompose.factorize import cut_error, factorize
-from alds_onnx.decompose.folding import compose, refold, slices, unfold
+from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.spectra import spectra_of_schemes
+from alds_onnx.linalg.slices import slices
 
 FOLDS = tuple(scheme for scheme in Scheme if scheme is not Scheme.TUCKER2)
 KERNELS = [(3, 2), (1, 3), (3, 1), (1, 1), (4,), (2, 3, 2), (3, 1, 2), ()]
@@ -39,7 +40,7 @@ def divisors(c: int) -> tuple[int, ...]:
 
 def all_spectra(matrix: FloatArray, shape: LayerShape) -> Spectra:
     ks = divisors(shape.in_channels)
-    return spectra_of_schemes(matrix, shape, dict.fromkeys(shape.distinct(Scheme), ks))
+    return spectra_of_schemes(matrix, shape, dict.fromkeys(distinct(shape, Scheme), ks))
 
 
 @st.composite
@@ -48,27 +49,28 @@ def cuts(draw: st.DrawFn) -> tuple[LayerShape, Cut]:
     shape = shape_of(
         draw(st.sampled_from(KERNELS)), draw(st.integers(1, 6)), draw(st.sampled_from([1, 4, 6]))
     )
-    scheme = draw(st.sampled_from(shape.distinct(Scheme)))
-    if scheme is Scheme.TUCKER2:
-        decode = shape.folded(Scheme.DECODE)
-        ranks = (draw(st.integers(1, min(m.out_features, m.num_columns))) for m in (decode, shape))
-        rank, rank_out = ranks
-        return shape, Cut(num_slices=1, rank=rank, scheme=scheme, rank_out=rank_out)
-    k = draw(st.sampled_from(divisors(shape.in_channels)))
-    folded = shape.folded(scheme)
-    rank = draw(st.integers(1, min(folded.out_features, folded.num_columns // k)))
-    return shape, Cut(num_slices=k, rank=rank, scheme=scheme)
+    scheme = draw(st.sampled_from(distinct(shape, Scheme)))
+    k = draw(st.sampled_from(counts(shape, scheme)))
+    whole = full(shape, scheme, k)
+    rank = draw(st.integers(1, whole.rank))
+    rank_out = draw(st.integers(1, whole.rank_out)) if whole.rank_out else 0
+    return shape, Cut(num_slices=k, rank=rank, scheme=scheme, rank_out=rank_out)
+
+
+def counts(shape: LayerShape, scheme: Scheme) -> tuple[int, ...]:
+    """Numbers of slices that a scheme can have, whether they save parameters or not."""
+    return divisors(shape.in_channels) if scheme.structure.sliced(shape) else (1,)
 
 
 def full(shape: LayerShape, scheme: Scheme, num_slices: int = 1) -> Cut:
-    if scheme is Scheme.TUCKER2:
-        decode = shape.folded(Scheme.DECODE)
-        rank = min(decode.out_features, decode.num_columns)
-        rank_out = min(shape.out_features, shape.num_columns)
-        return Cut(num_slices=1, rank=rank, scheme=scheme, rank_out=rank_out)
-    folded = shape.folded(scheme)
-    rank = min(folded.out_features, folded.num_columns // num_slices)
-    return Cut(num_slices=num_slices, rank=rank, scheme=scheme)
+    """The cut of full rank: min(rows, columns) of each matrix that is cut."""
+    smallest = Cut(num_slices=num_slices, rank=1, scheme=scheme, rank_out=1)
+    sizes = [one.fold.sizes(shape) for one in scheme.structure.projections(smallest)]
+    rank, rank_out = [
+        *(min(size.out_features, size.num_columns // num_slices) for size in sizes),
+        0,
+    ][:2]
+    return Cut(num_slices=num_slices, rank=rank, scheme=scheme, rank_out=rank_out)
 
 
 def norm(matrix: FloatArray) -> float:
@@ -80,11 +82,11 @@ def norm(matrix: FloatArray) -> float:
 def test_a_fold_and_back(scheme: Scheme, kernel: tuple[int, ...]) -> None:
     shape = shape_of(kernel)
     matrix = drawn(shape)
-    folded = refold(matrix, shape, scheme)
-    sizes = shape.folded(scheme)
+    folded = scheme.structure.folds[0].apply(matrix, shape)
+    sizes = scheme.structure.folds[0].sizes(shape)
     assert folded.shape == (sizes.out_features, sizes.num_columns)
     assert sizes.num_parameters == shape.num_parameters
-    np.testing.assert_array_equal(unfold(folded, shape, scheme), matrix)
+    np.testing.assert_array_equal(scheme.structure.folds[0].invert(folded, shape), matrix)
 
 
 def test_where_an_entry_goes() -> None:
@@ -99,7 +101,7 @@ def test_where_an_entry_goes() -> None:
         Scheme.SPLIT_WIDTH: (o * kh + y, i * kw + x),
     }
     for scheme, place in rows_and_columns.items():
-        folded = refold(W.reshape(f, -1), shape_of((kh, kw)), scheme)
+        folded = scheme.structure.folds[0].apply(W.reshape(f, -1), shape_of((kh, kw)))
         assert folded[place] == W[o, i, y, x]
 
 
@@ -120,9 +122,13 @@ def test_where_an_entry_goes() -> None:
 )
 def test_no_two_schemes_are_the_same(kernel: tuple[int, ...], expected: str) -> None:
     shape = shape_of(kernel)
-    schemes = shape.distinct(Scheme)
+    schemes = distinct(shape, Scheme)
     assert " ".join(scheme.value for scheme in schemes) == expected
-    folds = [shape.encoder_kernel(scheme) for scheme in schemes if scheme is not Scheme.TUCKER2]
+    folds = [
+        scheme.structure.folds[0].column_kernel(shape)
+        for scheme in schemes
+        if scheme is not Scheme.TUCKER2
+    ]
     assert len(set(folds)) == len(folds)
 
 
@@ -130,8 +136,8 @@ def test_no_two_schemes_are_the_same(kernel: tuple[int, ...], expected: str) -> 
 def test_every_scheme_asked_for_alone_is_one_that_can_be_built(kernel: tuple[int, ...]) -> None:
     shape = shape_of(kernel)
     for scheme in Scheme:
-        (found,) = shape.distinct([scheme])
-        assert found in shape.distinct(Scheme)
+        (found,) = distinct(shape, [scheme])
+        assert found in distinct(shape, Scheme)
         assert found is scheme or shape.kernel_size == 1 or found in FOLDS[:2]
 
 
@@ -150,10 +156,10 @@ def test_the_reported_error_is_that_of_what_is_built(
         assert found.relative <= found.spectral + RESOLUTION
         assert found.relative <= found.bound + RESOLUTION
         return
-    parts = slices(refold(difference, shape, cut.scheme), cut.num_slices)
+    parts = slices(cut.scheme.structure.folds[0].apply(difference, shape), cut.num_slices)
     worst = max(norm(part) for part in parts)
     assert found.relative == pytest.approx(worst / norm(matrix), abs=RESOLUTION)
-    whole = norm(refold(difference, shape, cut.scheme))
+    whole = norm(cut.scheme.structure.folds[0].apply(difference, shape))
     assert found.spectral == pytest.approx(whole / norm(matrix), abs=RESOLUTION)
     assert found.relative - RESOLUTION <= found.spectral <= found.bound + RESOLUTION
 
@@ -162,7 +168,7 @@ def _larger_projection_error(matrix: FloatArray, factors: Factors) -> float:
     """What is outside of the spaces that the first and the last factor span."""
     A, _ = np.linalg.qr(factors.U[0])
     B, _ = np.linalg.qr(factors.V[0].T)
-    columns = refold(matrix, factors.shape, Scheme.DECODE)
+    columns = Scheme.DECODE.structure.folds[0].apply(matrix, factors.shape)
     return max(norm(matrix - A @ (A.T @ matrix)), norm(columns - (columns @ B) @ B.T))
 
 
@@ -194,8 +200,8 @@ def test_parameters_are_counted_as_built(case: tuple[LayerShape, Cut]) -> None:
 def test_full_rank_loses_nothing(kernel: tuple[int, ...]) -> None:
     shape = shape_of(kernel)
     matrix = drawn(shape)
-    for scheme in shape.distinct(Scheme):
-        for k in (1,) if scheme is Scheme.TUCKER2 else divisors(shape.in_channels):
+    for scheme in distinct(shape, Scheme):
+        for k in counts(shape, scheme):
             composed = compose(factorize(matrix, shape, full(shape, scheme, k)))
             np.testing.assert_allclose(composed, matrix, atol=RESOLUTION)
 
@@ -227,7 +233,7 @@ def test_all_folds_are_relative_to_the_same_norm() -> None:
     found = all_spectra(matrix, shape)
     assert found.norm == pytest.approx(norm(matrix))
     for scheme in FOLDS:
-        first = norm(refold(matrix, shape, scheme)) / norm(matrix)
+        first = norm(scheme.structure.folds[0].apply(matrix, shape)) / norm(matrix)
         assert found.curve(1, scheme).relative_error[0] == pytest.approx(first)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from alds_onnx.cuts import FloatArray
+from alds_onnx.linalg.arrays import FloatArray
 
 # Sums of squares of entries up to the larger, and squares of those near the smaller times the
 # resolution of float64, are far inside its range.

@@ -1,0 +1,1 @@
+"""Numerics on plain arrays: singular values, truncated SVDs, regression from moments."""
