@@ -114,7 +114,7 @@ def test_few_ranks_are_measured_and_they_span_what_is_allowed() -> None:
                 assert _all_are(axis, wanted)
                 assert axis[0] <= 0.1 * axis[-1]
         assert (grid.ranks_out == (0,)) == (scheme is not Scheme.TUCKER2)
-        largest = 256 if scheme is Scheme.TUCKER2 else shape.folded(scheme).max_rank(1)
+        largest = 256 if scheme is Scheme.TUCKER2 else scheme.structure.sliced(shape).max_rank(1)
         assert 0 <= largest - grid.ranks[-1] < 2 or scheme is Scheme.TUCKER2
 
 
