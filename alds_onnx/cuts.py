@@ -18,14 +18,6 @@ IntArray = npt.NDArray[np.int64]
 _Count = TypeVar("_Count", int, IntArray)
 
 
-class Op(str, Enum):
-    """An ONNX operator with a weight that can be decomposed."""
-
-    CONV = "Conv"
-    GEMM = "Gemm"
-    MATMUL = "MatMul"
-
-
 class Scheme(str, Enum):
     """How a convolution becomes smaller ones: where its kernel and its channels go.
 

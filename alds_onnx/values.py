@@ -6,7 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from enum import Enum
 
-from alds_onnx.cuts import Cut, CutError, Op
+from alds_onnx.cuts import Cut, CutError
 from alds_onnx.evidence import Evidence
 from alds_onnx.runtimes import Preset
 from alds_onnx.targets import Score, Target
@@ -102,7 +102,7 @@ class LayerPlan:
     """
 
     name: str
-    op: Op
+    op: str
     weight: str
     shape: tuple[int, ...]
     decision: Decision

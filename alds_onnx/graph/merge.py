@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto
 
-from alds_onnx.cuts import Factors, FloatArray, Scheme
 from alds_onnx.decompose.folding import compose
-from alds_onnx.graph.layers import Operand
+from alds_onnx.graph.operators import OPERATORS
+from alds_onnx.graph.operators.stages import factors_of_stages
 from alds_onnx.graph.pairs import Pair, Unmerged, find_pairs
 from alds_onnx.graph.rewrite import forget, new_tensor, store
 from alds_onnx.graph.scopes import Key, ModelIndex, Site, unused
@@ -82,33 +81,14 @@ def _by_weight(pairs: Sequence[Pair]) -> list[list[Pair]]:
     return list(groups.values())
 
 
-def factors_of(pair: Pair, folder: Path) -> Factors:
-    """Read the factors of a pair: the inverse of `patterns.layout`."""
-    encoder, *cores, decoder = (read_array(f.tensor, folder) for f in pair.factors)
-    cut, shape = pair.cut, pair.shape
-    k, j, f = cut.num_slices, cut.rank, shape.out_features
-    if cut.scheme is Scheme.TUCKER2:
-        U, V = decoder.reshape(1, f, cut.rank_out), encoder.reshape(1, j, shape.in_channels)
-        return Factors(shape=shape, U=U, V=V, scheme=cut.scheme, core=cores[0])
-    folded = shape.folded(cut.scheme)
-    width, kernel_size = folded.num_columns // k, prod(shape.decoder_kernel(cut.scheme))
-    if pair.operand is Operand.KERNEL or pair.channels_first:
-        V = encoder.reshape(k, j, width)
-    else:
-        V = encoder.reshape(k, width, j).transpose(0, 2, 1)
-    outputs = (decoder.T if pair.transposed else decoder).reshape(f, k, j, kernel_size)
-    U = outputs.transpose(1, 0, 3, 2).reshape(k, folded.out_features, j)  # from (k, f, kh·kw, j)
-    return Factors(shape=shape, U=U, V=V, scheme=cut.scheme)
-
-
-def _composed(pair: Pair, folder: Path) -> FloatArray:
+def _composed(index: ModelIndex, pair: Pair, folder: Path) -> npt.NDArray[Any]:
     """The dense weight as the layer reads it, in float64."""
+    nodes = [index.node(factor.site) for factor in pair.factors]
+    arrays = [read_array(factor.tensor, folder) for factor in pair.factors]
+    weights = OPERATORS[pair.op].stage_weights(pair.layout, nodes, arrays)
     with np.errstate(over="ignore", invalid="ignore"):
-        matrix = compose(factors_of(pair, folder))  # (f, c·kh·kw)
-    shape = pair.shape
-    if pair.operand is Operand.KERNEL:
-        return matrix.reshape(shape.out_features, shape.in_channels, *shape.kernel)
-    return matrix.T if pair.transposed else matrix
+        matrix = compose(factors_of_stages(pair.layout.shape, pair.cut, weights))
+    return pair.layout.to_weight(matrix)
 
 
 class _Join:
@@ -125,7 +105,7 @@ class _Join:
     def add(self, group: Sequence[Pair]) -> list[Unmerged]:
         """Join the pairs that share their factors; say why if that cannot be done."""
         first = group[0]
-        weight, kind = _composed(first, self.folder), first.element_type
+        weight, kind = _composed(self.index, first, self.folder), first.element_type
         if not np.isfinite(stored(weight, kind)).all():
             reason = f"its product is out of the range of {type_name(kind)}"
             return [Unmerged(name=pair.name, reason=reason) for pair in group]
@@ -151,6 +131,7 @@ class _Join:
         position = list(dense.input[:2]).index(pair.code)
         dense.input[position] = pair.activation
         dense.input[1 - position] = weight
+        dense.op_type = pair.op
         dense.ClearField("attribute")
         dense.attribute.extend(pair.attributes)
         self.nodes[pair.site] = dense

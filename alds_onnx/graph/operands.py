@@ -1,65 +1,27 @@
 """Whether the operands of a node fit each other, as far as their shapes are known.
 
-    Conv, ConvInteger   X (n, c, ..), W (f, c/g, kernel), B (f)
-    QLinearConv         the same, with scales and zero points between them
-    ConvTranspose       X (n, c, ..), W (c, f/g, kernel), B (f)
-    Gemm                A (m, k), B (k, n) after their transposes, C broadcasts to (m, n)
-    MatMul              A (.., m, k), B (.., k, n)
-    Reshape             as many elements after as before
+Each operator of `graph.operators` says it for its own nodes, and these are checked besides:
 
-ONNX's shape inference checks little of it, and nothing in a graph with a custom operator.
+    ConvInteger     X (n, c, ..), W (f, c/g, kernel)
+    QLinearConv     the same, with scales and zero points between them
+    ConvTranspose   X (n, c, ..), W (c, f/g, kernel), B (f)
+    Reshape         as many elements after as before
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from math import prod
-from typing import TypeAlias
 
 from onnx import NodeProto
 
-from alds_onnx.graph.scopes import (
-    DEFAULT_DOMAINS,
-    has_arguments,
-    integer,
-    integers,
-    string,
-)
-
-#: Sizes of a tensor; None where one is not known.
-Dims: TypeAlias = "tuple[int | None, ...]"
-#: Shapes of tensors, by name.
-Shapes: TypeAlias = Mapping[str, Dims]
-
-_AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
-# Before, C broadcast only if an attribute said so.
-_FIRST_OPSET_OF_GEMM = 7
-
-
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """Where a convolution has its operands, and which axis of W is of which channels.
-
-    Attributes
-    ----------
-    x, w, bias
-        Numbers of inputs.
-    transposed
-        Whether W is (c, f/g, ..) and not (f, c/g, ..).
-    """
-
-    x: int = 0
-    w: int = 1
-    bias: int | None = 2
-    transposed: bool = False
-
+from alds_onnx.graph.operators import operator_of
+from alds_onnx.graph.operators.checks import Dims, Places, Shapes, convolution_problem
+from alds_onnx.graph.scopes import DEFAULT_DOMAINS, has_arguments
 
 _CONVOLUTIONS = {
-    "Conv": _Places(),
-    "ConvInteger": _Places(bias=None),
-    "QLinearConv": _Places(w=3, bias=8),
-    "ConvTranspose": _Places(transposed=True),
+    "ConvInteger": Places(bias=None),
+    "QLinearConv": Places(w=3, bias=8),
+    "ConvTranspose": Places(transposed=True),
 }
 
 
@@ -67,137 +29,12 @@ def operand_problem(node: NodeProto, shapes: Shapes, opset: int) -> str:
     """Say how the operands of a node contradict each other; "" if they do not."""
     if node.domain not in DEFAULT_DOMAINS or has_arguments(node):
         return ""
+    operator = operator_of(node)
+    if operator is not None:
+        return operator.operand_problem(node, shapes, opset)
     if node.op_type in _CONVOLUTIONS:
-        conv = _Convolution(node, _CONVOLUTIONS[node.op_type], shapes)
-        return next(filter(None, (check(conv) for check in _CHECKS)), "")
-    if node.op_type == "Gemm" and opset >= _FIRST_OPSET_OF_GEMM:
-        return _gemm_problem(node, shapes)
-    if node.op_type == "MatMul":
-        return _matmul_problem(node, shapes)
+        return convolution_problem(node, shapes, _CONVOLUTIONS[node.op_type])
     return _reshape_problem(node, shapes) if node.op_type == "Reshape" else ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Convolution:
-    node: NodeProto
-    places: _Places
-    shapes: Shapes
-
-    def operand(self, number: int | None) -> tuple[str, Dims | None]:
-        """Name of an input, and its shape if that is known."""
-        inputs = self.node.input
-        name = inputs[number] if number is not None and number < len(inputs) else ""
-        return name, self.shapes.get(name)
-
-    @property
-    def group(self) -> int:
-        return integer(self.node, "group", 1)
-
-
-def _group_problem(conv: _Convolution) -> str:
-    return "" if conv.group > 0 else f"group is {conv.group}"
-
-
-def _padding_problem(conv: _Convolution) -> str:
-    mode = string(conv.node, "auto_pad") or "NOTSET"
-    if mode not in _AUTO_PADS:
-        return f"auto_pad is '{mode}', not one of {', '.join(_AUTO_PADS)}"
-    pads = integers(conv.node, "pads") or ()
-    return f"both auto_pad {mode} and pads {list(pads)}" if mode != "NOTSET" and any(pads) else ""
-
-
-def _kernel_problem(conv: _Convolution) -> str:
-    name, w = conv.operand(conv.places.w)
-    kernel = integers(conv.node, "kernel_shape")
-    if w is None or kernel is None or fits(kernel, w[2:]):
-        return ""
-    return f"kernel_shape is {list(kernel)}, but weight '{name}' has shape {text(w)}"
-
-
-def _channels_problem(conv: _Convolution) -> str:
-    (x_name, x), (name, w) = conv.operand(conv.places.x), conv.operand(conv.places.w)
-    if w is None or len(w) < 2:
-        return ""
-    first, second = w[:2]
-    if first is not None and first % conv.group:
-        return f"group {conv.group} does not divide axis 0 of weight '{name}' {text(w)}"
-    taken = first if conv.places.transposed else second and second * conv.group
-    given = x[1] if x is not None and len(x) > 1 else None
-    if taken is None or given is None or taken == given:
-        return ""
-    takes = f"weight '{name}' {text(w)} and group {conv.group} take {taken} channels"
-    return f"{takes}, input '{x_name}' has {given}"
-
-
-def _reach_problem(conv: _Convolution) -> str:
-    """Look for a kernel that is wider than the input with its padding."""
-    (x_name, x), (name, w) = conv.operand(conv.places.x), conv.operand(conv.places.w)
-    mode = string(conv.node, "auto_pad") or "NOTSET"
-    if x is None or w is None or len(x) != len(w) or conv.places.transposed or "SAME" in mode:
-        return ""
-    axes = len(w) - 2
-    pads = integers(conv.node, "pads") or (0,) * 2 * axes
-    dilations = integers(conv.node, "dilations") or (1,) * axes
-    if len(pads) != 2 * axes or len(dilations) != axes:
-        return ""  # inference says so
-    for size, width, dilation, before, after in zip(
-        x[2:], w[2:], dilations, pads[:axes], pads[axes:], strict=True
-    ):
-        if size is None or width is None:
-            continue
-        reach = dilation * (width - 1) + 1
-        if size + before + after < reach:
-            return f"weight '{name}' {text(w)} reaches beyond input '{x_name}' {text(x)}"
-    return ""
-
-
-def _bias_problem(conv: _Convolution) -> str:
-    name, bias = conv.operand(conv.places.bias)
-    w_name, w = conv.operand(conv.places.w)
-    if bias is None or w is None or len(w) < 2:
-        return ""
-    features = w[1] and w[1] * conv.group if conv.places.transposed else w[0]
-    if len(bias) == 1 and fits(bias, (features,)):
-        return ""
-    return f"bias '{name}' has shape {text(bias)}, weight '{w_name}' makes {features} channels"
-
-
-_CHECKS: tuple[Callable[[_Convolution], str], ...] = (
-    _group_problem,
-    _padding_problem,
-    _kernel_problem,
-    _channels_problem,
-    _reach_problem,
-    _bias_problem,
-)
-
-
-def _gemm_problem(node: NodeProto, shapes: Shapes) -> str:
-    a, b = (shapes.get(name, (None, None)) for name in node.input[:2])
-    if len(a) != 2 or len(b) != 2:
-        return ""
-    k, m = a if integer(node, "transA", 0) else a[::-1]
-    n, other = b if integer(node, "transB", 0) else b[::-1]
-    if not fits((k,), (other,)):
-        return f"it multiplies {text(a)} by {text(b)}: inner sizes {k} and {other}"
-    name = node.input[2] if len(node.input) > 2 else ""
-    c = shapes.get(name, ())
-    tail = (m, n)[2 - len(c) :]
-    if len(c) <= 2 and all(fits((s,), (t,)) for s, t in zip(c, tail, strict=True) if s != 1):
-        return ""
-    return f"'{name}' of shape {text(c)} does not broadcast to {text((m, n))}"
-
-
-def _matmul_problem(node: NodeProto, shapes: Shapes) -> str:
-    a, b = (shapes.get(name) for name in node.input[:2])
-    if () in (a, b):
-        return f"it multiplies by '{node.input[(a, b).index(())]}', a scalar"
-    if not a or not b:
-        return ""
-    k, other = a[-1], b[max(-2, -len(b))]
-    if fits((k,), (other,)):
-        return ""
-    return f"it multiplies {text(a)} by {text(b)}: inner sizes {k} and {other}"
 
 
 def _reshape_problem(node: NodeProto, shapes: Shapes) -> str:
@@ -211,15 +48,3 @@ def _count(dims: Dims | None) -> int | None:
     """Number of elements, if it is known."""
     sizes = [size for size in dims or (None,) if size is not None]
     return prod(sizes) if dims is not None and len(sizes) == len(dims) else None
-
-
-def fits(sizes: Dims, others: Dims) -> bool:
-    """Whether two shapes may be the same."""
-    return len(sizes) == len(others) and all(
-        s is None or t is None or s == t for s, t in zip(sizes, others, strict=True)
-    )
-
-
-def text(dims: Dims) -> str:
-    """Write a shape with a question mark for what is not known."""
-    return f"[{', '.join('?' if size is None else str(size) for size in dims)}]"

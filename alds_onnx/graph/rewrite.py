@@ -20,8 +20,11 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 from alds_onnx.cuts import Factors, FloatArray, read_only
 from alds_onnx.decompose.folding import compose
 from alds_onnx.errors import VerificationError
-from alds_onnx.graph.layers import Layer, Operand
-from alds_onnx.graph.patterns import Names, build, layout
+from alds_onnx.graph.layers import Layer
+from alds_onnx.graph.operators import OPERATORS
+from alds_onnx.graph.operators.building import Names
+from alds_onnx.graph.operators.reading import weight_roles
+from alds_onnx.graph.operators.stages import stage_weights
 from alds_onnx.graph.scopes import Key, ModelIndex, Scope, Site, unused
 from alds_onnx.graph.spill import Spill
 from alds_onnx.graph.tensors import make_tensor, stored, type_name
@@ -145,7 +148,7 @@ def with_dense_weights(
     for weight in weights:
         first = weight.layers[0]
         name = unused(f"{first.weight_name}/composed", names)
-        array = as_read(first, weight.matrix)
+        array = first.layout.to_weight(weight.matrix)
         tensor = new_tensor(name, array, first.source.tensor.data_type, spill)
         added.setdefault(first.source.read.scope, []).append(tensor)
         for layer in weight.layers:
@@ -154,13 +157,6 @@ def with_dense_weights(
     for number, tensors in added.items():
         store(index.scopes[number], result.ir_version, tensors)
     return result
-
-
-def as_read(layer: Layer, matrix: FloatArray) -> FloatArray:
-    """Give a folded matrix in the shape in which the node reads its weight."""
-    if layer.operand is Operand.KERNEL:
-        return matrix.reshape(layer.source.shape)
-    return matrix.T if layer.transposed else matrix
 
 
 def _set_bias(index: ModelIndex, layer: Layer, bias: FloatArray | None) -> None:
@@ -188,18 +184,19 @@ class _Splice:
         self.dropped: set[Key] = set()
 
     def replace(self, replacement: Replacement) -> None:
-        first = replacement.layers[0]
-        stem = first.weight_name
+        first, operator = replacement.layers[0], OPERATORS[replacement.layers[0].op]
+        cut, weights = replacement.factors.cut, stage_weights(replacement.factors)
         names = Names(
-            encoder=self._fresh(f"{stem}/encoder"),
-            decoder=self._fresh(f"{stem}/decoder"),
-            core="" if replacement.factors.core is None else self._fresh(f"{stem}/core"),
+            weights=tuple(
+                self._fresh(f"{first.weight_name}/{role.value}")
+                for role in weight_roles(len(weights))
+            ),
             fresh=self._fresh,
         )
-        self._add_factors(first, replacement.factors, names)
+        self._add_factors(first, names.weights, operator.node_weights(first, cut, weights))
         for layer in replacement.layers:
             node = self.index.node(layer.site)
-            self.new_nodes[layer.site] = build(layer, node, replacement.factors, names)
+            self.new_nodes[layer.site] = OPERATORS[layer.op].build(layer, node, cut, names)
             _set_bias(self.index, layer, replacement.bias)
         self._drop_weight(first)
 
@@ -219,16 +216,18 @@ class _Splice:
     def _fresh(self, stem: str) -> str:
         return unused(stem, self.names)
 
-    def _add_factors(self, layer: Layer, factors: Factors, names: Names) -> None:
+    def _add_factors(
+        self, layer: Layer, names: Sequence[str], arrays: Sequence[npt.NDArray[Any]]
+    ) -> None:
         element_type = layer.source.tensor.data_type
-        tensors = layout(layer, factors)
-        arrays = {names.encoder: tensors.encoder, names.decoder: tensors.decoder}
-        if tensors.core is not None:
-            arrays[names.core] = tensors.core
-        _check_range(layer, *arrays.values())
-        self.new_tensors.setdefault(layer.source.read.scope, []).extend(
-            new_tensor(name, array, element_type, self.spill) for name, array in arrays.items()
-        )
+        _check_range(layer, *arrays)
+        tensors = [
+            new_tensor(name, array, element_type, self.spill)
+            for name, array in zip(names, arrays, strict=True)
+        ]
+        # In the file a core follows the decoder.
+        ordered = [tensors[0], tensors[-1], *tensors[1:-1]]
+        self.new_tensors.setdefault(layer.source.read.scope, []).extend(ordered)
 
     def _drop_weight(self, layer: Layer) -> None:
         source = layer.source

@@ -33,8 +33,9 @@ from onnx import (
 )
 from onnx.shape_inference import InferenceError, infer_shapes
 
-from alds_onnx.cuts import Op
-from alds_onnx.graph.operands import Dims, Shapes, fits, operand_problem, text
+from alds_onnx.graph.operands import operand_problem
+from alds_onnx.graph.operators import OPERATORS
+from alds_onnx.graph.operators.checks import Dims, Shapes, fits, text
 from alds_onnx.graph.scopes import constant_tensor, default_opset, subgraphs
 from alds_onnx.graph.skeleton import default_domain_unnamed, label, skeleton
 from alds_onnx.graph.tensors import FLOATING, every, is_external, type_name
@@ -221,7 +222,7 @@ def _is_contradiction(line: str, graph: GraphProto, values: Mapping[str, _Value]
     if any(word in line for word in _OF_TYPES):
         return True
     if len(at) > 1:  # in a subgraph or function, of whose tensors nothing is known here
-        return at[-1][0] in [op.value for op in Op]
+        return at[-1][0] in OPERATORS
     nodes = (node for node in graph.node if node.name == at[0][1])
     read = {name for node in nodes for name in node.input if name}
     return all(name in values and values[name].is_sufficient for name in read)

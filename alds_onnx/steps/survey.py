@@ -14,7 +14,8 @@ from alds_onnx.cache import Cache
 from alds_onnx.cuts import Scheme, Spectra
 from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.graph.attention import attention_projections
-from alds_onnx.graph.layers import Layer, Skipped, find_layers, read_matrix, skipped
+from alds_onnx.graph.find import find_layers
+from alds_onnx.graph.layers import Layer, Skipped, read_matrix, skipped
 from alds_onnx.graph.load import LoadedModel
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks
@@ -72,7 +73,7 @@ class Survey:
         shared: dict[object, list[Layer]] = {}
         for layer in self.found:
             if isinstance(layer, Layer):
-                shared.setdefault(layer.fold, []).append(layer)
+                shared.setdefault(layer.weight_key, []).append(layer)
         groups = (tuple(layers) for layers in shared.values())
         return tuple(
             Weight(layers=group)

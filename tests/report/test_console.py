@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from alds_onnx.cuts import Cut, CutError, Op
+from alds_onnx.cuts import Cut, CutError
 from alds_onnx.report.console import print_report
 from alds_onnx.report.json import report_to_json
 from alds_onnx.targets import Score, Target, TargetData, TargetKind, Trial
@@ -17,7 +17,7 @@ from alds_onnx.values import Decision, LayerPlan, Plan, Report, SearchMethod
 
 ROW = LayerPlan(
     name="a",
-    op=Op.CONV,
+    op="Conv",
     weight="w",
     shape=(4, 4),
     decision=Decision.DECOMPOSE,
