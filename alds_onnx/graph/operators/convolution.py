@@ -46,11 +46,11 @@ class Convolution(Operator):
         Whether the weight is (c, f, kh, kw), and not (f, c, kh, kw).
     """
 
-    by_axis: ClassVar[Mapping[str, tuple[int, ...]]] = {
-        "strides": (1,),
-        "dilations": (1,),
-        "pads": (0, 0),
-    }
+    by_axis: ClassVar[tuple[tuple[str, tuple[int, ...]], ...]] = (
+        ("strides", (1,)),
+        ("dilations", (1,)),
+        ("pads", (0, 0)),
+    )
     transposed: ClassVar[bool] = False
 
     def refusal(self, node: NodeProto, dims: Dims, is_constant: Callable[[int], bool]) -> str:
@@ -120,7 +120,7 @@ class Convolution(Operator):
         found: dict[str, object] = {"kernel_shape": _masked(kernel, axes, (1,))}
         if not any(axes):
             return found
-        for name, absent in self.by_axis.items():
+        for name, absent in self.by_axis:
             values = integers(node, name)
             if values is not None:
                 found[name] = _masked(values, axes, absent)
@@ -189,12 +189,12 @@ class Convolution(Operator):
 
     @property
     def _nothing(self) -> _Along:
-        return (1, *(n for absent in self.by_axis.values() for n in absent))
+        return (1, *(n for _, absent in self.by_axis for n in absent))
 
     def _along(self, node: NodeProto, kernel: Dims) -> list[_Along]:
         """What a node does along each axis; [] if its attributes do not fit its weight."""
         count, lists = len(kernel), [kernel]
-        for name, absent in self.by_axis.items():
+        for name, absent in self.by_axis:
             values = integers(node, name) or tuple(n for n in absent for _ in kernel)
             if len(values) != count * len(absent):
                 return []
@@ -252,7 +252,7 @@ class Convolution(Operator):
         """Attributes by axis, from what is done along each axis."""
         columns = iter(zip(*axes, strict=True))
         lists = {"kernel_shape": list(next(columns))}
-        for name, absent in self.by_axis.items():
+        for name, absent in self.by_axis:
             lists[name] = [n for _ in absent for n in next(columns)]
         return lists
 
