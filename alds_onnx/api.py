@@ -13,8 +13,8 @@ from alds_onnx.calibrate.reader import Calibration
 from alds_onnx.cuts import Scheme
 from alds_onnx.evaluate.scores import Evaluation
 from alds_onnx.evaluate.sessions import Provider
-from alds_onnx.graph.save import check_target, write_model
-from alds_onnx.graph.spill import Spill
+from alds_onnx.graph.files.save import check_target, write_model
+from alds_onnx.graph.files.spill import Spill
 from alds_onnx.pipeline import Compressed, run, run_sweep
 from alds_onnx.runtimes import Runtime
 from alds_onnx.settings import (

@@ -19,7 +19,7 @@ from alds_onnx.arguments import OBJECTIVES, Request, arguments
 from alds_onnx.errors import AldsError, TargetError, UsageError
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.evaluate.timings import default_file
-from alds_onnx.graph.save import check_target, write_bytes
+from alds_onnx.graph.files.save import check_target, write_bytes
 from alds_onnx.interrupts import Interruption, ignore_interrupts
 from alds_onnx.options import EPILOG, GroupedCommand
 from alds_onnx.plans import plan_to_json, read_plan

@@ -16,12 +16,12 @@ from alds_onnx.evaluate.samples import Samples
 from alds_onnx.evaluate.sessions import check_provider
 from alds_onnx.evidence import Evidence
 from alds_onnx.graph.accounting import model_bytes, num_parameters, work_of_layers
-from alds_onnx.graph.external import external_tensors, is_large
+from alds_onnx.graph.files.external import external_tensors, is_large
+from alds_onnx.graph.files.load import LoadedModel, load_model
+from alds_onnx.graph.files.spill import Spill
 from alds_onnx.graph.layers import read_matrix
-from alds_onnx.graph.load import LoadedModel, load_model
 from alds_onnx.graph.rewrite import Replacement, rewrite, stored_factors
 from alds_onnx.graph.scopes import ModelIndex, Site
-from alds_onnx.graph.spill import Spill
 from alds_onnx.search.limits import smallest_parameters
 from alds_onnx.search.target import fractions, largest_that_holds, most_trials
 from alds_onnx.settings import Progress, Settings, Source, Step

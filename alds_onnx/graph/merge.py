@@ -20,11 +20,11 @@ from onnx import ModelProto, NodeProto
 
 from alds_onnx.decompose.folding import compose
 from alds_onnx.graph.changes import Changes
+from alds_onnx.graph.files.spill import Spill
 from alds_onnx.graph.operators import OPERATORS
 from alds_onnx.graph.operators.stages import factors_of_stages
 from alds_onnx.graph.pairs import Pair, Unmerged, find_pairs
 from alds_onnx.graph.scopes import ModelIndex, Site
-from alds_onnx.graph.spill import Spill
 from alds_onnx.graph.tensors import read_array, stored, type_name
 
 

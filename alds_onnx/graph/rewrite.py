@@ -16,13 +16,13 @@ from alds_onnx.cuts import Factors, FloatArray, read_only
 from alds_onnx.decompose.folding import compose
 from alds_onnx.errors import VerificationError
 from alds_onnx.graph.changes import FIRST_IR_WITH_FREE_INITIALIZERS, Changes
+from alds_onnx.graph.files.spill import Spill
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.operators import OPERATORS
 from alds_onnx.graph.operators.building import Names
 from alds_onnx.graph.operators.reading import weight_roles
 from alds_onnx.graph.operators.stages import stage_weights
 from alds_onnx.graph.scopes import ModelIndex
-from alds_onnx.graph.spill import Spill
 from alds_onnx.graph.tensors import make_tensor, stored, type_name
 from alds_onnx.graph.weights import constant_of
 

@@ -21,7 +21,7 @@ from alds_onnx.evaluate.sessions import Execution, Feeds, RunError, Session
 from alds_onnx.evaluate.timing import Timing, in_turns, time_cuts
 from alds_onnx.evaluate.timings import Timings
 from alds_onnx.graph.alone import Alone, alone, zero_factors
-from alds_onnx.graph.external import is_large
+from alds_onnx.graph.files.external import is_large
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import Replacement, rewrite
 from alds_onnx.graph.scopes import Key, Site

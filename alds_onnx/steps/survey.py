@@ -14,9 +14,9 @@ from alds_onnx.cache import Cache
 from alds_onnx.cuts import Scheme, Spectra
 from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.graph.attention import attention_projections
+from alds_onnx.graph.files.load import LoadedModel
 from alds_onnx.graph.find import find_layers
 from alds_onnx.graph.layers import Layer, Skipped, read_matrix, skipped
-from alds_onnx.graph.load import LoadedModel
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks
 from alds_onnx.graph.tensors import smallest_normal

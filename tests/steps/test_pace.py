@@ -16,7 +16,7 @@ from alds_onnx.evaluate.sessions import Execution, RunError
 from alds_onnx.evaluate.timing import Timing
 from alds_onnx.evaluate.timings import Timings
 from alds_onnx.graph.alone import Alone
-from alds_onnx.graph.load import load_model
+from alds_onnx.graph.files.load import load_model
 from alds_onnx.graph.shapes import infer, known_shapes
 from alds_onnx.search.costs import PARAMETERS, Ban, cost_of, one_cut
 from alds_onnx.settings import Settings, silent

@@ -33,11 +33,11 @@ from onnx import (
 )
 from onnx.shape_inference import InferenceError, infer_shapes
 
-from alds_onnx.graph.operands import operand_problem
+from alds_onnx.graph.files.operands import operand_problem
+from alds_onnx.graph.files.skeleton import default_domain_unnamed, label, skeleton
 from alds_onnx.graph.operators import OPERATORS
 from alds_onnx.graph.operators.checks import Dims, Shapes, fits, text
 from alds_onnx.graph.scopes import constant_tensor, default_opset, subgraphs
-from alds_onnx.graph.skeleton import default_domain_unnamed, label, skeleton
 from alds_onnx.graph.tensors import FLOATING, every, is_external, type_name
 
 _log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, TensorProto
 
 from alds_onnx.errors import InputError, ModelError, UsageError
-from alds_onnx.graph.external import (
+from alds_onnx.graph.files.external import (
     external_tensors,
     inline_bytes,
     large_initializers,
