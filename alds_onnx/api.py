@@ -80,7 +80,7 @@ class Result(Product):
     Attributes
     ----------
     plan
-        What was decided for each Conv, Gemm and MatMul.
+        What was decided for each node whose operator can be decomposed.
     report
         What was measured.
     """
@@ -141,8 +141,8 @@ def compress(
         `max_error` and `max_drop`; or the next two, which may come together with each other and
         with this.
     cr_macs
-        Fraction of the multiply-accumulates of one run to remove, of all Conv, Gemm and MatMul
-        nodes whose shapes are known.
+        Fraction of the multiply-accumulates of one run to remove, of all nodes that have
+        a row in the plan and whose shapes are known.
     latency_ratio
         Part of the time of one run in onnxruntime on this machine that may be left, such as 0.6;
         measured with the whole model, and missed by a few percent of itself. The slices and ranks

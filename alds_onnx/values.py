@@ -75,7 +75,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPlan:
-    """What was decided for one Conv, Gemm or MatMul node; a row of the plan.
+    """What was decided for one node whose operator can be decomposed; a row of the plan.
 
     Attributes
     ----------
@@ -132,7 +132,7 @@ class Plan:
     constraints
         Further budgets that were kept.
     layers
-        One row for each Conv, Gemm and MatMul, in graph order.
+        One row for each node whose operator can be decomposed, in graph order.
     parameters_after
         Floating-point parameters of the compressed model.
     """
@@ -272,7 +272,7 @@ class Report:
     verification
         The checks by onnxruntime; None for a dry run.
     macs_before, macs_after
-        Multiply-accumulates of all Conv, Gemm and MatMul nodes whose shapes are known.
+        Multiply-accumulates of the nodes that have a row and whose shapes are known.
     bytes_before, bytes_after
         Sizes of the models, external data included.
     seconds

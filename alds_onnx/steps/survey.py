@@ -55,7 +55,7 @@ class Survey:
     loaded, index
         The model.
     found
-        Every Conv, Gemm and MatMul, in graph order.
+        Every node whose operator can be decomposed, in graph order.
     excluded
         Names of layers that the user wants whole.
     attention
