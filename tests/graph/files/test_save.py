@@ -13,7 +13,7 @@ import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from alds_onnx.errors import InputError, ModelError, UsageError
-from alds_onnx.graph import external, save
+from alds_onnx.graph.files import external, save
 from alds_onnx.graph.files.load import load_model
 from alds_onnx.graph.files.save import check_target, write_bytes, write_model
 from alds_onnx.graph.rewrite import rewrite

@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto
 
 from alds_onnx import compress
 from alds_onnx.errors import ModelError
-from alds_onnx.graph import load
+from alds_onnx.graph.files import load
 from alds_onnx.graph.files.load import load_model
 from alds_onnx.graph.files.skeleton import skeleton
 from alds_onnx.graph.files.validity import contradiction
