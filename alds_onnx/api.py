@@ -127,10 +127,10 @@ def compress(
 ) -> Result:
     """Compress a trained ONNX model by low-rank decomposition (ALDS).
 
-    Every Conv, Gemm and MatMul with a constant weight may be cut into k channel slices of rank j
-    (Liebenwein et al., "Compressing Neural Networks: Towards Determining the Optimal Layer-wise
-    Decomposition", NeurIPS 2021). k and j of all layers are chosen so that the largest relative
-    error is as small as the budget allows; the rest of the model stays as it is.
+    Every Conv, ConvTranspose, Gemm and MatMul with a constant weight may be cut into k channel
+    slices of rank j (Liebenwein et al., "Compressing Neural Networks: Towards Determining the
+    Optimal Layer-wise Decomposition", NeurIPS 2021). k and j of all layers are chosen so that the
+    largest relative error is as small as the budget allows; the rest of the model stays as it is.
 
     Parameters
     ----------

@@ -59,9 +59,9 @@ _OF_A_MERGE = (
 def command(argv: tuple[str, ...], /, **options: Any) -> None:
     """Compress a trained ONNX model by low-rank decomposition (ALDS).
 
-    Every Conv, Gemm and MatMul with a constant weight may become a pair of smaller ones; ranks are
-    chosen so that the largest relative error is as small as the budget allows. onnxruntime checks
-    the result before OUT.onnx is written. IN.onnx is never changed.
+    Every Conv, ConvTranspose, Gemm and MatMul with a constant weight may become a pair of smaller
+    ones; ranks are chosen so that the largest relative error is as small as the budget allows.
+    onnxruntime checks the result before OUT.onnx is written. IN.onnx is never changed.
     """
     request = Request(argv=argv, **options)
     if request.merge is not None:

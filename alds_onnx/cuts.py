@@ -191,11 +191,15 @@ class Work:
     inputs, outputs
         Conv: sizes of the spatial axes before and after; () for Gemm and MatMul. `inputs` is None
         where they are not known.
+    transposed
+        Whether each entry of a weight is used at every position of the *input* of its operator, as
+        in ConvTranspose, and not of its output.
     """
 
     macs: int
     inputs: tuple[int, ...] | None = ()
     outputs: tuple[int, ...] = ()
+    transposed: bool = False
 
     def of_cut(self, shape: LayerShape, cut: Cut) -> int | None:
         """Multiply-accumulates of the factors; None where `inputs` are needed and not known."""
@@ -207,22 +211,22 @@ class Work:
     def uses(self, shape: LayerShape, scheme: Scheme) -> tuple[int, ...] | None:
         """How often one run uses an entry of each factor of a scheme; None as in `of_cut`.
 
-        Each factor is applied at every position of its own output: an axis has its output size from
-        the factor on that has it in its kernel.
+        Each factor is applied at every position of its own output, or input if transposed. An axis
+        has its output size downstream of the factor that has it in its kernel.
         """
-        positions = self.macs // max(1, shape.num_parameters)
-        if scheme is Scheme.ENCODE:
+        positions = self.macs // max(1, shape.num_parameters)  # of the dense layer
+        if scheme is Scheme.ENCODE and not self.transposed:
             return positions, positions
         if self.inputs is None:
             return None
-        batch = positions // max(1, prod(self.outputs))
+        batch = positions // max(1, prod(self.inputs if self.transposed else self.outputs))
         if scheme is Scheme.TUCKER2:
-            return batch * prod(self.inputs), positions, positions
-        between = prod(
+            return batch * prod(self.inputs), positions, batch * prod(self.outputs)
+        between = batch * prod(
             after if shape.stays_with_encoder(scheme, axis) else before
             for axis, (before, after) in enumerate(zip(self.inputs, self.outputs, strict=True))
         )
-        return batch * between, positions
+        return (positions, between) if self.transposed else (between, positions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -2,10 +2,9 @@
 
 Each operator of `graph.operators` says it for its own nodes, and these are checked besides:
 
-    ConvInteger     X (n, c, ..), W (f, c/g, kernel)
-    QLinearConv     the same, with scales and zero points between them
-    ConvTranspose   X (n, c, ..), W (c, f/g, kernel), B (f)
-    Reshape         as many elements after as before
+    ConvInteger   X (n, c, ..), W (f, c/g, kernel)
+    QLinearConv   the same, with scales and zero points between them
+    Reshape       as many elements after as before
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from alds_onnx.graph.scopes import DEFAULT_DOMAINS, has_arguments
 _CONVOLUTIONS = {
     "ConvInteger": Places(bias=None),
     "QLinearConv": Places(w=3, bias=8),
-    "ConvTranspose": Places(transposed=True),
 }
 
 
