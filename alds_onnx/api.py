@@ -13,7 +13,7 @@ from alds_onnx.calibrate.reader import Calibration
 from alds_onnx.cuts import Scheme
 from alds_onnx.evaluate.scores import Evaluation
 from alds_onnx.evaluate.sessions import Provider
-from alds_onnx.graph.files.save import check_target, write_model
+from alds_onnx.graph.files.save import check_output, write_model
 from alds_onnx.graph.files.spill import Spill
 from alds_onnx.pipeline import Compressed, run, run_sweep
 from alds_onnx.runtimes import Runtime
@@ -69,7 +69,7 @@ class Product:
             If `path` is the original, or cannot be written.
         """
         target = Path(path)
-        check_target(target, self.source)
+        check_output(target, self.source)
         write_model(self.model, target, self.folder, self.source, external=external_data)
 
 

@@ -19,7 +19,7 @@ from alds_onnx.arguments import OBJECTIVES, Request, arguments
 from alds_onnx.errors import AldsError, TargetError, UsageError
 from alds_onnx.evaluate.sessions import Provider
 from alds_onnx.evaluate.timings import default_file
-from alds_onnx.graph.files.save import check_target, write_bytes
+from alds_onnx.graph.files.save import check_output, write_bytes
 from alds_onnx.interrupts import Interruption, ignore_interrupts
 from alds_onnx.options import EPILOG, GroupedCommand
 from alds_onnx.plans import plan_to_json, read_plan
@@ -353,7 +353,7 @@ def _check_outputs(source: Path, given: Sequence[Path | None]) -> None:
     if len({os.path.realpath(path) for path in outputs}) != len(outputs):
         raise UsageError("two outputs have the same path")
     for path in outputs:
-        check_target(path, source)
+        check_output(path, source)
 
 
 def _print_result(console: Console, request: Request, result: Result, target: Path | None) -> None:

@@ -2,7 +2,7 @@
 
 A node becomes a `Layer` if all of this holds, otherwise a `Skipped` that says which does not:
 
-    1. its weight is a constant (an initializer, a Constant node, or one of these behind Identity,
+    1. its weight is a constant (an initializer, a Constant node, or one of these through Identity,
        Transpose, Reshape, Flatten, Squeeze, Unsqueeze) of type float, double, float16 or bfloat16;
     2. only nodes that share its factors read that weight: else cutting it would add parameters;
     3. its operator (`graph.operators`) does not refuse it;
@@ -59,8 +59,8 @@ def find_layers(
 def row_names(index: ModelIndex) -> dict[Site, str]:
     """Give each node a name: its own, or its first output's where that is empty or not unique.
 
-    Where the output's name is not unique either (branches of one If), its scope stands before it;
-    a number behind it tells apart what is still the same.
+    Where the output's name is not unique either (branches of one If), its scope is put before it;
+    a number at its end tells apart what is still the same.
     """
     nodes = list(index.walk())
     named = Counter(node.name for _, node in nodes)

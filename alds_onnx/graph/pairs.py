@@ -4,11 +4,11 @@ A pair is taken for one of ours if both of this hold:
 
     names       its factors are called `<weight>/encoder` and `<weight>/decoder`, for Tucker-2 with
                 `<weight>/core` between them, and what the decoder reads is `<node>/encoded`, all
-                perhaps with a number behind (`_1`);
+                perhaps with a number at the end (`_1`);
     structure   the nodes, their attributes and the shapes of the factors are those of a pattern,
                 the factors are constants, and nothing else reads what lies between.
 
-Structure alone is not enough: MobileNet's depthwise convolution and the 1x1 convolution behind it
+Structure alone is not enough: MobileNet's depthwise convolution and the 1x1 convolution after it
 have that of a pair, and joined they would grow. Names alone are not enough either, because other
 tools work on the file too. A mark in `metadata_props` would say no more than the names do, is not
 allowed before IR version 10, and is lost in tools that keep the names.

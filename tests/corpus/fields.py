@@ -231,7 +231,7 @@ class _Walk:
         self.decomposed.append(Decomposed(node.op_type, node.output[0], gone[0], place))
 
     def _attributes(self, path: str, node: NodeProto, run: list[NodeProto]) -> None:
-        """Each old attribute stands on a new node: a convolution's on its first, else on the last."""
+        """Each old attribute is on a new node: a convolution's on its first, else on the last."""
         carriers = [new for new in run if new.op_type == node.op_type]
         carrier = carriers[0] if node.op_type in _CONVOLUTIONS else run[-1]
         kept = {a.name: a for a in carrier.attribute}

@@ -7,7 +7,7 @@
     5. all else that ONNX's own definitions of the operators find, by strict inference of types and
        shapes: inner sizes, broadcasts, axes, element types.
 
-Whatever depends on something unknown passes: free sizes, what stands behind a custom operator,
+Whatever depends on something unknown passes: free sizes, what a custom operator makes,
 operator sets newer than the installed onnx. So do wrong declared shapes of outputs and intermediate
 tensors: runtimes warn, and go on with the right ones. A subgraph may never run, so the operands of
 its nodes are held against constants only, not against what comes in.
@@ -64,7 +64,7 @@ class _Value:
 
     @property
     def is_sufficient(self) -> bool:
-        """Whether inference can do without the rest: it reads integers and strings."""
+        """Whether inference needs no more of it: it reads integers and strings only."""
         if self.element_type == TensorProto.UNDEFINED or self.dims is None:
             return False
         return self.element_type in FLOATING or None not in self.dims

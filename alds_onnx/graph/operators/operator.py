@@ -78,7 +78,7 @@ class Operator(ABC):
         """What a node computes in one run, from the shapes of its first two inputs and its output.
 
         None where a shape that it takes is not known. Multiply-accumulates are output entries times
-        the length of the sum behind each (CR-F of the paper counts the same).
+        the length of the sum that makes each (CR-F of the paper counts the same).
         """
 
     @abstractmethod

@@ -8,7 +8,7 @@
 
 For Y = X W with k > 1 onnxruntime 1.31 was measured on one thread with a batched MatMul, Split +
 MatMuls + Concat, and grouped 1x1 Convs (benchmarks/matmul_slices.py). The batched MatMul took at
-most 1.16 times as long as the fastest way, 1.04 times on average. Split fell behind by up to a
+most 1.16 times as long as the fastest way, 1.04 times on average. Split was slower by up to a
 factor of 1.6, a Conv by up to 6. A Conv on the transposed activation was about as fast as the
 batched MatMul (1.16, 1.06), but its decoder has to be a Gemm, and the activation a matrix.
 """
