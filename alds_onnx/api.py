@@ -9,8 +9,8 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from alds_onnx.graph.save import check_target, write_model
-from alds_onnx.graph.spill import Spill
+from alds_onnx.graph.files.save import check_output, write_model
+from alds_onnx.graph.files.spill import Spill
 from alds_onnx.options.declare import shared
 from alds_onnx.options.document import takes
 from alds_onnx.pipeline import run, run_sweep
@@ -66,7 +66,7 @@ class Product:
             If `path` is the original, or cannot be written.
         """
         target = Path(path)
-        check_target(target, self.source)
+        check_output(target, self.source)
         write_model(self.model, target, self.folder, self.source, external=external_data)
 
 
@@ -77,7 +77,7 @@ class Result(Product):
     Attributes
     ----------
     plan
-        What was decided for each Conv, Gemm and MatMul.
+        What was decided for each node whose operator can be decomposed.
     report
         What was measured.
     """
@@ -97,10 +97,10 @@ class MergeResult(Product):
 def compress(options: CompressOptions) -> Result:
     """Compress a trained ONNX model by low-rank decomposition (ALDS).
 
-    Every Conv, Gemm and MatMul with a constant weight may be cut into k channel slices of rank j
-    (Liebenwein et al., "Compressing Neural Networks: Towards Determining the Optimal Layer-wise
-    Decomposition", NeurIPS 2021). k and j of all layers are chosen so that the largest relative
-    error is as small as the budget allows; the rest of the model stays as it is.
+    Every Conv, ConvTranspose, Gemm and MatMul with a constant weight may be cut into k channel
+    slices of rank j (Liebenwein et al., "Compressing Neural Networks: Towards Determining the
+    Optimal Layer-wise Decomposition", NeurIPS 2021). k and j of all layers are chosen so that the
+    largest relative error is as small as the budget allows; the rest of the model stays as it is.
 
     Returns
     -------

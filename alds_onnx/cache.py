@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alds_onnx.errors import UsageError
-from alds_onnx.graph.save import write_bytes
+from alds_onnx.graph.files.save import write_bytes
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from enum import Enum
 from math import prod
 from typing import Any
 
@@ -26,7 +25,6 @@ __all__ = [
     "FloatArray",
     "IntArray",
     "LayerShape",
-    "Op",
     "Scheme",
     "Spectra",
     "Work",
@@ -35,14 +33,6 @@ __all__ = [
     "one_cut",
     "read_only",
 ]
-
-
-class Op(str, Enum):
-    """An ONNX operator with a weight that can be decomposed."""
-
-    CONV = "Conv"
-    GEMM = "Gemm"
-    MATMUL = "MatMul"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

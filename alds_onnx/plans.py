@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from alds_onnx.cuts import Cut, CutError, Op, Scheme
+from alds_onnx.cuts import Cut, CutError, Scheme
 from alds_onnx.errors import PlanError
 from alds_onnx.values import Budget, BudgetKind, Decision, LayerPlan, Objective, Plan, SearchMethod
 
@@ -80,7 +80,7 @@ def _budget_to_json(budget: Budget) -> dict[str, Any]:
 def _row_to_json(row: LayerPlan) -> dict[str, Any]:
     result: dict[str, Any] = {
         "name": row.name,
-        "op": row.op.value,
+        "op": row.op,
         "weight": row.weight,
         "shape": list(row.shape),
         "decision": row.decision.value,
@@ -198,7 +198,7 @@ def _row(data: object, number: int) -> LayerPlan:
         raise PlanError(f"{fields.where}: `shape` must be a list of sizes")
     return LayerPlan(
         name=name,
-        op=fields.choice("op", Op),
+        op=fields.get("op", str),
         weight=fields.get("weight", str, ""),
         shape=tuple(shape),
         decision=decision,
@@ -313,10 +313,10 @@ def match_plan(plan: Plan, rows: Mapping[str, LayerPlan], sha256: str) -> dict[s
 
 def _fits(row: LayerPlan, actual: LayerPlan) -> bool:
     where = f"{_MISFIT}: row '{row.name[:200]}'"
-    if row.op is not actual.op or (row.shape and row.shape != actual.shape):
+    if row.op != actual.op or (row.shape and row.shape != actual.shape):
         raise PlanError(
-            f"{where} is a {row.op.value} of shape {list(row.shape)}, "
-            f"the model has a {actual.op.value} of shape {list(actual.shape)}"
+            f"{where} is a {row.op} of shape {list(row.shape)}, "
+            f"the model has a {actual.op} of shape {list(actual.shape)}"
         )
     if row.decision is Decision.DECOMPOSE and actual.decision is Decision.SKIP:
         raise PlanError(f"{where} cannot be decomposed: {actual.reason}")

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from enum import Enum
 
-from alds_onnx.cuts import Cut, CutError, Op
+from alds_onnx.cuts import Cut, CutError
 from alds_onnx.evidence import Evidence
 from alds_onnx.limits import LimitResult, Score
 from alds_onnx.runtimes import Preset
@@ -75,7 +75,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPlan:
-    """The decision for one Conv, Gemm or MatMul node; a row of the plan.
+    """The decision for one node whose operator can be decomposed; a row of the plan.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class LayerPlan:
     """
 
     name: str
-    op: Op
+    op: str
     weight: str
     shape: tuple[int, ...]
     decision: Decision
@@ -131,7 +131,7 @@ class Plan:
     constraints
         Further budgets that the plan keeps.
     layers
-        One row for each Conv, Gemm and MatMul, in graph order.
+        One row for each node whose operator can be decomposed, in graph order.
     parameters_after
         Floating-point parameters of the compressed model.
     """
@@ -272,7 +272,7 @@ class Report:
     verification
         The checks with onnxruntime; None for a dry run.
     macs_before, macs_after
-        Multiply-accumulates of all Conv, Gemm and MatMul nodes whose shapes are known.
+        Multiply-accumulates of the nodes that have a row and whose shapes are known.
     bytes_before, bytes_after
         Sizes of the models, external data included.
     seconds

@@ -10,8 +10,8 @@ each of the k slices of X with a matrix of its own.
     conv        Reshape (m, c, 1, 1), grouped 1x1 Conv, Reshape
     transposed  Transpose, Reshape (1, c, 1, m), grouped 1x1 Conv, Reshape, Gemm with transA
 
-Why: alds_onnx/graph/patterns.py writes one of them, whatever the size. This is the measurement
-behind that choice; run it again when onnxruntime changes.
+Why: alds_onnx/graph/operators/product.py writes one of them, whatever the size. This is the
+measurement behind that choice; run it again when onnxruntime changes.
 
 How: dense, k=1 and batched come from the package's own rewrite, the others are built here from the
 same factors, and all that have the same factors must give the same output. All sessions of
@@ -41,7 +41,8 @@ from onnx import ModelProto, helper, numpy_helper
 
 from alds_onnx.cuts import Factors, LayerShape
 from alds_onnx.evaluate.sessions import Execution, Session
-from alds_onnx.graph.layers import Layer, find_layers
+from alds_onnx.graph.find import find_layers
+from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import Replacement, rewrite
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks

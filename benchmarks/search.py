@@ -42,8 +42,9 @@ from alds_onnx.decompose.factorize import cut_error, factorize
 from alds_onnx.decompose.spectra import spectra
 from alds_onnx.errors import AldsError, InputError
 from alds_onnx.graph.accounting import num_parameters
-from alds_onnx.graph.layers import Layer, find_layers, read_matrix
-from alds_onnx.graph.load import LoadedModel, load_model
+from alds_onnx.graph.files.load import LoadedModel, load_model
+from alds_onnx.graph.find import find_layers
+from alds_onnx.graph.layers import Layer, read_matrix
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks
 from alds_onnx.search.exact import search_exact

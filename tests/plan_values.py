@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from alds_onnx.cuts import Cut, CutError, Op, Scheme
+from alds_onnx.cuts import Cut, CutError, Scheme
+from alds_onnx.graph.operators import OPERATORS
 from alds_onnx.values import Budget, BudgetKind, Decision, LayerPlan, Plan, SearchMethod
 
 law = settings(deadline=None)
@@ -37,7 +38,7 @@ def rows(draw: st.DrawFn) -> LayerPlan:
     macs = draw(st.none() | sizes)
     return LayerPlan(
         name=draw(names),
-        op=draw(st.sampled_from(Op)),
+        op=draw(st.sampled_from([*OPERATORS])),
         weight=draw(names),
         shape=tuple(draw(st.lists(sizes, max_size=4))),
         decision=decision,

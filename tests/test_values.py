@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from alds_onnx.cuts import Cut, CutError, ErrorCurve, LayerShape, Op, Spectra, read_only
+from alds_onnx.cuts import Cut, CutError, ErrorCurve, LayerShape, Spectra, read_only
 from alds_onnx.values import (
     Budget,
     Decision,
@@ -92,7 +92,7 @@ def test_a_curve_is_found_by_its_number_of_slices() -> None:
 def row(relative: float | None) -> LayerPlan:
     error = None if relative is None else CutError(relative=relative, spectral=0.5, bound=1.0)
     decision = Decision.KEEP if error is None else Decision.DECOMPOSE
-    return LayerPlan(name="n", op=Op.CONV, weight="w", shape=(), decision=decision, error=error)
+    return LayerPlan(name="n", op="Conv", weight="w", shape=(), decision=decision, error=error)
 
 
 def plan(parameters: int, after: int, *rows: LayerPlan) -> Plan:

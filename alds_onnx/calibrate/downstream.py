@@ -15,7 +15,6 @@ from onnx import ModelProto, NodeProto, TensorProto
 from alds_onnx.calibrate.walk import Walk
 from alds_onnx.cuts import FloatArray
 from alds_onnx.graph.layers import Layer
-from alds_onnx.graph.rewrite import as_read
 from alds_onnx.graph.scopes import unused
 from alds_onnx.graph.segment import make_value
 from alds_onnx.graph.tensors import stored
@@ -96,7 +95,7 @@ class Downstream:
         if self._session is None:
             return [None] * len(self._names)
         kind = self._layer.source.tensor.data_type
-        feeds = {self._weight: stored(as_read(self._layer, matrix), kind)}
+        feeds = {self._weight: stored(self._layer.layout.to_weight(matrix), kind)}
         if bias is not None and self._biased:
             feeds[self._bias] = stored(bias, kind)
         given = [value.name for value in self._session.inputs if value.name not in feeds]

@@ -15,7 +15,7 @@ from alds_onnx.api import Result, compress, merge, sweep
 from alds_onnx.cli.arguments import Request
 from alds_onnx.cli.checks import check_compress, check_merge, check_sweep, point_paths
 from alds_onnx.errors import LimitError, UsageError
-from alds_onnx.graph.save import write_bytes
+from alds_onnx.graph.files.save import write_bytes
 from alds_onnx.interrupts import ignore_interrupts
 from alds_onnx.plans import plan_to_json
 from alds_onnx.report.console import make_console, print_report

@@ -9,7 +9,7 @@ from pathlib import Path
 from alds_onnx.cli.arguments import Request
 from alds_onnx.cli.outputs import Messages
 from alds_onnx.errors import UsageError
-from alds_onnx.graph.save import check_target
+from alds_onnx.graph.files.save import check_output
 from alds_onnx.options.amount import Amount
 from alds_onnx.options.choice import Timing
 from alds_onnx.options.declare import Options, declared
@@ -98,4 +98,4 @@ def _check_outputs(source: Path, given: Sequence[Path | None]) -> None:
     if len({os.path.realpath(path) for path in outputs}) != len(outputs):
         raise UsageError("two outputs have the same path")
     for path in outputs:
-        check_target(path, source)
+        check_output(path, source)

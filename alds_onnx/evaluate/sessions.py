@@ -14,7 +14,7 @@ import onnxruntime as ort
 from onnx import ModelProto
 
 from alds_onnx.errors import UsageError
-from alds_onnx.graph.external import (
+from alds_onnx.graph.files.external import (
     LARGE_MODEL,
     external_tensors,
     inline_bytes,
@@ -22,8 +22,8 @@ from alds_onnx.graph.external import (
     large_initializers,
     point,
 )
-from alds_onnx.graph.save import serialize
-from alds_onnx.graph.spill import Spill
+from alds_onnx.graph.files.save import serialize
+from alds_onnx.graph.files.spill import Spill
 from alds_onnx.graph.tensors import external_data
 from alds_onnx.runtimes import Provider
 

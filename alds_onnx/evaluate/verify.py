@@ -29,7 +29,7 @@ from alds_onnx.evaluate.sessions import (
     Session,
     flatten,
 )
-from alds_onnx.graph.external import is_large
+from alds_onnx.graph.files.external import is_large
 from alds_onnx.values import Status, Verification
 
 #: Largest relative L2 difference of an output that counts as float rounding, by the coarsest

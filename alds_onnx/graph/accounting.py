@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from math import prod
+from collections.abc import Mapping
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from alds_onnx.cuts import Op, Work
-from alds_onnx.graph.scopes import (
-    DEFAULT_DOMAINS,
-    Key,
-    ModelIndex,
-    Site,
-    integer,
-    tensors_of,
-)
+from alds_onnx.cuts import Work
+from alds_onnx.graph.operators import operator_of
+from alds_onnx.graph.scopes import DEFAULT_DOMAINS, Key, ModelIndex, Site, tensors_of
 from alds_onnx.graph.tensors import FLOATING, is_external, num_bytes, num_elements
 
 
@@ -63,10 +56,8 @@ def model_bytes(model: ModelProto, index: ModelIndex) -> int:
     return own + external
 
 
-def macs_of_layers(
-    index: ModelIndex, shapes: Mapping[Key, tuple[int, ...]]
-) -> dict[Site, int | None]:
-    """Multiply-accumulates of every Conv, Gemm and MatMul in one run.
+def work_of_layers(index: ModelIndex, shapes: Mapping[Key, tuple[int, ...]]) -> dict[Site, Work]:
+    """What every node of an operator that can be decomposed computes in one run, where known.
 
     Parameters
     ----------
@@ -74,53 +65,15 @@ def macs_of_layers(
         The model.
     shapes
         Shapes of tensors, where known.
-
-    Returns
-    -------
-    Output entries times the length of the sum behind each (CR-F of the paper counts the same);
-    None where a shape is not known.
-    """
-    return {site: _macs(index, site, node, shapes) for site, node in _layers(index)}
-
-
-def work_of_layers(index: ModelIndex, shapes: Mapping[Key, tuple[int, ...]]) -> dict[Site, Work]:
-    """What every Conv, Gemm and MatMul computes in one run; those that are not known are left out.
-
-    Parameters
-    ----------
-    index, shapes
-        As for `macs_of_layers`.
     """
     found = {}
-    for site, node in _layers(index):
-        macs = _macs(index, site, node, shapes)
-        if macs is None:
-            continue
-        found[site] = Work(macs=macs)
-        if node.op_type == Op.CONV.value:
-            definition = index.resolve(site.scope, node.input[0])
-            before = shapes.get(definition.key) if definition else None
-            after = shapes[Key(site.scope, node.output[0])]
-            inputs = None if before is None else before[2:]
-            found[site] = Work(macs=macs, inputs=inputs, outputs=after[2:])
-    return found
-
-
-def _layers(index: ModelIndex) -> Iterator[tuple[Site, NodeProto]]:
     for site, node in index.walk():
-        if node.domain in DEFAULT_DOMAINS and node.op_type in [op.value for op in Op]:
-            yield site, node
-
-
-def _macs(
-    index: ModelIndex, site: Site, node: NodeProto, shapes: Mapping[Key, tuple[int, ...]]
-) -> int | None:
-    output = shapes.get(Key(site.scope, node.output[0])) if node.output else None
-    operand = 1 if node.op_type == Op.CONV.value else 0
-    definition = index.resolve(site.scope, node.input[operand]) if node.input else None
-    dims = shapes.get(definition.key) if definition else None
-    if output is None or not dims:
-        return None
-    if node.op_type == Op.CONV.value:
-        return prod(output) * prod(dims[1:])  # dims[1] is c / group
-    return prod(output) * dims[0 if integer(node, "transA", 0) else -1]
+        operator = operator_of(node)
+        if operator is None:
+            continue
+        definitions = [index.resolve(site.scope, name) for name in node.input[:2]]
+        inputs = [shapes.get(d.key) if d else None for d in definitions]
+        work = operator.work(node, inputs, shapes.get(Key(site.scope, node.output[0])))
+        if work is not None:
+            found[site] = work
+    return found

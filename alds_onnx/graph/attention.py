@@ -54,12 +54,12 @@ def attention_projections(index: ModelIndex, layers: Iterable[Site]) -> frozense
 def _projections(
     index: ModelIndex, layers: Set[Site], site: Site, softmax: NodeProto
 ) -> frozenset[Site]:
-    scores = [s for s in _before(index, site.scope, softmax.input[:1]) if s not in layers]
-    mixed = [s for s in _behind(index, Key(site.scope, softmax.output[0])) if s not in layers]
+    scores = [s for s in _upstream(index, site.scope, softmax.input[:1]) if s not in layers]
+    mixed = [s for s in _downstream(index, Key(site.scope, softmax.output[0])) if s not in layers]
     if len(scores) != 1 or len(mixed) != 1:
         return frozenset()
-    values = [s for s in _before(index, site.scope, index.node(mixed[0]).input) if s != scores[0]]
-    operands = [_before(index, site.scope, [name]) for name in index.node(scores[0]).input]
+    values = [s for s in _upstream(index, site.scope, index.node(mixed[0]).input) if s != scores[0]]
+    operands = [_upstream(index, site.scope, [name]) for name in index.node(scores[0]).input]
     parts = [site for own in (*operands, values) for site in own]
     whole = len(parts) == len(set(parts)) == 3 and layers >= set(parts)
     return frozenset(parts) if whole and len(_sources(index, parts)) == 1 else frozenset()
@@ -76,7 +76,7 @@ def _sources(index: ModelIndex, sites: Iterable[Site]) -> set[Key]:
     return keys
 
 
-def _before(index: ModelIndex, scope: int, names: Iterable[str]) -> list[Site]:
+def _upstream(index: ModelIndex, scope: int, names: Iterable[str]) -> list[Site]:
     """The nearest products that these tensors are made by."""
     found: list[Site] = []
     queue, seen = list(names), set[Key]()
@@ -94,7 +94,7 @@ def _before(index: ModelIndex, scope: int, names: Iterable[str]) -> list[Site]:
     return found
 
 
-def _behind(index: ModelIndex, key: Key) -> list[Site]:
+def _downstream(index: ModelIndex, key: Key) -> list[Site]:
     """The nearest products that read a tensor."""
     found: list[Site] = []
     queue, seen = [key], set[Key]()

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from alds_onnx.cuts import FloatArray, Op
-from alds_onnx.graph.layers import Layer, Operand
-from alds_onnx.graph.scopes import ModelIndex, real
+from alds_onnx.cuts import FloatArray
+from alds_onnx.graph.layers import Layer
+from alds_onnx.graph.operators import OPERATORS
+from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.tensors import read_array
 from alds_onnx.graph.weights import find_source
-
-_BIAS = 2
 
 
 def constant_bias(index: ModelIndex, layer: Layer, folder: Path) -> FloatArray | None:
@@ -22,11 +21,10 @@ def constant_bias(index: ModelIndex, layer: Layer, folder: Path) -> FloatArray |
     then the regression is not centred, and the factors reproduce the means themselves.
     """
     node = index.node(layer.site)
-    if layer.op is Op.MATMUL or layer.operand is Operand.LEFT or len(node.input) <= _BIAS:
+    position = OPERATORS[layer.op].bias_input(node, layer.weight_input)
+    if position is None:
         return None
-    if real(node, "alpha", 1.0) != 1.0 or real(node, "beta", 1.0) != 1.0:
-        return None
-    source = find_source(index, layer.site.scope, node.input[_BIAS], folder)
+    source = find_source(index, layer.site.scope, node.input[position], folder)
     f = layer.shape.out_features
     if isinstance(source, str) or source.overridable or source.base != source.read:
         return None

@@ -16,16 +16,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto
 
-from alds_onnx.cuts import Factors, FloatArray
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.stages import factors_of_stages
-from alds_onnx.graph.layers import Operand
+from alds_onnx.graph.changes import Changes
+from alds_onnx.graph.files.spill import Spill
+from alds_onnx.graph.operators import OPERATORS
 from alds_onnx.graph.pairs import Pair, Unmerged, find_pairs
-from alds_onnx.graph.rewrite import forget, new_tensor, store
-from alds_onnx.graph.scopes import Key, ModelIndex, Site, unused
-from alds_onnx.graph.spill import Spill
+from alds_onnx.graph.scopes import ModelIndex, Site
 from alds_onnx.graph.tensors import read_array, stored, type_name
 
 
@@ -66,13 +65,17 @@ def merge_pairs(model: ModelProto, folder: Path, spill: Spill | None = None) -> 
     while True:
         index = ModelIndex(result)
         found, left = find_pairs(index, folder)
-        splice = _Join(index, folder, spill)
+        changes, merged = Changes(index, spill), list[Pair]()
         for group in _by_weight(found):
-            left += splice.add(group)
-        joined += splice.joined
-        if not splice.joined:
+            reason = _join(index, folder, changes, group)
+            if reason:
+                left += [Unmerged(name=pair.name, reason=reason) for pair in group]
+            else:
+                merged += group
+        joined += merged
+        if not merged:
             return Merging(model=result, pairs=tuple(joined), left=tuple(left))
-        splice.finish()
+        changes.apply()
 
 
 def _by_weight(pairs: Sequence[Pair]) -> list[list[Pair]]:
@@ -82,90 +85,44 @@ def _by_weight(pairs: Sequence[Pair]) -> list[list[Pair]]:
     return list(groups.values())
 
 
-def factors_of(pair: Pair, folder: Path) -> Factors:
-    """Read the factors of a pair: the inverse of `patterns.layout`."""
-    encoder, *cores, decoder = (read_array(f.tensor, folder) for f in pair.factors)
-    cut, shape = pair.cut, pair.shape
-    k, j, f = cut.num_slices, cut.rank, shape.out_features
-    if pair.operand is Operand.KERNEL:
-        return factors_of_stages(shape, cut, (encoder, *cores, decoder))
-    V = encoder.reshape(k, j, -1)
-    if not pair.channels_first:
-        V = encoder.reshape(k, -1, j).transpose(0, 2, 1)
-    decoder = decoder.T if pair.transposed else decoder
-    U = decoder.reshape(f, k, j).transpose(1, 0, 2)
-    return Factors(shape=shape, U=U, V=V, scheme=cut.scheme)
-
-
-def _composed(pair: Pair, folder: Path) -> FloatArray:
+def _composed(index: ModelIndex, pair: Pair, folder: Path) -> npt.NDArray[Any]:
     """The dense weight as the layer reads it, in float64."""
+    nodes = [index.node(factor.site) for factor in pair.factors]
+    arrays = [read_array(factor.tensor, folder) for factor in pair.factors]
+    weights = OPERATORS[pair.op].stage_weights(pair.layout, nodes, arrays)
     with np.errstate(over="ignore", invalid="ignore"):
-        matrix = compose(factors_of(pair, folder))  # (f, c·kh·kw)
-    shape = pair.shape
-    if pair.operand is Operand.KERNEL:
-        return matrix.reshape(shape.out_features, shape.in_channels, *shape.kernel)
-    return matrix.T if pair.transposed else matrix
+        matrix = compose(factors_of_stages(pair.layout.shape, pair.cut, weights))
+    return pair.layout.to_weight(matrix)
 
 
-class _Join:
-    """The changes to one model; they take place in `finish`."""
-
-    def __init__(self, index: ModelIndex, folder: Path, spill: Spill | None) -> None:
-        self.index, self.folder, self.spill = index, folder, spill
-        self.names = index.names()
-        self.joined: list[Pair] = []
-        self.tensors: dict[int, list[TensorProto]] = {}
-        self.nodes: dict[Site, NodeProto | None] = {}
-        self.dropped: set[Key] = set()
-
-    def add(self, group: Sequence[Pair]) -> list[Unmerged]:
-        """Join the pairs that share their factors; say why if that cannot be done."""
-        first = group[0]
-        weight, kind = _composed(first, self.folder), first.element_type
-        if not np.isfinite(stored(weight, kind)).all():
-            reason = f"its product is out of the range of {type_name(kind)}"
-            return [Unmerged(name=pair.name, reason=reason) for pair in group]
-        name = unused(first.weight, self.names)
-        self._add_weight(first, name, weight)
-        for pair in group:
-            self._replace(pair, name)
-        self.joined += group
-        return []
-
-    def _add_weight(self, pair: Pair, name: str, weight: npt.NDArray[Any]) -> None:
-        tensor = new_tensor(name, weight, pair.element_type, self.spill)
-        self.tensors.setdefault(pair.factors[0].key.scope, []).append(tensor)
-        for key in pair.keys:
-            self.dropped.add(key)
-            definition = self.index.resolve(key.scope, key.name)
-            if definition is not None and definition.node >= 0:  # a Constant node
-                self.nodes[Site(key.scope, definition.node)] = None
-
-    def _replace(self, pair: Pair, weight: str) -> None:
-        dense = NodeProto()
-        dense.CopyFrom(self.index.node(pair.site))
-        position = list(dense.input[:2]).index(pair.code)
-        dense.input[position] = pair.activation
-        dense.input[1 - position] = weight
-        dense.ClearField("attribute")
-        dense.attribute.extend(pair.attributes)
-        self.nodes[pair.site] = dense
+def _join(index: ModelIndex, folder: Path, changes: Changes, group: Sequence[Pair]) -> str:
+    """Join the pairs that share their factors; say why if that cannot be done."""
+    first = group[0]
+    weight, kind = _composed(index, first, folder), first.element_type
+    if not np.isfinite(stored(weight, kind)).all():
+        return f"its product is out of the range of {type_name(kind)}"
+    name = changes.name(first.weight)
+    changes.add(first.factors[0].key.scope, name, weight, kind)
+    for key in first.keys:
+        changes.forget(key)
+        definition = index.resolve(key.scope, key.name)
+        if definition is not None and definition.node >= 0:  # a Constant node
+            changes.remove(Site(key.scope, definition.node))
+    for pair in group:
+        changes.replace(pair.site, [_dense(index, pair, name)])
         for site in pair.between:
-            self.nodes[site] = None
-            outputs = self.index.node(site).output
-            self.dropped.update(Key(site.scope, name) for name in outputs)
+            changes.remove(site)
+    return ""
 
-    def finish(self) -> None:
-        """Change the model."""
-        for site in sorted(self.nodes, key=lambda s: (s.scope, s.node), reverse=True):
-            nodes, new = self.index.scopes[site.scope].body.node, self.nodes[site]
-            if new is None:
-                del nodes[site.node]
-            else:
-                nodes[site.node].CopyFrom(new)
-        for number, tensors in self.tensors.items():
-            store(self.index.scopes[number], self.index.model.ir_version, tensors)
-        for scope in self.index.scopes:
-            names = {key.name for key in self.dropped if key.scope == scope.number}
-            if names:
-                forget(scope.body, names)
+
+def _dense(index: ModelIndex, pair: Pair, weight: str) -> NodeProto:
+    """The layer's node."""
+    dense = NodeProto()
+    dense.CopyFrom(index.node(pair.site))
+    position = list(dense.input[:2]).index(pair.code)
+    dense.input[position] = pair.activation
+    dense.input[1 - position] = weight
+    dense.op_type = pair.op
+    dense.ClearField("attribute")
+    dense.attribute.extend(pair.attributes)
+    return dense

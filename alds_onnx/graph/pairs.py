@@ -1,14 +1,14 @@
-"""Finding the pairs that this package wrote: `graph.patterns`, read backwards.
+"""Finding the pairs that this package wrote, as `graph.operators` builds them.
 
 A pair is taken for one of ours if both of this hold:
 
     names       its factors are called `<weight>/encoder` and `<weight>/decoder`, for Tucker-2 with
                 `<weight>/core` between them, and what the decoder reads is `<node>/encoded`, all
-                perhaps with a number behind (`_1`);
+                perhaps with a number at the end (`_1`);
     structure   the nodes, their attributes and the shapes of the factors are those of a pattern,
                 the factors are constants, and nothing else reads what lies between.
 
-Structure alone is not enough: MobileNet's depthwise convolution and the 1x1 convolution behind it
+Structure alone is not enough: MobileNet's depthwise convolution and the 1x1 convolution after it
 have that of a pair, and joined they would grow. Names alone are not enough either, because other
 tools work on the file too. A mark in `metadata_props` would say no more than the names do, is not
 allowed before IR version 10, and is lost in tools that keep the names.
@@ -20,20 +20,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 from onnx import AttributeProto, TensorProto
 
-from alds_onnx.cuts import Cut, LayerShape
-from alds_onnx.graph.convolutions import MISFIT, Whole, join_convolutions
-from alds_onnx.graph.forms import Candidate, Form, Role, read_form
-from alds_onnx.graph.layers import Operand, row_names
-from alds_onnx.graph.scopes import Definition, Key, Kind, ModelIndex, Site
+from alds_onnx.cuts import Cut
+from alds_onnx.graph.find import row_names
+from alds_onnx.graph.layers import WeightLayout
+from alds_onnx.graph.operators import OPERATORS
+from alds_onnx.graph.operators.operator import Operator
+from alds_onnx.graph.operators.reading import MISFIT, Candidate, Form, Role, Whole, weight_roles
+from alds_onnx.graph.scopes import (
+    DEFAULT_DOMAINS,
+    Definition,
+    Key,
+    Kind,
+    ModelIndex,
+    Site,
+    has_arguments,
+)
 from alds_onnx.graph.tensors import DECOMPOSABLE, type_name
 from alds_onnx.graph.weights import constant_of
 
-_ROLES = {2: (Role.ENCODER, Role.DECODER), 3: (Role.ENCODER, Role.CORE, Role.DECODER)}
+_UNKNOWN = "its nodes are not those of a pattern that this version knows"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +70,10 @@ class Pair:
         Names of what the encoder reads, of what the decoder reads, and of what it makes.
     factors
         Encoder, core (Tucker-2 only) and decoder, all in one graph and of one type.
-    operand, transposed, channels_first, shape
-        As in `Layer`.
+    op, layout, attributes
+        Of the dense node.
     cut
         Scheme, number of slices and ranks.
-    attributes
-        Of the dense node.
     """
 
     site: Site
@@ -77,10 +84,8 @@ class Pair:
     code: str
     output: str
     factors: tuple[Factor, ...]
-    operand: Operand
-    transposed: bool
-    channels_first: bool
-    shape: LayerShape
+    op: str
+    layout: WeightLayout
     cut: Cut
     attributes: tuple[AttributeProto, ...]
 
@@ -97,8 +102,7 @@ class Pair:
     @property
     def weight_key(self) -> tuple[object, ...]:
         """Pairs with the same key stand for layers that shared a weight."""
-        fold = (self.operand is Operand.KERNEL, self.transposed, self.channels_first)
-        return *self.keys, *fold, self.shape, self.cut
+        return *self.keys, self.layout, self.cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,9 +154,10 @@ def _candidates(index: ModelIndex) -> Iterator[tuple[Site, str]]:
 
 def _examine(candidate: Candidate, name: str) -> Pair | str:
     """The pair that a node is the decoder of, or the reason why there is none."""
-    form = read_form(candidate)
-    if isinstance(form, str):
-        return form
+    found = _read(candidate)
+    if isinstance(found, str):
+        return found
+    operator, form = found
     weight = _weight_name(form)
     if weight is None:
         quoted = " and ".join(f"'{factor}'" for _, factor in form.factors)
@@ -163,7 +168,7 @@ def _examine(candidate: Candidate, name: str) -> Pair | str:
         if isinstance(factor, str):
             return factor
         factors.append(factor)
-    whole = _whole(candidate, form, [factor.tensor for factor in factors])
+    whole = _whole(candidate, operator, form, [factor.tensor for factor in factors])
     if isinstance(whole, str):
         return whole
     return Pair(
@@ -175,18 +180,31 @@ def _examine(candidate: Candidate, name: str) -> Pair | str:
         code=candidate.code,
         output=candidate.node.output[0],
         factors=tuple(factors),
-        operand=form.operand,
-        transposed=form.transposed,
-        channels_first=form.channels_first,
-        shape=whole.shape,
+        op=operator.op_type,
+        layout=whole.layout,
         cut=whole.cut,
         attributes=whole.attributes,
     )
 
 
+def _read(candidate: Candidate) -> tuple[Operator, Form] | str:
+    """The operator whose nodes a decoder and those upstream of it are, and their structure."""
+    node = candidate.node
+    operators = [o for o in OPERATORS.values() if node.op_type in o.last_ops]
+    if not operators or node.domain not in DEFAULT_DOMAINS:
+        return f"{node.op_type} reads its code: other tools have changed the pair"
+    if has_arguments(node):
+        return "its attributes are arguments of the function"
+    for operator in operators:
+        form = operator.read(candidate)
+        if form is not None:
+            return operator, form
+    return _UNKNOWN
+
+
 def _weight_name(form: Form) -> str | None:
     """What the layer called its weight; None if the factors are not called after one."""
-    roles = _ROLES[len(form.factors)]
+    roles = weight_roles(len(form.factors))
     stems = {role.stem(name) for role, (_, name) in zip(roles, form.factors, strict=True)}
     return stems.pop() if len(stems) == 1 else None
 
@@ -203,33 +221,14 @@ def _factor(candidate: Candidate, site: Site, name: str) -> Factor | str:
     return Factor(site=site, key=definition.key, tensor=tensor)
 
 
-def _whole(candidate: Candidate, form: Form, tensors: list[TensorProto]) -> Whole | str:
+def _whole(
+    candidate: Candidate, operator: Operator, form: Form, tensors: list[TensorProto]
+) -> Whole | str:
     """The dense node, or why the factors are not those of one."""
     if len({tensor.data_type for tensor in tensors}) > 1:
         return MISFIT
-    shapes = [tuple(tensor.dims) for tensor in tensors]
-    if form.operand is Operand.KERNEL:
-        return join_convolutions([candidate.index.node(site) for site, _ in form.factors], shapes)
-    sizes = _sizes(form, *shapes)
-    if sizes is None:
-        return MISFIT
-    shape, cut = sizes
-    return Whole(shape=shape, cut=cut, attributes=tuple(candidate.node.attribute))
-
-
-def _sizes(
-    form: Form, encoder: tuple[int, ...], decoder: tuple[int, ...]
-) -> tuple[LayerShape, Cut] | None:
-    """The sizes of the dense matrix, and the cut; None if the factors contradict each other."""
-    if len(decoder) != 2 or len(encoder) != (2 if form.num_slices else 3):
-        return None
-    f, codes = reversed(decoder) if form.transposed else decoder
-    k, rank, width = (form.num_slices or 0, *encoder)[-3:]
-    if not form.channels_first:
-        rank, width = width, rank
-    if codes != k * rank or not prod(encoder):
-        return None
-    return LayerShape(out_features=f, in_channels=k * width), Cut(num_slices=k, rank=rank)
+    nodes = [candidate.index.node(site) for site, _ in form.factors]
+    return operator.whole(form, nodes, [tuple(tensor.dims) for tensor in tensors])
 
 
 def _without_other_uses(

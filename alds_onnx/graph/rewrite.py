@@ -1,35 +1,30 @@
 """Splicing decomposed layers into a copy of the model; everything else stays as it is.
 
-The old node's place in the list is kept, so that the order stays topological: its inputs are made
-before it, and its readers come behind it. Factors go where the weight was, into the same scope, so
-that branches and nodes which shared the weight share the factors. They become initializers, or
-Constant nodes where an initializer would have to be a graph input as well (IR version < 4) or
-cannot be (functions).
+Factors go where the weight was, into the same scope, so that branches and nodes which shared the
+weight share the factors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, MutableSequence, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import ModelProto
 
 from alds_onnx.cuts import Factors, FloatArray, read_only
 from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.stages import stage_weights
 from alds_onnx.errors import VerificationError
-from alds_onnx.graph.layers import Layer, Operand
-from alds_onnx.graph.patterns import Names, build, layout
-from alds_onnx.graph.scopes import Key, ModelIndex, Scope, Site, unused
-from alds_onnx.graph.spill import Spill
+from alds_onnx.graph.changes import FIRST_IR_WITH_FREE_INITIALIZERS, Changes
+from alds_onnx.graph.files.spill import Spill
+from alds_onnx.graph.layers import Layer
+from alds_onnx.graph.operators import OPERATORS
+from alds_onnx.graph.operators.building import Names
+from alds_onnx.graph.operators.reading import weight_roles
+from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.tensors import make_tensor, stored, type_name
 from alds_onnx.graph.weights import constant_of
-
-_Entry = TypeVar("_Entry")
-
-_FIRST_IR_WITH_FREE_INITIALIZERS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,11 +76,30 @@ def rewrite(
     result.CopyFrom(model)
     if not replacements:
         return result
-    splice = _Splice(ModelIndex(result), spill)
+    index = ModelIndex(result)
+    changes = Changes(index, spill)
     for replacement in replacements:
-        splice.replace(replacement)
-    splice.finish()
+        _replace(index, changes, replacement)
+    changes.apply()
     return result
+
+
+def _replace(index: ModelIndex, changes: Changes, replacement: Replacement) -> None:
+    first, cut = replacement.layers[0], replacement.factors.cut
+    source, weights = first.source, stage_weights(replacement.factors)
+    roles = weight_roles(len(weights))
+    names = [changes.name(f"{first.weight_name}/{role.value}") for role in roles]
+    arrays = OPERATORS[first.op].node_weights(first, cut, weights)
+    _check_range(first, *arrays)
+    for i in (0, len(arrays) - 1, *range(1, len(arrays) - 1)):  # in the file a core comes last
+        changes.add(source.read.scope, names[i], arrays[i], source.tensor.data_type)
+    for layer in replacement.layers:
+        node, made = index.node(layer.site), Names(weights=tuple(names), fresh=changes.name)
+        changes.replace(layer.site, OPERATORS[layer.op].build(layer, node, cut, made))
+        _set_bias(index, layer, replacement.bias)
+    changes.forget(source.base, source.read)
+    for site in source.chain:
+        changes.remove(site)
 
 
 def stored_factors(layer: Layer, factors: Factors) -> Factors:
@@ -138,29 +152,19 @@ def with_dense_weights(
     result = ModelProto()
     result.CopyFrom(model)
     # Only to be run, never to be written: new weights of the main graph are initializers, always.
-    result.ir_version = max(result.ir_version, _FIRST_IR_WITH_FREE_INITIALIZERS)
+    result.ir_version = max(result.ir_version, FIRST_IR_WITH_FREE_INITIALIZERS)
     index = ModelIndex(result)
-    names = index.names()
-    added: dict[int, list[TensorProto]] = {}
+    changes = Changes(index, spill)
     for weight in weights:
         first = weight.layers[0]
-        name = unused(f"{first.weight_name}/composed", names)
-        array = as_read(first, weight.matrix)
-        tensor = new_tensor(name, array, first.source.tensor.data_type, spill)
-        added.setdefault(first.source.read.scope, []).append(tensor)
+        source, name = first.source, changes.name(f"{first.weight_name}/composed")
+        array = first.layout.to_weight(weight.matrix)
+        changes.add(source.read.scope, name, array, source.tensor.data_type)
         for layer in weight.layers:
             index.node(layer.site).input[layer.weight_input] = name
             _set_bias(index, layer, weight.bias)
-    for number, tensors in added.items():
-        store(index.scopes[number], result.ir_version, tensors)
+    changes.apply()
     return result
-
-
-def as_read(layer: Layer, matrix: FloatArray) -> FloatArray:
-    """Give a folded matrix in the shape in which the node reads its weight."""
-    if layer.operand is Operand.KERNEL:
-        return matrix.reshape(layer.source.shape)
-    return matrix.T if layer.transposed else matrix
 
 
 def _set_bias(index: ModelIndex, layer: Layer, bias: FloatArray | None) -> None:
@@ -175,104 +179,3 @@ def _set_bias(index: ModelIndex, layer: Layer, bias: FloatArray | None) -> None:
     for numbers in ("float_data", "double_data", "int32_data", "external_data", "data_location"):
         tensor.ClearField(numbers)
     tensor.raw_data = values.raw_data
-
-
-class _Splice:
-    """The changes to one model; they take place in `finish`."""
-
-    def __init__(self, index: ModelIndex, spill: Spill | None) -> None:
-        self.index, self.spill = index, spill
-        self.names = index.names()
-        self.new_nodes: dict[Site, list[NodeProto]] = {}
-        self.new_tensors: dict[int, list[TensorProto]] = {}
-        self.dropped: set[Key] = set()
-
-    def replace(self, replacement: Replacement) -> None:
-        first = replacement.layers[0]
-        stem = first.weight_name
-        names = Names(
-            encoder=self._fresh(f"{stem}/encoder"),
-            decoder=self._fresh(f"{stem}/decoder"),
-            core="" if replacement.factors.core is None else self._fresh(f"{stem}/core"),
-            fresh=self._fresh,
-        )
-        self._add_factors(first, replacement.factors, names)
-        for layer in replacement.layers:
-            node = self.index.node(layer.site)
-            self.new_nodes[layer.site] = build(layer, node, replacement.factors, names)
-            _set_bias(self.index, layer, replacement.bias)
-        self._drop_weight(first)
-
-    def finish(self) -> None:
-        for site in sorted(self.new_nodes, key=lambda s: (s.scope, s.node), reverse=True):
-            nodes = self.index.scopes[site.scope].body.node
-            del nodes[site.node]
-            for new in reversed(self.new_nodes[site]):
-                nodes.insert(site.node, new)
-        for number, tensors in self.new_tensors.items():
-            store(self.index.scopes[number], self.index.model.ir_version, tensors)
-        for scope in self.index.scopes:
-            names = {key.name for key in self.dropped if key.scope == scope.number}
-            if names:
-                forget(scope.body, names)
-
-    def _fresh(self, stem: str) -> str:
-        return unused(stem, self.names)
-
-    def _add_factors(self, layer: Layer, factors: Factors, names: Names) -> None:
-        element_type = layer.source.tensor.data_type
-        tensors = layout(layer, factors)
-        arrays = {names.encoder: tensors.encoder, names.decoder: tensors.decoder}
-        if tensors.core is not None:
-            arrays[names.core] = tensors.core
-        _check_range(layer, *arrays.values())
-        self.new_tensors.setdefault(layer.source.read.scope, []).extend(
-            new_tensor(name, array, element_type, self.spill) for name, array in arrays.items()
-        )
-
-    def _drop_weight(self, layer: Layer) -> None:
-        source = layer.source
-        self.dropped.update((source.base, source.read))
-        for site in source.chain:
-            self.new_nodes[site] = []
-            outputs = self.index.node(site).output
-            self.dropped.update(Key(site.scope, name) for name in outputs)
-
-
-def new_tensor(
-    name: str, array: npt.NDArray[Any], element_type: int, spill: Spill | None
-) -> TensorProto:
-    """Make a tensor whose numbers lie in the model, or in a temporary file."""
-    tensor = make_tensor(name, array, element_type)
-    if spill is not None:
-        spill.move(tensor)
-    return tensor
-
-
-def store(scope: Scope, ir_version: int, tensors: Sequence[TensorProto]) -> None:
-    """Put constants into a scope."""
-    body = scope.body
-    if isinstance(body, GraphProto) and ir_version >= _FIRST_IR_WITH_FREE_INITIALIZERS:
-        body.initializer.extend(tensors)
-        return
-    for tensor in reversed(tensors):
-        constant = NodeProto(op_type="Constant", output=[tensor.name])
-        value = constant.attribute.add(name="value", type="TENSOR")
-        value.t.CopyFrom(tensor)
-        value.t.ClearField("name")
-        body.node.insert(0, constant)
-
-
-def forget(body: GraphProto | FunctionProto, names: set[str]) -> None:
-    """Remove every trace of tensors that are gone."""
-    _remove(body.value_info, lambda value: value.name in names)
-    if isinstance(body, GraphProto):
-        _remove(body.initializer, lambda tensor: tensor.name in names)
-        _remove(body.input, lambda value: value.name in names)
-        _remove(body.quantization_annotation, lambda entry: entry.tensor_name in names)
-
-
-def _remove(entries: MutableSequence[_Entry], is_gone: Callable[[_Entry], bool]) -> None:
-    for i in reversed(range(len(entries))):
-        if is_gone(entries[i]):
-            del entries[i]

@@ -134,7 +134,7 @@ class ModelIndex:
         return None
 
     def walk(self) -> Iterator[tuple[Site, NodeProto]]:
-        """All nodes in graph order, those of a subgraph behind the node that holds it."""
+        """All nodes in graph order, those of a subgraph after the node that holds it."""
         for scope in self.scopes:
             if scope.parent is None:
                 yield from self._walk_scope(scope)

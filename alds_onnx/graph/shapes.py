@@ -8,8 +8,10 @@ from collections.abc import Mapping
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
+from alds_onnx.graph.operators import operator_of
 from alds_onnx.graph.scopes import Key, Kind, ModelIndex, Scope, subgraphs
 from alds_onnx.graph.tensors import is_external, num_bytes
+from alds_onnx.graph.weights import constant_of
 
 _log = logging.getLogger(__name__)
 
@@ -102,3 +104,24 @@ def _set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:
     dims.ClearField("dim")
     for size in shape:
         dims.dim.add().dim_value = size
+
+
+def sizes_from_weights(index: ModelIndex) -> dict[tuple[str, int], int]:
+    """Sizes of graph inputs that follow from the weights of the nodes which read them.
+
+    Returns
+    -------
+    Size by input name and axis; the axis counts from the front.
+    """
+    sizes: dict[tuple[str, int], int] = {}
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in index.model.graph.input}
+    for node in index.model.graph.node:
+        operator = operator_of(node)
+        if operator is None or len(node.input) < 2 or node.input[0] not in ranks:
+            continue
+        definition = index.resolve(0, node.input[1])
+        tensor = constant_of(index, definition) if definition else None
+        if tensor is not None:
+            found = operator.input_sizes(node, tuple(tensor.dims), ranks[node.input[0]])
+            sizes |= {(node.input[0], axis): size for axis, size in found.items()}
+    return sizes

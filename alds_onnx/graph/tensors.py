@@ -132,7 +132,7 @@ def external_data(tensor: TensorProto, folder: Path) -> ExternalData:
 
     Tensors may share bytes. Absolute locations, those outside the folder, and links are followed:
     `load_model` has refused all that do not belong to the model, and what is made since then lies
-    in temporary folders (`alds_onnx.graph.spill`).
+    in temporary folders (`alds_onnx.graph.files.spill`).
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     what = f"external data of tensor '{tensor.name}'"

@@ -62,7 +62,7 @@ class WeightSource:
 
 
 def find_source(index: ModelIndex, scope: int, name: str, folder: Path) -> WeightSource | str:
-    """Find the constant behind a name, or the reason why there is none."""
+    """Find the constant that a name leads to, or the reason why there is none."""
     definition = index.resolve(scope, name)
     if definition is None:
         return f"its weight '{name}' is not defined"
@@ -77,15 +77,15 @@ def find_source(index: ModelIndex, scope: int, name: str, folder: Path) -> Weigh
             if isinstance(shape, str):
                 return shape
             return WeightSource(tensor, read, base, links, shape, definition.overridable)
-        behind = _behind(index, definition)
-        if isinstance(behind, str):
-            return behind
+        upstream = _upstream(index, definition)
+        if isinstance(upstream, str):
+            return upstream
         chain.append(_site(definition))
-        definition = behind
+        definition = upstream
     return "its weight comes through too many nodes"
 
 
-def _behind(index: ModelIndex, definition: Definition) -> Definition | str:
+def _upstream(index: ModelIndex, definition: Definition) -> Definition | str:
     """What a tensor is made from by a node that only moves its entries, or why it is not."""
     if definition.kind is not Kind.NODE:
         return _not_constant(index, definition)
@@ -95,8 +95,8 @@ def _behind(index: ModelIndex, definition: Definition) -> Definition | str:
         return _computed(node)
     if has_arguments(node):
         return _ARGUMENT
-    behind = index.resolve(site.scope, node.input[0])
-    return behind if behind is not None else f"its weight '{node.input[0]}' is not defined"
+    upstream = index.resolve(site.scope, node.input[0])
+    return upstream if upstream is not None else f"its weight '{node.input[0]}' is not defined"
 
 
 def _site(definition: Definition) -> Site:

@@ -83,7 +83,7 @@ def _cells(
     decision = row.decision.value + (f": {row.reason}" if row.reason else "")
     return (
         numbers.printable(row.name, 40),
-        row.op.value,
+        row.op,
         "x".join(str(n) for n in row.shape),
         numbers.printable(decision, 80),
         *((row.cut.scheme.value if row.cut else "",) if schemes else ()),

@@ -61,7 +61,7 @@ def _layers(
         {
             "number": number,
             "name": numbers.printable(row.name, _LONGEST_NAME),
-            "op": row.op.value,
+            "op": row.op,
             "shape": " × ".join(map(str, row.shape)),
             "decision": row.decision.value,
             "reason": numbers.printable(row.reason, _LONGEST_NAME),

@@ -9,10 +9,10 @@ from onnx import ModelProto
 
 from alds_onnx.cuts import Work
 from alds_onnx.errors import UsageError
-from alds_onnx.graph.external import external_tensors, is_large
+from alds_onnx.graph.files.external import external_tensors, is_large
+from alds_onnx.graph.files.spill import Spill
 from alds_onnx.graph.rewrite import Replacement, rewrite
 from alds_onnx.graph.scopes import Site
-from alds_onnx.graph.spill import Spill
 from alds_onnx.search.budgets import CostedBudget, parameter_budget
 from alds_onnx.search.choose import (
     Candidates,

@@ -14,12 +14,11 @@ from alds_onnx.evaluate.samples import Samples, measured_shapes, random_samples
 from alds_onnx.evaluate.sessions import Execution, RunError
 from alds_onnx.evaluate.verify import TOLERANCES, Candidates, verify
 from alds_onnx.graph.accounting import work_of_layers
-from alds_onnx.graph.external import is_large
-from alds_onnx.graph.hints import input_hints
+from alds_onnx.graph.files.external import is_large
+from alds_onnx.graph.files.spill import Spill
 from alds_onnx.graph.rewrite import Replacement, with_composed_weights
 from alds_onnx.graph.scopes import Key, ModelIndex, Site
-from alds_onnx.graph.shapes import infer, known_shapes
-from alds_onnx.graph.spill import Spill
+from alds_onnx.graph.shapes import infer, known_shapes, sizes_from_weights
 from alds_onnx.settings import Settings
 from alds_onnx.steps.data import Data
 from alds_onnx.steps.survey import Survey
@@ -49,7 +48,7 @@ def make_samples(survey: Survey, data: Data | None, settings: Settings) -> Sampl
             folder,
             execution,
             shapes=dict(settings.input_shapes),
-            known_sizes=input_hints(survey.index),
+            known_sizes=sizes_from_weights(survey.index),
             seed=settings.seed,
         )
     except RunError as e:

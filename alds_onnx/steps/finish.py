@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from onnx import ModelProto
 
 from alds_onnx.graph.accounting import model_bytes, num_parameters
-from alds_onnx.graph.load import LoadedModel
+from alds_onnx.graph.files.load import LoadedModel
+from alds_onnx.graph.files.spill import Spill
 from alds_onnx.graph.scopes import ModelIndex
-from alds_onnx.graph.spill import Spill
 from alds_onnx.limits import LimitResult, Score
 from alds_onnx.settings import Step
 from alds_onnx.steps.advice import Findings, make_warnings, unaligned

@@ -12,13 +12,13 @@ from alds_onnx.evaluate.samples import Samples, random_samples
 from alds_onnx.evaluate.sessions import Execution, RunError, check_provider
 from alds_onnx.evaluate.verify import TOLERANCES, Candidates, verify
 from alds_onnx.graph.accounting import model_bytes, num_parameters
-from alds_onnx.graph.external import external_tensors, is_large
-from alds_onnx.graph.hints import input_hints
-from alds_onnx.graph.load import LoadedModel, load_model
+from alds_onnx.graph.files.external import external_tensors, is_large
+from alds_onnx.graph.files.load import LoadedModel, load_model
+from alds_onnx.graph.files.spill import Spill
 from alds_onnx.graph.merge import Merging, merge_pairs
 from alds_onnx.graph.pairs import Pair, Unmerged
 from alds_onnx.graph.scopes import ModelIndex
-from alds_onnx.graph.spill import Spill
+from alds_onnx.graph.shapes import sizes_from_weights
 from alds_onnx.settings import MergeSettings, Progress, Source, Step
 from alds_onnx.steps.clock import Clock
 from alds_onnx.values import Status, Verification
@@ -154,7 +154,7 @@ def _samples(loaded: LoadedModel, execution: Execution, settings: MergeSettings)
             loaded.folder,
             execution,
             shapes=dict(settings.input_shapes),
-            known_sizes=input_hints(ModelIndex(loaded.model)),
+            known_sizes=sizes_from_weights(ModelIndex(loaded.model)),
             seed=settings.seed,
         )
     except RunError as e:
@@ -188,7 +188,7 @@ def _report(
 
 
 def _row(pair: Pair) -> MergedLayer:
-    shape = pair.shape
+    shape = pair.layout.shape
     return MergedLayer(
         name=pair.name,
         weight=pair.weight,

@@ -8,7 +8,7 @@ from alds_onnx.cache import Cache
 from alds_onnx.cuts import Work
 from alds_onnx.evaluate.samples import Samples
 from alds_onnx.graph.accounting import num_parameters, work_of_layers
-from alds_onnx.graph.load import load_model
+from alds_onnx.graph.files.load import load_model
 from alds_onnx.graph.scopes import Site
 from alds_onnx.search.smallest import smallest_parameters
 from alds_onnx.settings import Settings, Source, Step

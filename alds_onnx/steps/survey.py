@@ -12,8 +12,9 @@ from threadpoolctl import threadpool_limits
 
 from alds_onnx.cuts import FloatArray
 from alds_onnx.graph.attention import attention_projections
-from alds_onnx.graph.layers import Layer, Skipped, find_layers, read_matrix, skipped
-from alds_onnx.graph.load import LoadedModel
+from alds_onnx.graph.files.load import LoadedModel
+from alds_onnx.graph.find import find_layers
+from alds_onnx.graph.layers import Layer, Skipped, read_matrix, skipped
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks
 from alds_onnx.graph.tensors import smallest_normal
@@ -51,7 +52,7 @@ class Survey:
     loaded, index
         The model.
     found
-        Every Conv, Gemm and MatMul, in graph order.
+        Every node whose operator can be decomposed, in graph order.
     excluded
         Names of the layers that the user excluded.
     attention
@@ -69,7 +70,7 @@ class Survey:
         shared: dict[object, list[Layer]] = {}
         for layer in self.found:
             if isinstance(layer, Layer):
-                shared.setdefault(layer.fold, []).append(layer)
+                shared.setdefault(layer.weight_key, []).append(layer)
         groups = (tuple(layers) for layers in shared.values())
         return tuple(
             Weight(layers=group)

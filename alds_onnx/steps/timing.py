@@ -10,7 +10,7 @@ from alds_onnx.cuts import Cut, Spectra, Work
 from alds_onnx.errors import UsageError
 from alds_onnx.evaluate.samples import Samples
 from alds_onnx.evaluate.sessions import Execution
-from alds_onnx.graph.external import is_large
+from alds_onnx.graph.files.external import is_large
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.scopes import Key, Site
 from alds_onnx.search.budgets import CostedBudget

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from alds_onnx.cuts import Cut, Factors, Op
-from alds_onnx.graph.layers import Layer, Operand, find_layers
+from alds_onnx.cuts import Cut, Factors
+from alds_onnx.graph.find import find_layers
+from alds_onnx.graph.layers import Layer
+from alds_onnx.graph.operators import OPERATORS
 from alds_onnx.graph.rewrite import Replacement, rewrite, stored_factors
 from alds_onnx.graph.scopes import Key, ModelIndex
 from alds_onnx.graph.tensors import num_bytes
@@ -82,14 +84,15 @@ def isolate(index: ModelIndex, layer: Layer, activation: tuple[int, ...]) -> Iso
     node, kind = index.node(layer.site), layer.source.tensor.data_type
     copy = NodeProto(op_type=node.op_type, name="layer", output=["result"])
     copy.attribute.extend(sorted(node.attribute, key=lambda a: a.name))
-    is_pooled = layer.op is Op.CONV and len(activation) == _IMAGE_AXES and kind == TensorProto.FLOAT
+    operator = OPERATORS[layer.op]
+    is_blocked = operator.has_blocked_layout and kind == TensorProto.FLOAT
+    is_pooled = is_blocked and len(activation) == _IMAGE_AXES
     operands = ["pooled" if is_pooled else "x", "weight"]
     copy.input.extend(operands if layer.weight_input else reversed(operands))
     weights = [TensorProto(name="weight", data_type=kind, dims=layer.source.shape)]
     if len(node.input) > 2 and node.input[2]:
-        f = layer.shape.out_features
         copy.input.append("bias")
-        dims = [f, 1] if layer.operand is Operand.LEFT else [f]
+        dims = operator.bias_shape(layer)
         weights.append(TensorProto(name="bias", data_type=kind, dims=dims))
     nodes = [copy, *_activation(index, layer)]
     if is_pooled:
@@ -105,7 +108,8 @@ def _activation(index: ModelIndex, layer: Layer) -> list[NodeProto]:
     """Copy the activation downstream of a convolution, if nothing else reads its output."""
     key = Key(layer.site.scope, index.node(layer.site).output[0])
     readers = [use.site for use in index.uses.get(key, ())]
-    if layer.op is not Op.CONV or len(readers) != 1 or readers[0] is None:
+    fuses = OPERATORS[layer.op].has_blocked_layout
+    if not fuses or len(readers) != 1 or readers[0] is None:
         return []
     node = index.node(readers[0])
     if node.op_type not in _FUSED:

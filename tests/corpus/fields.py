@@ -3,9 +3,9 @@
 Shares no code with the package and knows no field by heart but those of this list: it walks the
 descriptors, so that a field which a later ONNX adds is compared too. Allowed are only
 
-    1. a Conv, Gemm or MatMul gives way to a run of nodes at its place; the last one is the old
-       node with other inputs and attributes, and just one of the old inputs, the weight, is no
-       longer read;
+    1. a Conv, ConvTranspose, Gemm or MatMul gives way to a run of nodes at its place; the last one
+       is the old node with other inputs and attributes (of a ConvTranspose, it may be a Conv), and
+       just one of the old inputs, the weight, is no longer read;
     2. the weight goes: its initializer or Constant node and the nodes (Transpose ...) behind it,
        and what names them: graph inputs, value_info, quantization annotations;
     3. the factors come: initializers or Constant nodes with new names, which the new nodes read;
@@ -26,9 +26,10 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
-_LAYERS = ("Conv", "Gemm", "MatMul")
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
+_LAYERS = (*_CONVOLUTIONS, "Gemm", "MatMul")
 _LINKS = ("Constant", "Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
-_PATTERN = ("Conv", "Gemm", "MatMul", "Reshape", "Transpose", "Constant", "Shape", "Concat")
+_PATTERN = (*_LAYERS, "Reshape", "Transpose", "Constant", "Shape", "Concat")
 
 # Entries of external_data that say where the bytes lie.
 _WHERE = ("location", "offset", "length", "checksum")
@@ -221,15 +222,18 @@ class _Walk:
             return
         self.read |= read.difference(made, node.input)
         # Whether a node without a name says so by an empty one or by none is not told apart.
-        self._fields(node, run[-1], path, place, skipped=("input", "attribute", "name"))
+        skipped = ("input", "attribute", "name")
+        if (node.op_type, run[-1].op_type) == ("ConvTranspose", "Conv"):
+            skipped = (*skipped, "op_type")
+        self._fields(node, run[-1], path, place, skipped=skipped)
         self._value(node.name, run[-1].name, f"{path}.name", place)
         self._attributes(path, node, run)
         self.decomposed.append(Decomposed(node.op_type, node.output[0], gone[0], place))
 
     def _attributes(self, path: str, node: NodeProto, run: list[NodeProto]) -> None:
-        """Each old attribute stands on a new node: a Conv's on the first, else on the last."""
+        """Each old attribute is on a new node: a convolution's on its first, else on the last."""
         carriers = [new for new in run if new.op_type == node.op_type]
-        carrier = carriers[0] if node.op_type == "Conv" else run[-1]
+        carrier = carriers[0] if node.op_type in _CONVOLUTIONS else run[-1]
         kept = {a.name: a for a in carrier.attribute}
         for old in node.attribute:
             if old.name == "group":
@@ -287,7 +291,7 @@ def messages(model: ModelProto) -> Iterator[Message]:
 
 
 def layer_nodes(model: ModelProto) -> list[NodeProto]:
-    """Every Conv, Gemm and MatMul of a model, at any depth."""
+    """Every node of a model that may be decomposed, at any depth."""
     return [m for m in messages(model) if isinstance(m, NodeProto) and _is(m, _LAYERS)]
 
 

@@ -15,7 +15,7 @@ _SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 # Where the run is when the signal comes.
 MOMENTS = {
-    "reading": "import alds_onnx.graph.load as m; m._parse = wait",
+    "reading": "import alds_onnx.graph.files.load as m; m._parse = wait",
     "decomposing": "import numpy as np, scipy.linalg as s; "
     "s.eigvalsh = s.eigh = np.linalg.eigvalsh = np.linalg.eigh = s.svd = np.linalg.svd = wait",
     "verifying": "import alds_onnx.evaluate.verify as m; m._run_original = wait",

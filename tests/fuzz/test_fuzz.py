@@ -17,7 +17,7 @@ from onnx import ModelProto
 
 from alds_onnx.calibrate.reader import model_inputs, read_feeds
 from alds_onnx.errors import AldsError, DataError, ModelError
-from alds_onnx.graph.load import load_model
+from alds_onnx.graph.files.load import load_model
 from alds_onnx.graph.scopes import ModelIndex, tensors_of
 from tests.fuzz import bases, harness, worker
 from tests.fuzz.harness import Summary, fuzz

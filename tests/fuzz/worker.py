@@ -34,7 +34,7 @@ from alds_onnx.calibrate.reader import model_inputs, read_feeds
 from alds_onnx.errors import AldsError, VerificationError
 from alds_onnx.evaluate.samples import random_samples
 from alds_onnx.evaluate.sessions import Execution, RunError
-from alds_onnx.graph.load import load_model
+from alds_onnx.graph.files.load import load_model
 from alds_onnx.plans import read_plan
 from tests.fuzz import bases, mutate
 

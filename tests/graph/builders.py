@@ -15,7 +15,8 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, numpy_helper
 
 from alds_onnx.cuts import Cut
 from alds_onnx.decompose.factorize import factorize
-from alds_onnx.graph.layers import Layer, Skipped, find_layers, read_matrix
+from alds_onnx.graph.find import find_layers
+from alds_onnx.graph.layers import Layer, Skipped, read_matrix
 from alds_onnx.graph.rewrite import Replacement
 from alds_onnx.graph.scopes import ModelIndex, subgraphs
 from alds_onnx.graph.shapes import infer, known_ranks
@@ -77,7 +78,7 @@ def replacements_of(
     groups: dict[object, list[Layer]] = {}
     for layer in layers_of(model, folder):
         if isinstance(layer, Layer):
-            groups.setdefault(layer.fold, []).append(layer)
+            groups.setdefault(layer.weight_key, []).append(layer)
     return [_replacement(index, tuple(g), num_slices, rank, folder) for g in groups.values()]
 
 

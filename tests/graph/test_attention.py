@@ -11,7 +11,8 @@ from onnx import ModelProto, numpy_helper, parser
 import alds_onnx
 from alds_onnx import Plan
 from alds_onnx.graph.attention import attention_projections
-from alds_onnx.graph.layers import Layer, find_layers
+from alds_onnx.graph.find import find_layers
+from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.values import Decision
 

@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from alds_onnx.cuts import Op
-from alds_onnx.graph.layers import Operand, Skipped, find_layers, read_matrix, row_names
+from alds_onnx.graph.find import find_layers, row_names
+from alds_onnx.graph.layers import Skipped, read_matrix
 from alds_onnx.graph.scopes import ModelIndex
 from tests.graph.builders import NOWHERE, Array, layers_of, normal, only_layer, parse
 
@@ -221,7 +221,7 @@ def test_skipped(name: str) -> None:
 def test_skipped_rows_know_their_weight() -> None:
     row = layers_of(refused_model(REFUSED["grouped"]))[0]
     assert isinstance(row, Skipped)
-    assert (row.name, row.op, row.weight_name, row.dims) == ("y", Op.CONV, "W", (12, 4, 3, 3))
+    assert (row.name, row.op, row.weight_name, row.dims) == ("y", "Conv", "W", (12, 4, 3, 3))
 
 
 def test_undefined_weight() -> None:
@@ -260,24 +260,24 @@ def test_other_operators_have_no_row() -> None:
     assert [row.name for row in find_layers(index, NOWHERE, {})] == ["h"]
 
 
-@pytest.mark.parametrize(("graph", "weight", "operand", "folded"), [
-    ("y = Gemm(x, W)", (8, 12), Operand.RIGHT, lambda w: w.T),
-    ("y = Gemm<transB = 1>(x, W)", (12, 8), Operand.RIGHT, lambda w: w),
-    ("y = MatMul(x, W)", (8, 12), Operand.RIGHT, lambda w: w.T),
-    ("y = MatMul(W, x)", (12, 3), Operand.LEFT, lambda w: w),
-    ("y = Gemm(W, x)", (12, 3), Operand.LEFT, lambda w: w),
-    ("y = Gemm<transA = 1>(W, x)", (3, 12), Operand.LEFT, lambda w: w.T),
-    ("t = Transpose(W) y = MatMul(x, t)", (12, 8), Operand.RIGHT, lambda w: w),
+@pytest.mark.parametrize(("graph", "weight", "position", "folded"), [
+    ("y = Gemm(x, W)", (8, 12), 1, lambda w: w.T),
+    ("y = Gemm<transB = 1>(x, W)", (12, 8), 1, lambda w: w),
+    ("y = MatMul(x, W)", (8, 12), 1, lambda w: w.T),
+    ("y = MatMul(W, x)", (12, 3), 0, lambda w: w),
+    ("y = Gemm(W, x)", (12, 3), 0, lambda w: w),
+    ("y = Gemm<transA = 1>(W, x)", (3, 12), 0, lambda w: w.T),
+    ("t = Transpose(W) y = MatMul(x, t)", (12, 8), 1, lambda w: w),
 ])  # fmt: skip
 def test_matrix(
-    graph: str, weight: tuple[int, ...], operand: Operand, folded: Callable[[Array], Array]
+    graph: str, weight: tuple[int, ...], position: int, folded: Callable[[Array], Array]
 ) -> None:
     """The folded matrix W has shape (f, c), however the node holds its weight."""
     array = normal(*weight) * 3
-    padded = np.concatenate([array, array], axis=1) if operand is Operand.LEFT else array
+    padded = np.concatenate([array, array], axis=1) if position == 0 else array
     model = parse(f"g (float[3, 8] x) => (float[n, m] y) {{ {graph} }}", {"W": padded})
     layer = only_layer(model)
-    assert layer.operand is operand
+    assert layer.weight_input == position
     matrix = read_matrix(ModelIndex(model), layer, NOWHERE)
     assert matrix.dtype == np.float64
     np.testing.assert_array_equal(matrix, folded(padded))

@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from alds_onnx.decompose.folding import compose
 from alds_onnx.graph.merge import merge_pairs
-from alds_onnx.graph.rewrite import Replacement, as_read, rewrite, stored_factors
+from alds_onnx.graph.rewrite import Replacement, rewrite, stored_factors
 from alds_onnx.graph.tensors import make_tensor
 from tests.graph.builders import (
     NOWHERE,
@@ -52,7 +52,7 @@ def composed(replacement: Replacement) -> tuple[str, TensorProto]:
     layer = replacement.layers[0]
     matrix = compose(stored_factors(layer, replacement.factors))
     kind = layer.source.tensor.data_type
-    return layer.weight_name, make_tensor(layer.weight_name, as_read(layer, matrix), kind)
+    return layer.weight_name, make_tensor(layer.weight_name, layer.layout.to_weight(matrix), kind)
 
 
 def with_approximations(model: ModelProto, replacements: list[Replacement]) -> ModelProto:

@@ -301,6 +301,7 @@ def test_unknown_rank_has_one_slice() -> None:
     )
     layer = only_layer(model)
     assert layer.activation_rank is None
+    assert not layer.is_sliceable
     assert layer.slice_counts == (1,)
     replacements = replacements_of(model, 1)
     feeds = {"x": normal(4, 8), "s": np.array([2, 2, 8])}

@@ -7,8 +7,8 @@ import pytest
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from alds_onnx.cuts import Cut
-from alds_onnx.decompose.factorize import factorize
-from alds_onnx.graph.patterns import Names, build
+from alds_onnx.graph.operators import OPERATORS
+from alds_onnx.graph.operators.building import Names
 from alds_onnx.graph.scopes import (
     Key,
     Kind,
@@ -138,7 +138,7 @@ def test_unused_names() -> None:
 def test_slices_of_an_activation_of_unknown_rank_are_a_mistake() -> None:
     model = parse("g (float[8] x) => (float[12] y) { y = MatMul(x, W) }", {"W": normal(8, 12)})
     layer = only_layer(model)
-    factors = factorize(normal(12, 8, dtype="float64"), layer.shape, Cut(num_slices=2, rank=1))
-    names = Names(encoder="e", decoder="d", fresh=lambda stem: stem)
+    names = Names(weights=("e", "d"), fresh=lambda stem: stem)
+    cut = Cut(num_slices=2, rank=1)
     with pytest.raises(ValueError, match="known rank"):
-        build(layer, model.graph.node[0], factors, names)
+        OPERATORS[layer.op].build(layer, model.graph.node[0], cut, names)

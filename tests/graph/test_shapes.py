@@ -7,9 +7,8 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from alds_onnx.graph.hints import input_hints
 from alds_onnx.graph.scopes import Key, ModelIndex
-from alds_onnx.graph.shapes import infer, known_ranks, known_shapes
+from alds_onnx.graph.shapes import infer, known_ranks, known_shapes, sizes_from_weights
 from tests.graph.builders import normal, parse
 from tests.graph.test_rewrite_rest import function_model, if_model
 
@@ -97,7 +96,7 @@ def test_contradictory_shapes_do_not_stop_it() -> None:
 def test_hints(
     graph: str, weight: tuple[int, ...], hints: dict[tuple[str, int], int], constant: bool
 ) -> None:
-    assert input_hints(ModelIndex(with_weight(graph, weight, constant))) == hints
+    assert sizes_from_weights(ModelIndex(with_weight(graph, weight, constant))) == hints
 
 
 def with_weight(graph: str, weight: tuple[int, ...], constant: bool) -> ModelProto:
@@ -111,4 +110,4 @@ def with_weight(graph: str, weight: tuple[int, ...], constant: bool) -> ModelPro
 
 def test_no_hint_for_an_undefined_weight() -> None:
     model = parse("g (float[a, b] x) => (float[n, m] y) { y = MatMul(x, nothing) }")
-    assert input_hints(ModelIndex(model)) == {}
+    assert sizes_from_weights(ModelIndex(model)) == {}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
-from alds_onnx.cuts import Cut, CutError, Op
+from alds_onnx.cuts import Cut, CutError
 from alds_onnx.limits import LimitData, LimitKind, LimitResult, Score, Trial
 from alds_onnx.sweeps import Sweep, make_sweep
 from alds_onnx.values import (
@@ -22,7 +22,7 @@ from alds_onnx.values import (
 
 ROW = LayerPlan(
     name="a",
-    op=Op.CONV,
+    op="Conv",
     weight="w",
     shape=(4, 4),
     decision=Decision.DECOMPOSE,

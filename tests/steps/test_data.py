@@ -10,7 +10,7 @@ import pytest
 
 import alds_onnx
 from alds_onnx.calibrate.reader import Feed
-from alds_onnx.graph.load import load_model
+from alds_onnx.graph.files.load import load_model
 from alds_onnx.settings import Settings
 from alds_onnx.steps import finish
 from alds_onnx.steps.data import load_data

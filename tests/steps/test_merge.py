@@ -14,8 +14,8 @@ from rich.console import Console
 import alds_onnx
 from alds_onnx.cuts import Scheme
 from alds_onnx.errors import UsageError, VerificationError
-from alds_onnx.graph import external
 from alds_onnx.graph import merge as joining
+from alds_onnx.graph.files import external
 from alds_onnx.report.json import merge_to_json
 from alds_onnx.report.merged import print_merge
 from alds_onnx.values import Decision, Status

@@ -12,7 +12,7 @@ import alds_onnx
 from alds_onnx import Measuring, Result, Runtime
 from alds_onnx.cuts import Cut, LayerShape, Scheme
 from alds_onnx.evaluate.sessions import Execution, RunError
-from alds_onnx.graph.load import load_model
+from alds_onnx.graph.files.load import load_model
 from alds_onnx.graph.shapes import infer, known_shapes
 from alds_onnx.settings import Settings, silent
 from alds_onnx.steps.clock import Clock

@@ -11,7 +11,8 @@ from onnx import ModelProto, TensorProto, numpy_helper, parser
 
 from alds_onnx.cuts import Cut, LayerShape, Scheme
 from alds_onnx.evaluate.sessions import Execution, Session
-from alds_onnx.graph.layers import Layer, find_layers
+from alds_onnx.graph.find import find_layers
+from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks
 from alds_onnx.timing.layer_models import IsolatedLayer, isolate

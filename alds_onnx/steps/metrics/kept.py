@@ -12,8 +12,8 @@ from alds_onnx.calibrate.reader import Feed
 from alds_onnx.calibrate.sensitivity import Sensitivity
 from alds_onnx.calibrate.sums import Sums
 from alds_onnx.cuts import ErrorCurve, ErrorNorm, LayerShape, Scheme, Spectra, read_only
-from alds_onnx.graph.external import external_tensors
-from alds_onnx.graph.load import LoadedModel
+from alds_onnx.graph.files.external import external_tensors
+from alds_onnx.graph.files.load import LoadedModel
 from alds_onnx.graph.tensors import read_array
 
 _SCHEMES = tuple(Scheme)

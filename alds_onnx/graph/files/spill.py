@@ -10,7 +10,7 @@ from pathlib import Path
 from onnx import TensorProto
 
 from alds_onnx.errors import InputError
-from alds_onnx.graph.external import packed, point
+from alds_onnx.graph.files.external import packed, point
 
 
 class Spill:

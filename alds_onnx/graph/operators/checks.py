@@ -3,9 +3,6 @@
     Conv, ConvInteger   X (n, c, ..), W (f, c/g, kernel), B (f)
     QLinearConv         the same, with scales and zero points between them
     ConvTranspose       X (n, c, ..), W (c, f/g, kernel), B (f)
-    Gemm                A (m, k), B (k, n) after their transposes, C broadcasts to (m, n)
-    MatMul              A (.., m, k), B (.., k, n)
-    Reshape             as many elements after as before
 
 ONNX's shape inference checks little of it, and nothing in a graph with a custom operator.
 """
@@ -14,37 +11,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import TypeAlias
 
 from onnx import NodeProto
 
-from alds_onnx.graph.scopes import (
-    DEFAULT_DOMAINS,
-    has_arguments,
-    integer,
-    integers,
-    string,
-)
+from alds_onnx.graph.scopes import integer, integers, string
 
-#: Sizes of a tensor; None where one is not known.
+#: Sizes of a tensor; None where one is not known. None where one is not known.
 Dims: TypeAlias = "tuple[int | None, ...]"
 #: Shapes of tensors, by name.
 Shapes: TypeAlias = Mapping[str, Dims]
 
 _AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
-# Before, C broadcast only if an attribute said so.
-_FIRST_OPSET_OF_GEMM = 7
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
+class Places:
     """Where a convolution has its operands, and which axis of W is of which channels.
 
     Attributes
     ----------
     x, w, bias
-        Numbers of inputs.
+        Numbers of the inputs.
     transposed
         Whether W is (c, f/g, ..) and not (f, c/g, ..).
     """
@@ -55,32 +43,16 @@ class _Places:
     transposed: bool = False
 
 
-_CONVOLUTIONS = {
-    "Conv": _Places(),
-    "ConvInteger": _Places(bias=None),
-    "QLinearConv": _Places(w=3, bias=8),
-    "ConvTranspose": _Places(transposed=True),
-}
-
-
-def operand_problem(node: NodeProto, shapes: Shapes, opset: int) -> str:
-    """Say how the operands of a node contradict each other; "" if they do not."""
-    if node.domain not in DEFAULT_DOMAINS or has_arguments(node):
-        return ""
-    if node.op_type in _CONVOLUTIONS:
-        conv = _Convolution(node, _CONVOLUTIONS[node.op_type], shapes)
-        return next(filter(None, (check(conv) for check in _CHECKS)), "")
-    if node.op_type == "Gemm" and opset >= _FIRST_OPSET_OF_GEMM:
-        return _gemm_problem(node, shapes)
-    if node.op_type == "MatMul":
-        return _matmul_problem(node, shapes)
-    return _reshape_problem(node, shapes) if node.op_type == "Reshape" else ""
+def convolution_problem(node: NodeProto, shapes: Shapes, places: Places) -> str:
+    """Say how the operands of a convolution contradict each other; "" if they do not."""
+    conv = _Convolution(node, places, shapes)
+    return next(filter(None, (check(conv) for check in _CHECKS)), "")
 
 
 @dataclass(frozen=True, slots=True)
 class _Convolution:
     node: NodeProto
-    places: _Places
+    places: Places
     shapes: Shapes
 
     def operand(self, number: int | None) -> tuple[str, Dims | None]:
@@ -170,47 +142,6 @@ _CHECKS: tuple[Callable[[_Convolution], str], ...] = (
     _reach_problem,
     _bias_problem,
 )
-
-
-def _gemm_problem(node: NodeProto, shapes: Shapes) -> str:
-    a, b = (shapes.get(name, (None, None)) for name in node.input[:2])
-    if len(a) != 2 or len(b) != 2:
-        return ""
-    k, m = a if integer(node, "transA", 0) else a[::-1]
-    n, other = b if integer(node, "transB", 0) else b[::-1]
-    if not fits((k,), (other,)):
-        return f"it multiplies {text(a)} by {text(b)}: inner sizes {k} and {other}"
-    name = node.input[2] if len(node.input) > 2 else ""
-    c = shapes.get(name, ())
-    tail = (m, n)[2 - len(c) :]
-    if len(c) <= 2 and all(fits((s,), (t,)) for s, t in zip(c, tail, strict=True) if s != 1):
-        return ""
-    return f"'{name}' of shape {text(c)} does not broadcast to {text((m, n))}"
-
-
-def _matmul_problem(node: NodeProto, shapes: Shapes) -> str:
-    a, b = (shapes.get(name) for name in node.input[:2])
-    if () in (a, b):
-        return f"it multiplies by '{node.input[(a, b).index(())]}', a scalar"
-    if not a or not b:
-        return ""
-    k, other = a[-1], b[max(-2, -len(b))]
-    if fits((k,), (other,)):
-        return ""
-    return f"it multiplies {text(a)} by {text(b)}: inner sizes {k} and {other}"
-
-
-def _reshape_problem(node: NodeProto, shapes: Shapes) -> str:
-    before, after = (_count(shapes.get(name)) for name in (node.input[0], node.output[0]))
-    if before is None or after is None or before == after:
-        return ""
-    return f"it makes {after} elements of {before}"
-
-
-def _count(dims: Dims | None) -> int | None:
-    """Number of elements, if it is known."""
-    sizes = [size for size in dims or (None,) if size is not None]
-    return prod(sizes) if dims is not None and len(sizes) == len(dims) else None
 
 
 def fits(sizes: Dims, others: Dims) -> bool:

@@ -12,7 +12,8 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, SparseTensorProto, TensorProto
 
 from alds_onnx.errors import ModelError
-from alds_onnx.graph.save import serialize
+from alds_onnx.graph.files.save import serialize
+from alds_onnx.graph.files.validity import contradiction
 from alds_onnx.graph.tensors import (
     NUMBERS,
     check_location,
@@ -23,7 +24,6 @@ from alds_onnx.graph.tensors import (
     num_elements,
     type_name,
 )
-from alds_onnx.graph.validity import contradiction
 
 # A protobuf message cannot be larger.
 _LARGEST_MESSAGE = 2**31 - 1

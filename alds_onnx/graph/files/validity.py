@@ -7,7 +7,7 @@
     5. all else that ONNX's own definitions of the operators find, by strict inference of types and
        shapes: inner sizes, broadcasts, axes, element types.
 
-Whatever depends on something unknown passes: free sizes, what stands behind a custom operator,
+Whatever depends on something unknown passes: free sizes, what a custom operator makes,
 operator sets newer than the installed onnx. So do wrong declared shapes of outputs and intermediate
 tensors: runtimes warn, and go on with the right ones. A subgraph may never run, so the operands of
 its nodes are held against constants only, not against what comes in.
@@ -33,10 +33,11 @@ from onnx import (
 )
 from onnx.shape_inference import InferenceError, infer_shapes
 
-from alds_onnx.cuts import Op
-from alds_onnx.graph.operands import Dims, Shapes, fits, operand_problem, text
+from alds_onnx.graph.files.operands import operand_problem
+from alds_onnx.graph.files.skeleton import default_domain_unnamed, label, skeleton
+from alds_onnx.graph.operators import OPERATORS
+from alds_onnx.graph.operators.checks import Dims, Shapes, fits, text
 from alds_onnx.graph.scopes import constant_tensor, default_opset, subgraphs
-from alds_onnx.graph.skeleton import default_domain_unnamed, label, skeleton
 from alds_onnx.graph.tensors import FLOATING, every, is_external, type_name
 
 _log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class _Value:
 
     @property
     def is_sufficient(self) -> bool:
-        """Whether inference can do without the rest: it reads integers and strings."""
+        """Whether inference needs no more of it: it reads integers and strings only."""
         if self.element_type == TensorProto.UNDEFINED or self.dims is None:
             return False
         return self.element_type in FLOATING or None not in self.dims
@@ -221,7 +222,7 @@ def _is_contradiction(line: str, graph: GraphProto, values: Mapping[str, _Value]
     if any(word in line for word in _OF_TYPES):
         return True
     if len(at) > 1:  # in a subgraph or function, of whose tensors nothing is known here
-        return at[-1][0] in [op.value for op in Op]
+        return at[-1][0] in OPERATORS
     nodes = (node for node in graph.node if node.name == at[0][1])
     read = {name for node in nodes for name in node.input if name}
     return all(name in values and values[name].is_sufficient for name in read)

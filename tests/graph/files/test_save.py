@@ -13,10 +13,10 @@ import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from alds_onnx.errors import InputError, ModelError, UsageError
-from alds_onnx.graph import external, save
-from alds_onnx.graph.load import load_model
+from alds_onnx.graph.files import external, save
+from alds_onnx.graph.files.load import load_model
+from alds_onnx.graph.files.save import check_output, write_bytes, write_model
 from alds_onnx.graph.rewrite import rewrite
-from alds_onnx.graph.save import check_target, write_bytes, write_model
 from alds_onnx.graph.tensors import read_array
 from tests.graph.builders import (
     assert_close,
@@ -293,11 +293,11 @@ def test_targets_that_are_fine(tmp_path: Path) -> None:
     source = tmp_path / "in.onnx"
     source.write_bytes(b"model")
     for target in (tmp_path / "new.onnx", tmp_path / "missing" / ".." / "new.onnx"):
-        check_target(target, source)
-        check_target(target, None)
+        check_output(target, source)
+        check_output(target, None)
     (tmp_path / "old.onnx").write_bytes(b"old")
-    check_target(tmp_path / "old.onnx", source)
-    check_target(tmp_path / "old.onnx", tmp_path / "no such source")
+    check_output(tmp_path / "old.onnx", source)
+    check_output(tmp_path / "old.onnx", tmp_path / "no such source")
 
 
 def test_targets_that_are_refused(tmp_path: Path) -> None:
@@ -318,14 +318,14 @@ def test_targets_that_are_refused(tmp_path: Path) -> None:
     }
     for name, reason in refused.items():
         with pytest.raises(UsageError, match=reason) as caught:
-            check_target(tmp_path / name, source)
+            check_output(tmp_path / name, source)
         assert "\n" not in str(caught.value)
 
 
 def test_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UsageError, match="no permission"):
-        check_target(tmp_path / "out.onnx", None)
+        check_output(tmp_path / "out.onnx", None)
 
 
 def test_folder_that_is_gone(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from onnx import ModelProto, TensorProto
 
 from alds_onnx import compress
 from alds_onnx.errors import ModelError
-from alds_onnx.graph import load
-from alds_onnx.graph.load import load_model
-from alds_onnx.graph.skeleton import skeleton
+from alds_onnx.graph.files import load
+from alds_onnx.graph.files.load import load_model
+from alds_onnx.graph.files.skeleton import skeleton
+from alds_onnx.graph.files.validity import contradiction
 from alds_onnx.graph.tensors import NUMBERS, every
-from alds_onnx.graph.validity import contradiction
 from tests.graph.builders import Array, normal, parse, run
 
 _X4 = "float[1, 8, 9, 9] x"

@@ -18,8 +18,8 @@ from onnx import ModelProto, TensorProto
 
 from alds_onnx.errors import ModelError
 from alds_onnx.evaluate.sessions import Execution, Session
-from alds_onnx.graph import load, save
-from alds_onnx.graph.load import load_model
+from alds_onnx.graph.files import load, save
+from alds_onnx.graph.files.load import load_model
 from alds_onnx.graph.tensors import (
     external_data,
     make_tensor,

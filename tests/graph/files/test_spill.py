@@ -14,9 +14,9 @@ from onnx import ModelProto, TensorProto, numpy_helper
 import alds_onnx
 from alds_onnx.errors import InputError
 from alds_onnx.evaluate.sessions import Execution, Session
-from alds_onnx.graph import external
+from alds_onnx.graph.files import external
+from alds_onnx.graph.files.spill import Spill
 from alds_onnx.graph.rewrite import rewrite, with_composed_weights
-from alds_onnx.graph.spill import Spill
 from alds_onnx.graph.tensors import external_data, read_array
 from alds_onnx.values import Status
 from tests.graph.builders import assert_close, normal, parse, replacements_of, run

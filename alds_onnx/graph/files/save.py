@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, TensorProto
 
 from alds_onnx.errors import InputError, ModelError, UsageError
-from alds_onnx.graph.external import (
+from alds_onnx.graph.files.external import (
     external_tensors,
     inline_bytes,
     large_initializers,
@@ -49,7 +49,7 @@ def serialize(model: ModelProto) -> bytes:
         raise ModelError("the model is over 2 GiB: save it with external data") from e
 
 
-def check_target(target: Path, source: Path | None) -> None:
+def check_output(output: Path, source: Path | None) -> None:
     """Refuse a path that must not or cannot be written, before any work is done.
 
     Raises
@@ -58,21 +58,21 @@ def check_target(target: Path, source: Path | None) -> None:
         If it is the input, a directory, a special file, or in a folder that cannot be written.
     """
     try:
-        problem = _problem(target, source)
+        problem = _problem(output, source)
     except OSError as e:  # a name that is too long, a folder that may not be looked into
         problem = f"cannot be written: {e.strerror or e}"
     if problem:
-        raise UsageError(f"the output '{target}' {problem}")
+        raise UsageError(f"the output '{output}' {problem}")
 
 
-def _problem(target: Path, source: Path | None) -> str:
+def _problem(output: Path, source: Path | None) -> str:
     """Say why a path must not or cannot be written; "" if it can."""
-    folder = target.resolve().parent
-    if source is not None and target.exists() and source.exists() and target.samefile(source):
+    folder = output.resolve().parent
+    if source is not None and output.exists() and source.exists() and output.samefile(source):
         return "is the input: give it another name"
-    if target.is_dir():
+    if output.is_dir():
         return "is a directory: give the name of a file"
-    if target.exists() and not target.is_file():
+    if output.exists() and not output.is_file():
         return "is not a regular file"
     if not folder.is_dir():
         return f"cannot be written: there is no folder '{folder}'"
@@ -83,7 +83,7 @@ def _problem(target: Path, source: Path | None) -> str:
 
 def write_model(
     model: ModelProto,
-    target: Path,
+    output: Path,
     folder: Path,
     source: Path | None = None,
     *,
@@ -94,8 +94,8 @@ def write_model(
     Parameters
     ----------
     model
-        Stays as it is. Its external tensors are copied to one data file beside `target`.
-    target
+        Stays as it is. Its external tensors are copied to one data file beside `output`.
+    output
         Replaced only once everything has reached the disk. The data file of a model that it
         replaces goes, if that was written here too.
     folder
@@ -109,23 +109,23 @@ def write_model(
     Raises
     ------
     InputError
-        If it cannot be written. Nothing is left behind then, and an old `target` stays.
+        If it cannot be written. Nothing is left over then, and an old `output` stays.
     """
-    target = Path(os.path.realpath(target))
+    output = Path(os.path.realpath(output))
     external = external or inline_bytes(model) > _LARGEST_INLINE
     try:
         kept = _data_files(source) if source else set()
-        with _alone_in(target.parent), _data_written(model, target, folder, external) as written:
+        with _alone_in(output.parent), _data_written(model, output, folder, external) as written:
             pointed, data = written
-            stale = _own_data_files(target) - kept - {data}
-            write_bytes(serialize(pointed), target, stale)
+            stale = _own_data_files(output) - kept - {data}
+            write_bytes(serialize(pointed), output, stale)
     except OSError as e:
-        raise InputError(f"'{target}' cannot be written: {e.strerror or e}") from e
+        raise InputError(f"'{output}' cannot be written: {e.strerror or e}") from e
 
 
-def write_bytes(data: bytes, target: Path, stale: Collection[Path] = ()) -> None:
+def write_bytes(data: bytes, output: Path, stale: Collection[Path] = ()) -> None:
     """Write a file through a temporary one beside it, whole or not at all; then remove others."""
-    with _temporary(target) as draft:
+    with _temporary(output) as draft:
         draft.file.write(data)
         draft.stale = stale
 
@@ -135,29 +135,29 @@ class _Draft:
     """A file that is being written, where it goes, and the files that go when it is there."""
 
     file: IO[bytes]
-    target: Path
+    output: Path
     stale: Collection[Path] = ()
 
 
 @contextlib.contextmanager
-def _temporary(target: Path) -> Iterator[_Draft]:
-    """Open a file beside `target` that takes its place if the block ends well."""
+def _temporary(output: Path) -> Iterator[_Draft]:
+    """Open a file beside `output` that takes its place if the block ends well."""
     # The name is chosen before the file is made: no interrupt can come between the making and the
     # `try` that removes it.
-    path = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}.tmp")
+    path = output.with_name(f".{output.name[:40]}.{secrets.token_hex(6)}.tmp")
     try:
         with path.open("xb") as file:
-            draft = _Draft(file, target)
+            draft = _Draft(file, output)
             yield draft
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(path, _mode(draft.target))
+        os.chmod(path, _mode(draft.output))
         with _uninterrupted():
-            os.replace(path, draft.target)
+            os.replace(path, draft.output)
             for other in draft.stale:
                 with contextlib.suppress(OSError):
                     other.unlink()
-            _sync_folder(target.parent)
+            _sync_folder(output.parent)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
@@ -181,10 +181,10 @@ def _uninterrupted() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _mode(target: Path) -> int:
+def _mode(output: Path) -> int:
     """Give the permissions of the file that is replaced, or those of a new file."""
-    if target.exists():
-        return target.stat().st_mode & 0o7777
+    if output.exists():
+        return output.stat().st_mode & 0o7777
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
@@ -204,8 +204,8 @@ def _sync_folder(folder: Path) -> None:
 def _alone_in(folder: Path) -> Iterator[None]:
     """Wait until no other run writes a model into a folder.
 
-    Of two runs on one target the second must see the data file of the first, to remove it. The
-    lock is on the folder itself and leaves no file behind.
+    Of two runs on one output the second must see the data file of the first, to remove it. The
+    lock is on the folder itself and leaves no file.
     """
     descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
@@ -220,11 +220,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _data_written(
-    model: ModelProto, target: Path, folder: Path, external: bool
+    model: ModelProto, output: Path, folder: Path, external: bool
 ) -> Iterator[tuple[ModelProto, Path | None]]:
     """Write external tensors to one new file, which goes again if the block fails.
 
-    Its name is made from its contents, so that the data file of an older `target` is never
+    Its name is made from its contents, so that the data file of an older `output` is never
     overwritten: until the new model file takes its place, the old pair stays as it was.
 
     Yields
@@ -238,33 +238,33 @@ def _data_written(
     result = ModelProto()
     result.CopyFrom(model)
     tensors = external_tensors(result) + (large_initializers(result) if external else [])
-    data, is_new = target, False
+    data, is_new = output, False
     try:
-        with _temporary(target) as draft:
+        with _temporary(output) as draft:
             digest, places = write_data(draft.file, tensors, folder)
-            data = target.with_name(f"{target.name}.{digest[:16]}.data")
+            data = output.with_name(f"{output.name}.{digest[:16]}.data")
             is_new = not data.exists()
-            draft.target = data
+            draft.output = data
         for tensor, (offset, length) in zip(tensors, places, strict=True):
             point(tensor, data.name, offset, length)
         yield result, data
     except BaseException:
-        # The model file may be in its place already, and an interrupt come right behind it.
-        if is_new and data not in _data_files(target):
+        # The model file may be in its place already, and an interrupt come right after that.
+        if is_new and data not in _data_files(output):
             data.unlink(missing_ok=True)
         raise
 
 
-def _own_data_files(target: Path) -> set[Path]:
-    """Find the data files that an earlier run wrote for the model file that is at `target`.
+def _own_data_files(output: Path) -> set[Path]:
+    """Find the data files that an earlier run wrote for the model file that is at `output`.
 
     They lie beside it: what a model of somebody else names elsewhere is never removed.
     """
-    pattern = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.data")
+    pattern = re.compile(re.escape(output.name) + r"\.[0-9a-f]{16}\.data")
     return {
         path
-        for path in _data_files(target)
-        if path.parent == target.parent and pattern.fullmatch(path.name)
+        for path in _data_files(output)
+        if path.parent == output.parent and pattern.fullmatch(path.name)
     }
 
 

@@ -1,0 +1,1 @@
+"""Model files: read, checked, written, and the numbers that lie in other files."""

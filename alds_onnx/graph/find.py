@@ -1,0 +1,179 @@
+"""Finding the layers of a model: the nodes of all operators that can be decomposed.
+
+A node becomes a `Layer` if all of this holds, otherwise a `Skipped` that says which does not:
+
+    1. its weight is a constant (an initializer, a Constant node, or one of these through Identity,
+       Transpose, Reshape, Flatten, Squeeze, Unsqueeze) of type float, double, float16 or bfloat16;
+    2. only nodes that share its factors read that weight: else cutting it would add parameters;
+    3. its operator (`graph.operators`) does not refuse it;
+    4. it is not tiny, and some rank has fewer parameters than the weight;
+    5. the operator set has the operators that the factors need.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onnx import NodeProto
+
+from alds_onnx.graph.layers import Layer, Skipped, skipped
+from alds_onnx.graph.operators import operator_of
+from alds_onnx.graph.operators.operator import Operator
+from alds_onnx.graph.scopes import Key, ModelIndex, Site, has_arguments, unused
+from alds_onnx.graph.tensors import DECOMPOSABLE, type_name
+from alds_onnx.graph.weights import WeightSource, find_source
+
+# Gemm broadcasts C without a `broadcast` attribute, and Reshape takes its shape as an input.
+_FIRST_OPSET = 7
+# Two nodes in place of one cost more than the few bytes that a smaller weight could save.
+_FEWEST_PARAMETERS = 64
+
+
+def find_layers(
+    index: ModelIndex, folder: Path, ranks: Mapping[Key, int]
+) -> tuple[Layer | Skipped, ...]:
+    """Every node of an operator that can be decomposed, in graph order.
+
+    Parameters
+    ----------
+    index
+        The model.
+    folder
+        Folder of the model file, for external data.
+    ranks
+        Number of axes of tensors, where known.
+    """
+    candidates = [
+        _Candidate(index=index, folder=folder, site=site, node=node, operator=operator)
+        for site, node in index.walk()
+        if (operator := operator_of(node)) is not None
+    ]
+    names = row_names(index)
+    found = [_examine(candidate, names[candidate.site], ranks) for candidate in candidates]
+    return _without_other_uses(index, found)
+
+
+def row_names(index: ModelIndex) -> dict[Site, str]:
+    """Give each node a name: its own, or its first output's where that is empty or not unique.
+
+    Where the output's name is not unique either (branches of one If), its scope is put before it;
+    a number at its end tells apart what is still the same.
+    """
+    nodes = list(index.walk())
+    named = Counter(node.name for _, node in nodes)
+    made = Counter(name for _, node in nodes for name in node.output[:1])
+    names = {site: node.name for site, node in nodes if node.name and named[node.name] == 1}
+    taken = set(names.values())
+    for site, node in nodes:
+        if site not in names:
+            output = node.output[0] if node.output else ""
+            path = "" if made[output] == 1 else index.scopes[site.scope].path
+            names[site] = unused(f"{path}{output}", taken)
+    return names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """A node that is looked at."""
+
+    index: ModelIndex
+    folder: Path
+    site: Site
+    node: NodeProto
+    operator: Operator
+
+    @property
+    def opset(self) -> int:
+        return self.index.scopes[self.site.scope].opset
+
+    def source(self, position: int) -> WeightSource | str:
+        return find_source(self.index, self.site.scope, self.node.input[position], self.folder)
+
+    def is_constant(self, position: int) -> bool:
+        return isinstance(self.source(position), WeightSource)
+
+
+def _examine(candidate: _Candidate, name: str, ranks: Mapping[Key, int]) -> Layer | Skipped:
+    node, operator, site = candidate.node, candidate.operator, candidate.site
+    position = operator.weight_input(candidate.is_constant)
+    source, op, weight = candidate.source(position), node.op_type, node.input[position]
+    reason = source if isinstance(source, str) else _refusal(candidate, position, source)
+    if isinstance(source, str) or reason:
+        dims = () if isinstance(source, str) else source.shape
+        return Skipped(site=site, name=name, op=op, weight_name=weight, dims=dims, reason=reason)
+    activation = candidate.index.resolve(site.scope, node.input[1 - position])
+    rank = operator.activation_rank(ranks.get(activation.key) if activation else None)
+    return Layer(
+        site=site,
+        name=name,
+        op=op,
+        source=source,
+        weight_name=weight,
+        weight_input=position,
+        layout=operator.layout(node, position, source.shape),
+        activation_rank=rank,
+        is_sliceable=operator.is_sliceable(candidate.opset, rank),
+        opset=candidate.opset,
+    )
+
+
+def _refusal(candidate: _Candidate, position: int, source: WeightSource) -> str:
+    """Why a node with a constant weight cannot be decomposed; "" if it can."""
+    element_type, node = source.tensor.data_type, candidate.node
+    if element_type not in DECOMPOSABLE:
+        return f"its weight is of type {type_name(element_type)}"
+    if candidate.opset < _FIRST_OPSET:
+        return f"opset {candidate.opset} is older than {_FIRST_OPSET}"
+    if has_arguments(node):
+        return "its attributes are arguments of the function"
+    reason = candidate.operator.refusal(node, source.shape, candidate.is_constant)
+    if reason:
+        return reason
+    shape = candidate.operator.layout(node, position, source.shape).shape
+    if shape.num_parameters < _FEWEST_PARAMETERS:
+        return f"its weight is tiny ({shape.num_parameters} parameters)"
+    return "" if shape.slice_counts() else "even rank 1 has as many parameters as the weight"
+
+
+def _without_other_uses(
+    index: ModelIndex, found: list[Layer | Skipped]
+) -> tuple[Layer | Skipped, ...]:
+    """Skip the layers whose weight something else reads too."""
+    shared: dict[object, list[Layer]] = {}
+    for layer in found:
+        if isinstance(layer, Layer):
+            shared.setdefault(layer.weight_key, []).append(layer)
+    return tuple(
+        _checked_use(index, layer, shared[layer.weight_key]) if isinstance(layer, Layer) else layer
+        for layer in found
+    )
+
+
+def _checked_use(index: ModelIndex, layer: Layer, sharing: list[Layer]) -> Layer | Skipped:
+    other = _other_use(index, layer, {reader.site for reader in sharing})
+    if other is not None:
+        reason = f"its weight is also {other}, so that cutting it would add parameters"
+        return skipped(layer, reason)
+    # All who share the factors have as many slices as the one that can have fewest.
+    return layer if all(r.is_sliceable for r in sharing) else replace(layer, is_sliceable=False)
+
+
+def _other_use(index: ModelIndex, layer: Layer, readers: set[Site]) -> str | None:
+    """Find a use of the weight, or of a tensor on its way, beside the layers that share it."""
+    source = layer.source
+    allowed = readers | set(source.chain)
+    on_the_way = {source.read, source.base}
+    for site in source.chain:
+        on_the_way.update(Key(site.scope, name) for name in index.node(site).output if name)
+    for key in on_the_way:
+        for use in index.uses.get(key, ()):
+            if use.site is None:
+                return "a graph output"
+            if use.site not in allowed:
+                return f"read by {index.node(use.site).op_type}"
+            if use.site == layer.site and use.index != layer.weight_input:
+                return f"another operand of the same {layer.op}"
+    return None

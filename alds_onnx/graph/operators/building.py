@@ -1,0 +1,109 @@
+"""Building the chain of nodes that replaces a node.
+
+The last node keeps the name, output and bias of the old one, so that what a runtime fuses with it
+(activations, MatMul + Add, BatchNormalization) still fuses. One node of the chain, the carrier,
+takes over the old node's attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import NodeProto
+
+from alds_onnx.graph.layers import Layer
+
+_NO_ATTRIBUTES: Mapping[str, object] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """Names for the parts of one replacement.
+
+    Attributes
+    ----------
+    weights
+        The weights of the stages, in the order in which they are applied.
+    fresh
+        Makes a new name from a stem.
+    """
+
+    weights: tuple[str, ...]
+    fresh: Callable[[str], str]
+
+
+class NodeChain:
+    """Collects graphsurgeon nodes from the activation to the old node's output.
+
+    Attributes
+    ----------
+    tensor
+        What the nodes so far make; at first the activation.
+    weights
+        The weights of the stages.
+    carrier
+        Which of the nodes takes over the old node's attributes.
+    """
+
+    def __init__(self, layer: Layer, node: NodeProto, names: Names) -> None:
+        self.layer, self.node = layer, node
+        self.weights = [gs.Variable(name) for name in names.weights]
+        self.tensor = gs.Variable(node.input[1 - layer.weight_input])
+        self.carrier = -1
+        self._fresh = names.fresh
+        self._nodes: list[gs.Node] = []
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def step(
+        self, op: str, inputs: Sequence[gs.Variable], attrs: Mapping[str, object] = _NO_ATTRIBUTES
+    ) -> None:
+        """Add a node; its output becomes the current tensor."""
+        self.tensor = gs.Variable(self._fresh(f"{self._stem()}/encoded"))
+        name = self._fresh(f"{self._stem()}/encode")
+        self._nodes.append(gs.Node(op, name, dict(attrs), list(inputs), [self.tensor]))
+
+    def last(
+        self, op: str, inputs: Sequence[gs.Variable], attrs: Mapping[str, object] = _NO_ATTRIBUTES
+    ) -> None:
+        """Add the node that makes the old node's output, with its bias."""
+        bias = [gs.Variable(name) for name in self.node.input[2:]]
+        output = gs.Variable(self.node.output[0])
+        self._nodes.append(gs.Node(op, self.node.name, dict(attrs), [*inputs, *bias], [output]))
+
+    def integers(self, values: list[int]) -> gs.Variable:
+        """Add a constant, such as a shape."""
+        name = self._fresh(f"{self._stem()}/shape")
+        output = gs.Variable(name)
+        value = gs.Constant(f"{name}/value", np.array(values, np.int64))
+        self._nodes.append(gs.Node("Constant", attrs={"value": value}, outputs=[output]))
+        return output
+
+    def _stem(self) -> str:
+        return self.node.name or self.node.output[0]
+
+    def export(self) -> list[NodeProto]:
+        """Export the chain; what graphsurgeon does not know of the old node is copied over."""
+        graph = gs.Graph(nodes=self._nodes, inputs=[], outputs=[], opset=self.layer.opset)
+        exported = gs.export_onnx(graph, do_type_check=False).graph.node
+        return [self._inherit(i, new) for i, new in enumerate(exported)]
+
+    def _inherit(self, position: int, new: NodeProto) -> NodeProto:
+        """Take the old node with the new operator, name, inputs, outputs and attributes."""
+        merged = NodeProto()
+        merged.CopyFrom(self.node)
+        merged.ClearField("input")
+        merged.ClearField("output")
+        merged.ClearField("attribute")
+        own = {a.name: a for a in new.attribute}
+        if position == self.carrier:
+            merged.attribute.extend(own.pop(a.name, a) for a in self.node.attribute)
+        merged.attribute.extend(own.values())
+        merged.op_type, merged.name = new.op_type, new.name
+        merged.input.extend(new.input)
+        merged.output.extend(new.output)
+        return merged
