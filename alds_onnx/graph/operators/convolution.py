@@ -155,13 +155,12 @@ class Convolution(Operator):
             return MISFIT
         triples = zip(nodes, dims, groups, strict=True)
         matched = match([self._stage_dims(*triple) for triple in triples], groups[0])
-        if matched is None:
-            return MISFIT
+        if matched is None:  # no scheme has three stages and groups
+            return _CLASH if len(nodes) > 2 and groups[0] > 1 else MISFIT
         shape, cut = matched
         along = [self._along(node, n[2:]) for node, n in zip(nodes, dims, strict=True)]
         whole, carrier = self._whole_axes(along), self._carrier(nodes, [n[2:] for n in dims])
-        clashes = set(groups[1:]) != {1} or (len(nodes) > 2 and groups[0] != 1)
-        if clashes or whole is None or not self._is_carried(nodes, along, carrier):
+        if set(groups[1:]) != {1} or whole is None or not self._is_carried(nodes, along, carrier):
             return _CLASH
         return Whole(
             layout=WeightLayout(shape=shape, transposed=self.transposed, channels_first=True),
