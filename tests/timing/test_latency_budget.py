@@ -140,6 +140,18 @@ def test_a_ratio_that_no_model_reaches_is_refused() -> None:
     assert tried == [0.5, 0.95]
 
 
+def test_curves_that_promise_what_no_model_keeps_are_asked_for_more() -> None:
+    tried: list[float] = []
+
+    def ratio_of(saving: float) -> float:
+        tried.append(saving)
+        return 1.02
+
+    with pytest.raises(BudgetError, match=r"the fastest model that was found has 1\.02"):
+        corrected_saving(0.9, ratio_of, 0.95)
+    assert tried == [pytest.approx(0.1), 0.95]
+
+
 def test_four_models_are_tried_at_most() -> None:
     tried: list[float] = []
 
