@@ -14,8 +14,11 @@ from onnx import numpy_helper
 import alds_onnx
 from alds_onnx.cache import Cache
 from alds_onnx.cli import run
+from alds_onnx.cuts import ErrorNorm, LayerShape, Scheme
+from alds_onnx.decompose.regression import joint_spectra, white_moments
 from alds_onnx.errors import UsageError
 from alds_onnx.steps.metrics import observe, weights
+from alds_onnx.steps.metrics.kept import remembered_spectra
 from tests.graph.builders import normal
 from tests.steps.nets import feeds, models
 
@@ -135,3 +138,17 @@ def test_a_folder_that_cannot_be_made_is_refused(
     onnx.save(models()["dense"], source)
     assert run([str(source), "--cr=0.3", "--dry-run", f"--cache={taken}"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_error_curves_come_back_as_they_were(tmp_path: Path) -> None:
+    shape = LayerShape(out_features=8, in_channels=8, kernel=(3,))
+    W = normal(8, shape.num_columns).astype(np.float64)
+    counts: dict[Scheme, tuple[int, ...]] = {Scheme.ENCODE: (1, 2), Scheme.TUCKER2: ()}
+    wanted = joint_spectra(W, shape, white_moments(W), counts)
+    for _ in range(2):
+        found = remembered_spectra(Cache(folder=tmp_path), shape, lambda: wanted, "curves")
+        assert (found.norm, found.schemes) == (wanted.norm, wanted.schemes)
+        assert found.error_norm is ErrorNorm.FROBENIUS
+        for curve, other in zip(found.curves, wanted.curves, strict=True):
+            assert (curve.scheme, curve.num_slices) == (other.scheme, other.num_slices)
+            np.testing.assert_array_equal(curve.relative_error, other.relative_error)

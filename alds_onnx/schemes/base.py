@@ -7,7 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias, TypeVar
+from itertools import pairwise
+from math import prod
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -93,18 +95,12 @@ class Structure(ABC):
         """Which axes of the kernel each stage has."""
 
     @abstractmethod
-    def stages(self, shape: LayerShape, cut: Ranks) -> tuple[Stage, ...]:
-        """The convolutions that take the layer's place, in the order in which they are applied."""
+    def channels(self, num_slices: int, rank: Count, rank_out: Count) -> tuple[Count, ...]:
+        """Channels between one stage and the next, of a cut or of several."""
 
     @abstractmethod
     def ranks_of_channels(self, channels: Sequence[int], groups: int) -> tuple[int, int, int]:
         """k, j and the second rank of stages with these numbers of outputs, groups in the first."""
-
-    @abstractmethod
-    def sizes(
-        self, shape: LayerShape, num_slices: int, rank: Count, rank_out: Count
-    ) -> tuple[Count, ...]:
-        """Entries of each factor of a cut, or of several."""
 
     @abstractmethod
     def sliced(self, shape: LayerShape) -> LayerShape | None:
@@ -141,6 +137,35 @@ class Structure(ABC):
         self, shape: LayerShape, cut: Ranks, weights: Sequence[FloatArray]
     ) -> Parts:
         """The factors whose `stage_weights` these are."""
+
+    def stages(self, shape: LayerShape, cut: Ranks) -> tuple[Stage, ...]:
+        """The convolutions that take the layer's place, in the order in which they are applied.
+
+        The first one has a group for each slice.
+        """
+        between = self.channels(cut.num_slices, cut.rank, cut.rank_out)
+        ends = pairwise((shape.in_channels, *between, shape.out_features))
+        groups = (cut.num_slices, *(1 for _ in between))
+        return tuple(
+            Stage(in_channels=before, out_channels=after, groups=n, axes=axes)
+            for (before, after), n, axes in zip(ends, groups, self.axes(shape), strict=True)
+        )
+
+    def sizes(
+        self, shape: LayerShape, num_slices: int, rank: Count, rank_out: Count
+    ) -> tuple[Count, ...]:
+        """Entries of each factor of a cut, or of several; those of the weights of the stages."""
+        between: Sequence[Any] = self.channels(num_slices, rank, rank_out)
+        chain = [shape.in_channels, *between, shape.out_features]
+        kernels = [
+            prod(n for n, own in zip(shape.kernel, axes, strict=True) if own)
+            for axes in self.axes(shape)
+        ]
+        first, *others = (
+            before * after * size
+            for (before, after), size in zip(pairwise(chain), kernels, strict=True)
+        )
+        return first // num_slices, *others
 
     def slice_counts(self, shape: LayerShape) -> tuple[int, ...]:
         """Every k that leaves a rank that saves parameters, ascending."""

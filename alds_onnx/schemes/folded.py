@@ -32,7 +32,7 @@ from alds_onnx.schemes.base import (
     Structure,
 )
 from alds_onnx.schemes.fold import Fold
-from alds_onnx.schemes.shapes import LayerShape, Ranks, Stage
+from alds_onnx.schemes.shapes import LayerShape, Ranks
 
 
 class Folded(Structure):
@@ -57,25 +57,13 @@ class Folded(Structure):
         first = self.fold.axes(shape)
         return first, tuple(not own for own in first)
 
-    def stages(self, shape: LayerShape, cut: Ranks) -> tuple[Stage, ...]:
-        """A grouped convolution, and one that reads all codes."""
-        first, second = self.axes(shape)
-        c, codes = shape.in_channels, cut.num_slices * cut.rank
-        return (
-            Stage(in_channels=c, out_channels=codes, groups=cut.num_slices, axes=first),
-            Stage(in_channels=codes, out_channels=shape.out_features, axes=second),
-        )
+    def channels(self, num_slices: int, rank: Count, rank_out: Count) -> tuple[Count, ...]:
+        """The codes of all slices."""
+        return (num_slices * rank,)
 
     def ranks_of_channels(self, channels: Sequence[int], groups: int) -> tuple[int, int, int]:
         """One rank."""
         return groups, channels[0] // groups, 0
-
-    def sizes(
-        self, shape: LayerShape, num_slices: int, rank: Count, rank_out: Count
-    ) -> tuple[Count, ...]:
-        """Encoder and decoder."""
-        sizes = self.fold.sizes(shape)
-        return rank * sizes.num_columns, rank * (num_slices * sizes.out_features)
 
     def sliced(self, shape: LayerShape) -> LayerShape | None:
         """The matrix of the fold."""

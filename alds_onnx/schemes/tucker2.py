@@ -33,7 +33,7 @@ from alds_onnx.schemes.base import (
     Structure,
 )
 from alds_onnx.schemes.fold import DECODE, ENCODE, Fold
-from alds_onnx.schemes.shapes import LayerShape, Ranks, Stage
+from alds_onnx.schemes.shapes import LayerShape, Ranks
 
 # Most ranks of a projection that are combined with all of the other where squares of errors add
 # up; more of them are thinned evenly.
@@ -55,26 +55,13 @@ class Tucker2(Structure):
         count = len(shape.kernel)
         return (False,) * count, (True,) * count, (False,) * count
 
-    def stages(self, shape: LayerShape, cut: Ranks) -> tuple[Stage, ...]:
-        """Three convolutions."""
-        first, core, last = self.axes(shape)
-        j, j_out = cut.rank, cut.rank_out
-        return (
-            Stage(in_channels=shape.in_channels, out_channels=j, axes=first),
-            Stage(in_channels=j, out_channels=j_out, axes=core),
-            Stage(in_channels=j_out, out_channels=shape.out_features, axes=last),
-        )
+    def channels(self, num_slices: int, rank: Count, rank_out: Count) -> tuple[Count, ...]:
+        """Both ranks."""
+        return rank, rank_out
 
     def ranks_of_channels(self, channels: Sequence[int], groups: int) -> tuple[int, int, int]:
         """Two ranks."""
         return groups, channels[0], channels[1]
-
-    def sizes(
-        self, shape: LayerShape, num_slices: int, rank: Count, rank_out: Count
-    ) -> tuple[Count, ...]:
-        """Inner projection, core, outer projection."""
-        core = rank * rank_out * shape.kernel_size
-        return rank * shape.in_channels, core, rank_out * shape.out_features
 
     def sliced(self, shape: LayerShape) -> LayerShape | None:
         """Nothing is."""

@@ -155,8 +155,9 @@ class Convolution(Operator):
             return MISFIT
         triples = zip(nodes, dims, groups, strict=True)
         matched = match([self._stage_dims(*triple) for triple in triples], groups[0])
-        if matched is None:  # no scheme has three stages and groups
-            return _CLASH if len(nodes) > 2 and groups[0] > 1 else MISFIT
+        if matched is None:
+            grouped = len(nodes) > 2 and groups[0] > 1 and dims[0][0] % groups[0] == 0
+            return _CLASH if grouped else MISFIT  # no scheme has three stages and groups
         shape, cut = matched
         along = [self._along(node, n[2:]) for node, n in zip(nodes, dims, strict=True)]
         whole, carrier = self._whole_axes(along), self._carrier(nodes, [n[2:] for n in dims])
