@@ -1,4 +1,4 @@
-"""The report on the terminal; plain text where it is piped."""
+"""The report on the terminal. Piped output is plain text."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from alds_onnx.report import numbers
 from alds_onnx.values import Decision, Latency, LayerPlan, OutputFidelity, Report, Verification
 
 _PIPED_WIDTH = 160
-# Layers that are marked as the most sensitive ones.
+# Number of layers to mark as the most sensitive ones.
 _MARKED = 3
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that does not cut tables to 80 columns where there is no terminal."""
+    """Make a console that does not cut tables to 80 columns without a terminal."""
     console = Console(stderr=stderr, highlight=False, soft_wrap=False)
     if console.is_terminal:
         return console
@@ -36,7 +36,7 @@ def print_report(console: Console, report: Report) -> None:
 
 
 def new_table(title: str, *columns: tuple[str, bool]) -> Table:
-    """A table with a title; of each column the heading, and whether it is flush right."""
+    """Make a table from a title, and for each column its heading and whether to align it right."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for name, right in columns:
         table.add_column(name, justify="right" if right else "left", no_wrap=right)
@@ -71,7 +71,7 @@ def _layers(rows: tuple[LayerPlan, ...]) -> Table:
 
 
 def _most_sensitive(rows: tuple[LayerPlan, ...]) -> frozenset[str]:
-    """Names of the few layers whose cuts move the model's outputs most."""
+    """Name the few layers whose cuts change the model's outputs most."""
     measured = [row for row in rows if row.output_error]
     measured.sort(key=lambda row: row.output_error or 0.0, reverse=True)
     return frozenset(row.name for row in measured[:_MARKED])
@@ -97,7 +97,7 @@ def _cells(
 
 
 def ranks(cut: Cut) -> str:
-    """The rank, or both of Tucker-2."""
+    """Format the rank, or both ranks of Tucker-2."""
     return f"{cut.rank}, {cut.rank_out}" if cut.rank_out else str(cut.rank)
 
 
@@ -230,7 +230,7 @@ def _errors(report: Report) -> str:
 
 
 def add_checks(table: Table, checks: Verification, exact: str) -> None:
-    """Add output error, latency, and how the check called `exact` ended."""
+    """Add the output error, the latency, and the result of the check under the label `exact`."""
     compared = [output.relative_l2 for output in checks.fidelity if not output.note]
     if compared:
         table.add_row(
