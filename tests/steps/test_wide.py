@@ -114,7 +114,7 @@ def test_wide_layers_of_branches() -> None:
     assert result.report.verification.status is Status.PASSED
 
 
-def test_behind_a_cut_layer_it_is_fitted_to_what_that_has_become(
+def test_downstream_of_a_cut_layer_it_is_fitted_to_what_that_has_become(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     graph = "m (float[N,24] x) => (float[N,20] y) { h = MatMul(x, w) a = Relu(h) y = MatMul(a, v) }"
