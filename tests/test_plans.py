@@ -1,4 +1,4 @@
-"""Plans survive JSON, and whatever else a file holds gives a PlanError."""
+"""Plans survive JSON, and any other content of a file gives a PlanError."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.plan_values import (
 
 
 def as_read(plan: Plan) -> Plan:
-    """Without what is written for people only."""
+    """Remove the members that are written for people only."""
     layers = (dataclasses.replace(r, macs_before=None, macs_after=None) for r in plan.layers)
     return dataclasses.replace(plan, layers=tuple(layers))
 
@@ -177,7 +177,7 @@ def test_a_malformed_plan_is_refused(
 
 
 def assert_plan_or_refused(data: object) -> None:
-    """What is accepted can be used, and written as real JSON."""
+    """Check that an accepted plan can be used, and written as valid JSON."""
     try:
         plan = plan_from_json(data)
     except PlanError:

@@ -1,4 +1,4 @@
-"""Distances from the original, of whole models and of weights fed into a part."""
+"""Distances from the original, of whole models and of single weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several compressions of one model, as words and as a page."""
+"""The texts and the page of a sweep."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def page(found: Sweep) -> str:
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of the table of ratios."""
+    """Give the cells of the table of ratios."""
     table = text.split('<table id="ratios">')[1].split("</table>", maxsplit=1)[0]
     lines = re.findall(r"<tr.*?>(.*?)</tr>", table, flags=re.DOTALL)
     return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in lines]

@@ -1,4 +1,4 @@
-"""The knapsack against all combinations."""
+"""The knapsack search compared with all combinations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calibration data is read once, and what is odd about it is said."""
+"""Calibration data is read once, and its oddities are reported."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_runs_that_are_set_aside_are_not_fitted_to(target: str) -> None:
 
 
 class Reader:
-    """As onnxruntime.quantization.CalibrationDataReader."""
+    """A reader with the interface of onnxruntime.quantization.CalibrationDataReader."""
 
     def __init__(self) -> None:
         self.feeds = iter(feeds("dense"))
@@ -72,7 +72,7 @@ def test_good_data_is_no_reason_to_warn() -> None:
 
 
 def test_few_samples_are_counted_over_all_runs() -> None:
-    """Also where the checks do not use all of them."""
+    """All are counted, although the checks do not use all of them."""
     single = [{"x": row[None]} for feed in feeds("dense") for row in feed["x"]]
     message = "only 20 calibration samples: the factors may fit them and little else; give at least"
     assert message in warnings(single[:20])

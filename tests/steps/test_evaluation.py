@@ -1,4 +1,4 @@
-"""Scores before and after are what an independent computation gives."""
+"""Scores before and after agree with an independent computation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def model(batch: str = "N", outputs: str = "float[N,9] y", rest: str = "") -> Mo
 
 
 def labelled(count: int = COUNT) -> dict[str, Array]:
-    """Labels that the model gets right for the most part."""
+    """Make labels that the model mostly gets right."""
     x = normal(count, 24)
     (y,) = run(model(), {"x": x})
     labels = y.argmax(axis=1)
@@ -137,7 +137,7 @@ def test_a_model_without_scores_is_refused() -> None:
 
 
 def negative_error(run_model: Run) -> float:
-    """A score of the user's: how near the outputs are to the labels."""
+    """A scoring function: the distance of the outputs from the labels."""
     data = labelled()
     (y,) = run_model({"x": data["x"]})
     return -float(np.square(y - np.eye(9)[data["labels"]]).mean())

@@ -1,4 +1,4 @@
-"""Layers with so many inputs that their outputs stand for them: the same cuts, for less memory."""
+"""Wide layers, whose outputs replace their inputs: the same cuts with less memory."""
 
 from __future__ import annotations
 
