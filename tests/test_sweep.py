@@ -93,7 +93,7 @@ def test_the_command_writes_every_model_and_the_comparison(
 def test_the_report_of_a_sweep(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The report is of the suggested point, and lists all points. A dry run writes only the report."""
+    """The report shows the suggested point and lists all. A dry run writes only the report."""
     page = tmp_path / "page.html"
     argv = [str(source), "--sweep", "0.2,0.4,0.6,0.8,0.999", "--dry-run", "--report", str(page)]
     assert run([*argv, "--threads", "1"]) == 0

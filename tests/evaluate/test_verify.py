@@ -145,7 +145,7 @@ NOISE = "n = RandomNormalLike(h) m = Add(h, n) a = Relu(m)"
 
 @pytest.mark.parametrize("layers", [("h", "r"), ("h",), ()])
 def test_random_operators_are_noted_not_blamed(layers: tuple[str, ...]) -> None:
-    """Downstream of random noise nothing can be compared: neither the output nor the second layer."""
+    """Downstream of noise nothing can be compared: neither the output nor the second layer."""
     found = check(candidates(two_layers(NOISE), layers))
     assert found.status is Status.PASSED
     assert found.fidelity[0].note == "differs from run to run of the original"

@@ -21,7 +21,7 @@ ROUNDING = 1e-5
 
 
 def gentle() -> ModelProto:
-    """Weights with falling singular values, so that errors grow slowly with the removed fraction."""
+    """Weights with falling singular values, so that errors grow slowly with compression."""
 
     def weight(rows: int, columns: int) -> Array:
         u, _, vh = np.linalg.svd(normal(rows, columns), full_matrices=False)
