@@ -101,7 +101,7 @@ def test_the_report_of_a_sweep(
     assert f"written: {page}" in printed.splitlines()
     (suggested,) = re.findall(r"suggested: (--cr \S+),", printed)
     text = page.read_text(encoding="utf-8")
-    assert f"This page is about {suggested}, one of 4 ratios: suggested" in text
+    assert f"This page shows {suggested}, one of 4 ratios: suggested" in text
     assert "Out of reach: --cr 0.999." in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.onnx", "page.html"]
 

@@ -65,7 +65,7 @@ def _layers(rows: tuple[LayerPlan, ...]) -> Table:
         cells = _cells(row, sensitive, on_data=on_data, schemes=schemes)
         table.add_row(*(Text(cell) for cell in cells), style=_style(row))
     if sensitive:
-        table.caption = "* cuts that move the outputs most; --exclude keeps a layer whole"
+        table.caption = "* cuts that change the outputs most; --exclude keeps a layer whole"
         table.caption_justify = "left"
     return table
 
@@ -116,7 +116,7 @@ def _outputs(verification: Verification, result: LimitResult | None) -> Table:
     on = "random" if verification.random_inputs else "calibration"
     if result is not None and result.data is LimitData.HELD_OUT:
         on = "held-out calibration"
-    title = f"Outputs against the original's, on {verification.samples} {on} samples"
+    title = f"Outputs compared with the original, on {verification.samples} {on} samples"
     table = new_table(
         title,
         ("output", False),
@@ -171,12 +171,12 @@ def _summary(report: Report) -> Table:
         "largest layer error", "0", numbers.error(plan.max_relative_error), _errors(report)
     )
     if report.preset is not None:
-        table.add_row("ranks for", "", report.preset.runtime.value, _runtime(report))
+        table.add_row("ranks chosen for", "", report.preset.runtime.value, _runtime(report))
     if report.timed:
-        table.add_row("chosen by times", "", "yes", "of this machine; --no-measure: same bytes")
+        table.add_row("timed on this machine", "", "yes", "--no-measure makes runs repeatable")
     if report.evidence is not None and report.evidence.price is not None:
         price = f"x {report.evidence.price:.2f}"
-        table.add_row("price of speed", "", price, "error that decides, over --target none's")
+        table.add_row("error increase for fast shapes", "", price, "vs. --target none")
     if report.limit_result is not None:
         _add_limit(table, report.limit_result)
     for score in report.scores:
@@ -191,10 +191,10 @@ def _runtime(report: Report) -> str:
     block = report.preset.block
     if block == 1:
         return "all slices and ranks"
-    text = f"convolutions in blocks of {block}"
+    text = f"multiples of {block} in convolutions"
     if report.unaligned:
         count = len(report.unaligned)
-        text += f"; {count} less fast, for size or accuracy"
+        text += f"; {count} layers less fast, for size or accuracy"
     return text
 
 

@@ -15,7 +15,7 @@ _STEPS = {
     Step.LOAD: "Reading the model",
     Step.SCORES: "Scoring",
     Step.SPECTRA: "Singular values",
-    Step.STATISTICS: "Watching the layers on the data",
+    Step.STATISTICS: "Observing the layers on the data",
     Step.SENSITIVITY: "Probing the layers",
     Step.INPUTS: "Finding inputs",
     Step.ATTEMPT: "Attempt",

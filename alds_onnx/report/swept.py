@@ -32,7 +32,9 @@ def print_sweep(console: Console, sweep: Sweep) -> None:
     for point in sweep.points:
         mark = ("*" if point.on_front else " ") + (" knee" if point is sweep.suggested else "")
         table.add_row(*(Text(cell) for cell in (*cells(point), mark)))
-    table.caption = f"* smaller than all that lose less ({sweep.loss}): the Pareto front"
+    table.caption = (
+        f"* on the Pareto front: smaller than every point that loses less ({sweep.loss})"
+    )
     table.caption_justify = "left"
     console.print(table)
     if sweep.unreachable:
@@ -79,12 +81,12 @@ def headline(sweep: Sweep) -> str:
     count = len(sweep.points)
     asked = "the only ratio" if count == 1 else f"one of {count} ratios"
     if sweep.suggested is not None:
-        why = "suggested, as the knee of the front"
+        why = "suggested, because it is the knee of the front"
     elif sweep.shown.on_front:
-        why = "no ratio stands out, and of the front this one removes most"
+        why = "no ratio stands out, and this one removes the most on the front"
     else:
-        why = "what they lose is not known, and this one removes most"
-    return f"This page is about --cr {sweep.shown.cr:g}, {asked}: {why}."
+        why = "the losses are not known, and this one removes the most"
+    return f"This page shows --cr {sweep.shown.cr:g}, {asked}: {why}."
 
 
 def loss(sweep: Sweep) -> str:

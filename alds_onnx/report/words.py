@@ -149,7 +149,7 @@ def status(report: Report) -> tuple[bool, str]:
             ": "
         )
     return True, (
-        "verified with onnxruntime: the decomposed layers compute what they should "
+        "verified with onnxruntime: the rewrite is exact "
         f"(difference {checks.difference:.1e}, allowed {checks.tolerance:.0e})"
     )
 
@@ -166,11 +166,13 @@ def how(report: Report) -> str:
     }[plan.objective]
     runtime = report.preset.runtime.value if report.preset else "none"
     fast = "" if runtime == "none" else f", among those that {runtime} is fast at"
-    text = f"Slices and ranks make {goal} small (search: {plan.search.value}{fast})."
+    search = f"search: {plan.search.value}{fast}"
+    text = f"Slices and ranks were chosen to minimise {goal} ({search})."
     if report.timed:
-        text += " Times that were measured on this machine had a part in it."
+        text += " The choice also rests on times measured on this machine."
     if evidence is not None and evidence.price is not None:
-        text += f" With all slices and ranks it would be {1 / evidence.price:.2f} times as large."
+        ratio = f"{1 / evidence.price:.2f} times as large"
+        text += f" With all slices and ranks the error would be {ratio}."
     return text
 
 
@@ -180,7 +182,7 @@ def layers(report: Report) -> str:
     words = {
         Decision.DECOMPOSE: "decomposed",
         Decision.KEEP: "kept whole",
-        Decision.SKIP: "left alone because they cannot be decomposed",
+        Decision.SKIP: "skipped because they cannot be decomposed",
     }
     parts = [f"{kinds[kind]} {what}" for kind, what in words.items() if kinds[kind]]
     return f"{len(report.plan.layers)} layers: {', '.join(parts) or 'nothing to do'}."
@@ -239,10 +241,10 @@ def point_error(report: Report) -> float | None:
 def point_origin(report: Report) -> str:
     """Describe the source of `point_error`."""
     if report.plan.objective is Objective.MAX_RELATIVE_ERROR:
-        return "its own factors, as they are stored"
+        return "the error of its stored factors"
     if report.plan.objective is Objective.SUM_OUTPUT_ERROR and report.verification is not None:
-        return f"its outputs on {samples(report)}"
-    return "what its cuts cause, each alone"
+        return f"the error of its outputs on {samples(report)}"
+    return "an estimate from the errors that its single cuts cause"
 
 
 def limit(result: LimitResult) -> str:
@@ -251,7 +253,7 @@ def limit(result: LimitResult) -> str:
     what = "error of the worst output" if result.kind is LimitKind.MAX_ERROR else "drop"
     on = result.data.value if result.samples is None else f"{result.samples:,} {result.data.value}"
     return (
-        f"--{result.kind.value} {result.limit:g}: the {what} that was reached is "
+        f"--{result.kind.value} {result.limit:g}: the {what} is "
         f"{numbers.error(result.reached)}{unit}, measured on {on}."
     )
 

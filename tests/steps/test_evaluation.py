@@ -75,7 +75,7 @@ def test_of_several_outputs_the_first_is_taken_and_the_user_told() -> None:
     m = model(outputs="int64[N,1] i, float[N,9] y, float[N,9] z", rest=rest)
     found = compress(labelled(), m).report
     assert {score.output for score in found.scores} == {"y"}
-    assert any("'y'; 'z' would have fitted too" in warning for warning in found.warnings)
+    assert any("'y'; these look like scores too: 'z'" in warning for warning in found.warnings)
     assert not any("fitted too" in w for w in compress(labelled()).report.warnings)
 
 

@@ -152,7 +152,7 @@
     const there = (decision) => data.layers.some((row) => row.decision === decision);
     if (there("decompose")) list.append(entry("before", "before"));
     if (there("keep")) list.append(entry("kept", "kept whole"));
-    if (there("skip")) list.append(entry("skip", "left alone"));
+    if (there("skip")) list.append(entry("skip", "skipped"));
   }
 
   let chosen = null;
