@@ -142,7 +142,7 @@ def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(members) != len(pairs):
         name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         of = f" of '{str(members['name'])[:200]}'" if "name" in members else ""
-        raise ValueError(f"the member '{name[:80]}'{of} is there twice")
+        raise ValueError(f"the member '{name[:80]}'{of} occurs twice")
     return members
 
 

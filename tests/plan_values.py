@@ -108,7 +108,7 @@ EXAMPLE: dict[str, Any] = {
 
 
 def changed(path: tuple[str | int, ...], value: object) -> dict[str, Any]:
-    """The example with one member set; `...` removes it."""
+    """Set one member of the example; `...` removes it."""
     data = copy.deepcopy(EXAMPLE)
     place: Any = data
     for step in path[:-1]:
@@ -146,7 +146,7 @@ json_values = st.recursive(
 
 
 def paths(data: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    """Every place in the example."""
+    """List every place in the example."""
     members: list[tuple[Any, object]] = []
     if isinstance(data, dict):
         members = list(data.items())
@@ -156,7 +156,7 @@ def paths(data: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | in
 
 
 def damaged(damages: list[tuple[tuple[str | int, ...], object]]) -> object:
-    """The example with other values at some places."""
+    """Put other values at some places of the example."""
     data = copy.deepcopy(EXAMPLE)
     for path, value in damages:
         place: Any = data

@@ -1,4 +1,4 @@
-"""What is kept is what would be computed, and only for what it was computed from."""
+"""A cached result equals the computed one, and is used only for the same inputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORK = ("input_sums", "joint_spectra", "measure")
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make all that a cache spares fail."""
+    """Make everything fail that the cache should save."""
 
     def failing(*_: object) -> None:
         raise AssertionError("computed again")

@@ -117,7 +117,7 @@ def test_by_default_the_model_is_made_for_this_machine(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(report.read_text())
     assert (found["runtime"]["runtime"], found["timed"]) == ("ort", True)
-    assert re.search(r"price of speed +x [1-9]", done.stdout)
+    assert re.search(r"error increase for fast shapes +x [1-9]", done.stdout)
     assert 1 - count_parameters(out) / count_parameters(DIGITS) >= 0.5
 
 
@@ -299,7 +299,7 @@ def test_only_what_the_target_is_fast_at(target: str, tmp_path: Path) -> None:
     out, report = tmp_path / "out.onnx", tmp_path / "report.json"
     done = alds(DIGITS, out, "--cr", "0.5", "--target", target, "--json", report)
     assert done.returncode == 0, done.stderr
-    assert re.search(rf"ranks for +{target} ", done.stdout)
+    assert re.search(rf"ranks chosen for +{target} ", done.stdout)
     assert 0.5 <= 1 - count_parameters(out) / count_parameters(DIGITS) <= 0.51
     said = json.loads(report.read_text())
     assert said["runtime"]["runtime"] == target
@@ -323,7 +323,7 @@ def test_a_plan_is_applied_whatever_the_target(tmp_path: Path) -> None:
     alds(DIGITS, first, "--cr", "0.5", "--target", "none", "--plan-out", plan, "--quiet")
     done = alds(DIGITS, second, "--plan", plan, "--target", "tflite")
     assert done.returncode == 0, done.stderr
-    assert "ranks for" not in done.stdout
+    assert "ranks chosen for" not in done.stdout
     assert first.read_bytes() == second.read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""What is lost is counted as a reader would."""
+"""The drop of a score is the one that a reader would compute."""
 
 from __future__ import annotations
 

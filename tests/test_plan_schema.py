@@ -1,4 +1,4 @@
-"""plan.schema.json says what the reader of plans does: for editors, and for other tools."""
+"""plan.schema.json agrees with the reader of plans."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_bad_plan_is_refused_by_both(path: tuple[str | int, ...], value: objec
 
 
 def has_whole_floats(data: object) -> bool:
-    """JSON Schema takes 1.0 for an integer, the reader does not."""
+    """JSON Schema accepts 1.0 as an integer; the reader does not."""
     if isinstance(data, dict):
         return any(map(has_whole_floats, data.values()))
     if isinstance(data, list):
@@ -152,7 +152,7 @@ def has_whole_floats(data: object) -> bool:
 def test_what_the_schema_allows_is_read(
     damages: list[tuple[tuple[str | int, ...], object]],
 ) -> None:
-    """A plan without red in an editor is not refused for its form."""
+    """A plan that the schema accepts is not refused for its form."""
     data = damaged(damages)
     if VALIDATOR.is_valid(data) and not has_whole_floats(data):
         assert is_read(data)

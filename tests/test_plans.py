@@ -1,4 +1,4 @@
-"""Plans survive JSON, and whatever else a file holds gives a PlanError."""
+"""Plans survive JSON, and any other content of a file gives a PlanError."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.plan_values import (
 
 
 def as_read(plan: Plan) -> Plan:
-    """Without what is written for people only."""
+    """Remove the members that are written for people only."""
     layers = (dataclasses.replace(r, macs_before=None, macs_after=None) for r in plan.layers)
     return dataclasses.replace(plan, layers=tuple(layers))
 
@@ -177,7 +177,7 @@ def test_a_malformed_plan_is_refused(
 
 
 def assert_plan_or_refused(data: object) -> None:
-    """What is accepted can be used, and written as real JSON."""
+    """Check that an accepted plan can be used, and written as valid JSON."""
     try:
         plan = plan_from_json(data)
     except PlanError:
@@ -227,8 +227,8 @@ def test_a_file_that_is_no_plan_is_refused(
     ("right", "wrong", "message"),
     [
         ('"rank": 3', '"rank": 3,,', r"is not JSON: .* line 36 column \d+"),
-        ('"rank": 3', '"rank": 3, "rank": 4', "'rank' of '/layer1/Conv' is there twice"),
-        ('"seed": 7', '"seed": 7, "seed": 7', "'seed' is there twice"),
+        ('"rank": 3', '"rank": 3, "rank": 4', "'rank' of '/layer1/Conv' occurs twice"),
+        ('"seed": 7', '"seed": 7, "seed": 7', "'seed' occurs twice"),
         ('"rank": 3', '"rank": NaN', "NaN is not JSON"),
     ],
 )

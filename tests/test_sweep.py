@@ -1,4 +1,4 @@
-"""Several compressions of one model, by the command and from Python."""
+"""Sweeps by the command and from Python."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RATIOS = (0.2, 0.4, 0.6)
 
 
 def low_rank(rows: int, columns: int) -> Array:
-    """Of rank 4 but for a little noise: cutting is cheap for long, then it is not."""
+    """A weight of rank 4 with a little noise: cutting is cheap down to rank 4."""
     noise = 0.02 * normal(rows, columns, seed=3)
     return np.asarray(normal(rows, 4, seed=1) @ normal(4, columns, seed=2) + noise, np.float32)
 
@@ -93,7 +93,7 @@ def test_the_command_writes_every_model_and_the_comparison(
 def test_the_report_of_a_sweep(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the suggested point, with all of them in it; a dry run writes it too, and nothing else."""
+    """The report shows the suggested point and lists all. A dry run writes only the report."""
     page = tmp_path / "page.html"
     argv = [str(source), "--sweep", "0.2,0.4,0.6,0.8,0.999", "--dry-run", "--report", str(page)]
     assert run([*argv, "--threads", "1"]) == 0
@@ -101,7 +101,7 @@ def test_the_report_of_a_sweep(
     assert f"written: {page}" in printed.splitlines()
     (suggested,) = re.findall(r"suggested: (--cr \S+),", printed)
     text = page.read_text(encoding="utf-8")
-    assert f"This page is about {suggested}, one of 4 ratios: suggested" in text
+    assert f"This page shows {suggested}, one of 4 ratios: suggested" in text
     assert "Out of reach: --cr 0.999." in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.onnx", "page.html"]
 

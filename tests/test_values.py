@@ -1,4 +1,4 @@
-"""What the values compute about themselves."""
+"""The computed properties of the values."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run found, for people and for programs."""
+"""Presenting the results of a run to people and to programs."""

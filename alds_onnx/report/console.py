@@ -1,4 +1,4 @@
-"""The report on the terminal; plain text where it is piped."""
+"""The report on the terminal. Piped output is plain text."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from alds_onnx.report import numbers
 from alds_onnx.values import Decision, Latency, LayerPlan, OutputFidelity, Report, Verification
 
 _PIPED_WIDTH = 160
-# Layers that are marked as the most sensitive ones.
+# Number of layers to mark as the most sensitive ones.
 _MARKED = 3
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that does not cut tables to 80 columns where there is no terminal."""
+    """Make a console that does not cut tables to 80 columns without a terminal."""
     console = Console(stderr=stderr, highlight=False, soft_wrap=False)
     if console.is_terminal:
         return console
@@ -36,7 +36,7 @@ def print_report(console: Console, report: Report) -> None:
 
 
 def new_table(title: str, *columns: tuple[str, bool]) -> Table:
-    """A table with a title; of each column the heading, and whether it is flush right."""
+    """Make a table from a title, and for each column its heading and whether to align it right."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for name, right in columns:
         table.add_column(name, justify="right" if right else "left", no_wrap=right)
@@ -65,13 +65,13 @@ def _layers(rows: tuple[LayerPlan, ...]) -> Table:
         cells = _cells(row, sensitive, on_data=on_data, schemes=schemes)
         table.add_row(*(Text(cell) for cell in cells), style=_style(row))
     if sensitive:
-        table.caption = "* cuts that move the outputs most; --exclude keeps a layer whole"
+        table.caption = "* cuts that change the outputs most; --exclude keeps a layer whole"
         table.caption_justify = "left"
     return table
 
 
 def _most_sensitive(rows: tuple[LayerPlan, ...]) -> frozenset[str]:
-    """Names of the few layers whose cuts move the model's outputs most."""
+    """Name the few layers whose cuts change the model's outputs most."""
     measured = [row for row in rows if row.output_error]
     measured.sort(key=lambda row: row.output_error or 0.0, reverse=True)
     return frozenset(row.name for row in measured[:_MARKED])
@@ -97,7 +97,7 @@ def _cells(
 
 
 def ranks(cut: Cut) -> str:
-    """The rank, or both of Tucker-2."""
+    """Format the rank, or both ranks of Tucker-2."""
     return f"{cut.rank}, {cut.rank_out}" if cut.rank_out else str(cut.rank)
 
 
@@ -116,7 +116,7 @@ def _outputs(verification: Verification, result: LimitResult | None) -> Table:
     on = "random" if verification.random_inputs else "calibration"
     if result is not None and result.data is LimitData.HELD_OUT:
         on = "held-out calibration"
-    title = f"Outputs against the original's, on {verification.samples} {on} samples"
+    title = f"Outputs compared with the original, on {verification.samples} {on} samples"
     table = new_table(
         title,
         ("output", False),
@@ -171,12 +171,12 @@ def _summary(report: Report) -> Table:
         "largest layer error", "0", numbers.error(plan.max_relative_error), _errors(report)
     )
     if report.preset is not None:
-        table.add_row("ranks for", "", report.preset.runtime.value, _runtime(report))
+        table.add_row("ranks chosen for", "", report.preset.runtime.value, _runtime(report))
     if report.timed:
-        table.add_row("chosen by times", "", "yes", "of this machine; --no-measure: same bytes")
+        table.add_row("timed on this machine", "", "yes", "--no-measure makes runs repeatable")
     if report.evidence is not None and report.evidence.price is not None:
         price = f"x {report.evidence.price:.2f}"
-        table.add_row("price of speed", "", price, "error that decides, over --target none's")
+        table.add_row("error increase for fast shapes", "", price, "vs. --target none")
     if report.limit_result is not None:
         _add_limit(table, report.limit_result)
     for score in report.scores:
@@ -191,10 +191,10 @@ def _runtime(report: Report) -> str:
     block = report.preset.block
     if block == 1:
         return "all slices and ranks"
-    text = f"convolutions in blocks of {block}"
+    text = f"multiples of {block} in convolutions"
     if report.unaligned:
         count = len(report.unaligned)
-        text += f"; {count} less fast, for size or accuracy"
+        text += f"; {count} layers less fast, for size or accuracy"
     return text
 
 
@@ -230,7 +230,7 @@ def _errors(report: Report) -> str:
 
 
 def add_checks(table: Table, checks: Verification, exact: str) -> None:
-    """Add output error, latency, and how the check called `exact` ended."""
+    """Add the output error, the latency, and the result of the check under the label `exact`."""
     compared = [output.relative_l2 for output in checks.fidelity if not output.note]
     if compared:
         table.add_row(

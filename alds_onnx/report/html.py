@@ -1,9 +1,9 @@
-"""The report as one HTML file that needs nothing else, with pictures.
+"""The report as one self-contained HTML file with plots.
 
-The packages that draw are an extra, `alds-onnx[report]`: this module cannot be imported without
-them. All names come from the model and are not trusted. Jinja2 escapes them in the page,
-`tables.embedded` in the data, the page's script sets them as text only, and the policy in the
-page's head lets the browser run no scripts but ours, and load nothing.
+The packages that draw the plots belong to the extra `alds-onnx[report]`; this module cannot be
+imported without them. All names come from the model and are not trusted. Jinja2 escapes them in the
+page and `tables.embedded` in the data, and the page's script sets them as text only. The policy in
+the page's head allows the browser to run only our scripts, and to load nothing.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _LONGEST_TEXT = 1000
 
 
 def report_to_html(made: Report | Sweep, origin: Origin) -> bytes:
-    """Make the page.
+    """Render the page.
 
     Parameters
     ----------
     made
-        Of a run; pictures for which it holds no numbers are left out. Of a sweep the page shows the
-        point to look at, and compares all of them.
+        The report of a run, or a sweep. Plots without data are left out. For a sweep, the page
+        shows one point and compares it with the others.
     origin
-        What it was made with; see `alds_onnx.report.origin.find_origin`.
+        The origin of the report; see `alds_onnx.report.origin.find_origin`.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def _read(name: str) -> str:
 
 
 def _policy(scripts: list[str]) -> str:
-    """What the browser may do: run these scripts, use styles of the page, and load nothing."""
+    """Write the content security policy: run these scripts, use the page's styles, load nothing."""
     digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()) for script in scripts)
     allowed = " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
     return (

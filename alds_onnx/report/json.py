@@ -1,4 +1,4 @@
-"""The report as JSON values, for pipelines."""
+"""The report as JSON values, for other programs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from alds_onnx.report.origin import versions
 from alds_onnx.steps.merge import MergeReport
 from alds_onnx.values import Report
 
-# A list of numbers over several lines; within strings, line breaks are escaped.
+# A list of numbers over several lines. Within strings, line breaks are escaped.
 _NUMBERS = re.compile(r"\[\n([-+.\deE,\s]*)\]")
 
 
 def report_to_json(report: Report) -> dict[str, Any]:
-    """Plan, measurements and versions; numbers that are not finite become null."""
+    """Convert a report to JSON values; numbers that are not finite become null."""
     return {
         "schema": 1,
         "plan": plan_to_json(report.plan),
@@ -39,7 +39,7 @@ def report_to_json(report: Report) -> dict[str, Any]:
 
 
 def merge_to_json(report: MergeReport) -> dict[str, Any]:
-    """What was joined, what was not, and the checks; numbers that are not finite become null."""
+    """Convert the report of a merge to JSON values; numbers that are not finite become null."""
     return {
         "schema": 1,
         "model": {"file": report.file, "sha256": report.sha256},
@@ -68,7 +68,7 @@ def _plain(value: object) -> Any:
     if isinstance(value, Enum):
         return value.value
     if dataclasses.is_dataclass(value):
-        # Long series, such as every time that was taken, are for pictures.
+        # Fields without `repr`, such as the times of all runs, are for plots only.
         fields = [field for field in dataclasses.fields(value) if field.repr]
         return {field.name: _plain(getattr(value, field.name)) for field in fields}
     if isinstance(value, (tuple, list)):

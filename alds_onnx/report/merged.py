@@ -1,4 +1,4 @@
-"""The report of a merge on the terminal; plain text where it is piped."""
+"""The report of a merge on the terminal. Piped output is plain text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alds_onnx.steps.merge import MergedLayer, MergeReport
 
 
 def print_merge(console: Console, report: MergeReport) -> None:
-    """Print what was joined, the summary and the warnings."""
+    """Print the joined pairs, the summary and the warnings."""
     if report.merged:
         console.print(_layers(report.merged))
     console.print(_summary(report))

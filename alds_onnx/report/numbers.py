@@ -1,4 +1,4 @@
-"""How numbers and names are shown."""
+"""Formatting numbers and names."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import math
 
 
 def percent(fraction: float) -> str:
-    """A fraction as a percentage, such as 50.02 %."""
+    """Format a fraction as a percentage, such as 50.02 %."""
     return f"{100 * fraction:.2f} %"
 
 
 def count(number: int | None) -> str:
-    """A count with thousands separators; a dash where it is not known."""
+    """Format a count with thousands separators; a dash if it is not known."""
     return "-" if number is None else f"{number:,}"
 
 
 def macs(number: int | None) -> str:
-    """Multiply-accumulates in millions."""
+    """Format multiply-accumulates in millions."""
     return "-" if number is None else f"{number / 1e6:,.2f} M"
 
 
 def size(number: int) -> str:
-    """Bytes in KiB, MiB or GiB."""
+    """Format bytes in KiB, MiB or GiB."""
     for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20)):
         if number >= factor:
             return f"{number / factor:,.2f} {unit}"
@@ -29,20 +29,20 @@ def size(number: int) -> str:
 
 
 def error(value: float | None) -> str:
-    """A relative error with four digits."""
+    """Format a relative error with four digits."""
     if value is None:
         return "-"
     return f"{value:.4g}" if math.isfinite(value) else "not finite"
 
 
 def ratio(after: int | None, before: int | None) -> str:
-    """How much of a quantity is left and how much is gone."""
+    """Format the removed and the kept fraction of a quantity."""
     if not before or after is None:
         return ""
     return f"{percent(1 - after / before)} removed, {percent(after / before)} kept"
 
 
 def printable(name: str, width: int = 60) -> str:
-    """A name from a model, safe to print: no control characters, at most `width` letters."""
+    """Make a name from a model safe to print: no control characters, at most `width` letters."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
     return shown if len(shown) <= width else f"{shown[: width - 13]}...{shown[-10:]}"

@@ -1,4 +1,4 @@
-"""Where a report comes from: what is needed to make it again."""
+"""The origin of a report: the information needed to reproduce it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """What ran, with what, where and when.
+    """The command, the versions, the machine, and the time of a run.
 
     Attributes
     ----------
     command
-        As for a POSIX shell; "" where there was none.
+        The command, quoted for a POSIX shell; "" for a call from Python.
     versions
-        Packages and their versions.
+        Pairs of package and version.
     system, processor
-        Of the machine.
+        Names of the operating system and of the processor.
     made
-        Date and time, UTC.
+        Date and time in UTC.
     """
 
     command: str
@@ -38,17 +38,17 @@ class Origin:
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of the packages that decide what comes out."""
+    """Give the installed versions of the packages that affect the result."""
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def find_origin(argv: Sequence[str] = ()) -> Origin:
-    """Look around.
+    """Collect the information about this run.
 
     Parameters
     ----------
     argv
-        What the command was given, without its own name; empty where it was called from Python.
+        Arguments of the command, without its name; empty for a call from Python.
     """
     return Origin(
         command=shlex.join(["alds-onnx", *argv]) if argv else "",
@@ -60,7 +60,7 @@ def find_origin(argv: Sequence[str] = ()) -> Origin:
 
 
 def _processor() -> str:
-    """The processor's name; on Linux only a file tells it."""
+    """Find the name of the processor, which on Linux is in a file only."""
     try:
         lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,8 +1,8 @@
-"""The pictures of the HTML report: what is drawn, without the numbers.
+"""The plots of the HTML report, without their data.
 
-Altair describes a plot, vl-convert compiles it for Vega, and Vega draws it as SVG in the browser,
-from tables that the page fills in. Colours are variables of the page's style sheet, so that light,
-dark and print are the browser's business, and need no second drawing.
+Altair describes a plot, vl-convert compiles it for Vega, and Vega draws it as SVG in the browser
+from tables in the page. Colours are variables of the page's style sheet, so that the browser can
+switch between light, dark and print without drawing again.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _INK, _SOFT, _LINE = "var(--ink)", "var(--ink-2)", "var(--line)"
 _ACCENT, _FILL, _BACK = "var(--accent)", "var(--before)", "var(--surface)"
 _COLOURS = [f"var(--e{i})" for i in range(5)]
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-# Both pictures of all layers have their axis at the same place.
+# Both plots of all layers have their axis at the same place.
 _AXIS_WIDTH = 58
 
-#: What the page's script draws with; it brings all of Vega.
+#: The function that the page's script draws with. It brings all of Vega.
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 
 class Plot(str, Enum):
-    """A picture, by the name of the place in the page where it stands."""
+    """A plot, by the name of its place in the page."""
 
     PARAMETERS = "parameters"
     SHARES = "shares"
@@ -42,7 +42,7 @@ class Plot(str, Enum):
 
 @cache
 def specifications(*, on_data: bool) -> dict[str, Any]:
-    """Vega specifications by the name of the plot.
+    """Give the Vega specifications by the name of the plot.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def specifications(*, on_data: bool) -> dict[str, Any]:
 
 @cache
 def script() -> str:
-    """Vega, for a script element of a page without network."""
+    """Give the source of Vega, for a script element of a page that loads nothing."""
     return vl_convert.javascript_bundle(_SNIPPET)
 
 
@@ -88,7 +88,7 @@ def _compiled(chart: alt.Chart | alt.LayerChart) -> Any:
 
 
 def _table(name: str) -> alt.Chart:
-    """A chart of a table that the page fills in."""
+    """Make a chart of a table that the page fills in."""
     return alt.Chart(alt.NamedData(name=name))
 
 
@@ -105,29 +105,29 @@ def _layer_axis(*, labels: bool) -> alt.X:
 
 
 def _stacked(*charts: alt.Chart, height: int) -> alt.LayerChart:
-    """One picture over the other."""
+    """Draw charts on top of each other."""
     return alt.LayerChart(layer=list(charts), height=height)
 
 
 def _chosen_layer() -> alt.Chart:
-    """A band behind the layer whose spectrum is shown."""
+    """Mark the layer whose spectrum is shown by a band in the background."""
     return _full_height(_table("chosen").mark_bar(color="var(--accent-soft)"))
 
 
-def _layer_targets() -> alt.Chart:
-    """The full height of each layer reacts to the pointer, however small its bar is."""
-    targets = _full_height(_table("layers").mark_bar(opacity=0, cursor="pointer"))
-    return targets.encode(tooltip=alt.Tooltip("number:O"))
+def _pointer_areas() -> alt.Chart:
+    """Let the full height of each layer react to the pointer, however small its bar is."""
+    areas = _full_height(_table("layers").mark_bar(opacity=0, cursor="pointer"))
+    return areas.encode(tooltip=alt.Tooltip("number:O"))
 
 
 def _full_height(bars: alt.Chart) -> alt.Chart:
-    """Bars over the whole height, whatever the numbers are."""
+    """Stretch bars over the whole height, whatever the numbers are."""
     full: alt.Chart = bars.encode(x="number:O", y=alt.value(0), y2=alt.value("height"))
     return full
 
 
 def _bars(before: str, after: str, title: str, form: str) -> alt.LayerChart:
-    """What each layer had, as a frame, and what it has, filled by the size of its error."""
+    """Draw bars of each layer before and after; the colour of the latter shows the error."""
     axis = alt.Axis(
         title=title,
         format=form,
@@ -148,11 +148,11 @@ def _bars(before: str, after: str, title: str, form: str) -> alt.LayerChart:
         fill=alt.Fill("band:O", scale=_bands(whole=True), legend=None),
         stroke=alt.condition(skipped, alt.value(_SOFT), alt.value("transparent")),
     )
-    return _stacked(_chosen_layer(), had, has, _layer_targets(), height=230)
+    return _stacked(_chosen_layer(), had, has, _pointer_areas(), height=230)
 
 
 def _bands(*, whole: bool) -> alt.Scale:
-    """Colours of errors in bands; -1 is a layer that is kept whole, -2 one that is left alone."""
+    """Give the colours of the bands of errors; -1 is a kept layer, -2 a skipped one."""
     if not whole:
         return alt.Scale(domain=[0, 1, 2, 3, 4], range=_COLOURS)
     return alt.Scale(domain=[-2, -1, 0, 1, 2, 3, 4], range=[_BACK, "var(--kept)", *_COLOURS])
@@ -179,13 +179,13 @@ def _errors() -> alt.LayerChart:
         y="error:Q",
         color=alt.Color("band:O", scale=_bands(whole=False), legend=None),
     )
-    # A layer that is whole has its place on the axis too.
+    # Layers that stay whole have a place on the axis too.
     everything = _table("layers").mark_point(opacity=0).encode(x=_layer_axis(labels=True))
-    return _stacked(_chosen_layer(), everything, stems, dots, _layer_targets(), height=110)
+    return _stacked(_chosen_layer(), everything, stems, dots, _pointer_areas(), height=110)
 
 
 def _quantity(field: str, title: str, form: str, *, log: bool = False) -> dict[str, Any]:
-    """A number along an axis: from zero, or in logarithms."""
+    """Describe an axis of numbers: linear from zero, or logarithmic."""
     decade = "abs(log(datum.value) / LN10 - round(log(datum.value) / LN10)) < 0.01"
     return {
         "shorthand": f"{field}:Q",
@@ -201,7 +201,7 @@ def _quantity(field: str, title: str, form: str, *, log: bool = False) -> dict[s
 
 
 def _series() -> tuple[alt.StrokeDash, alt.Color]:
-    """The line that was chosen, and the one to compare it with: told apart without colours too."""
+    """Distinguish the chosen line from the other one by its dashes and by its colour."""
     domain = ["chosen", "other"]
     return (
         alt.StrokeDash(
@@ -212,7 +212,7 @@ def _series() -> tuple[alt.StrokeDash, alt.Color]:
 
 
 def _lines(table: str, x: alt.X, y: alt.Y) -> list[alt.Chart]:
-    """Lines with points that appear under the pointer."""
+    """Draw lines, and invisible points that show a text under the pointer."""
     dash, colour = _series()
     base = _table(table)
     lines = base.mark_line(strokeWidth=2, clip=True).encode(x=x, y=y, strokeDash=dash, color=colour)
@@ -223,7 +223,7 @@ def _lines(table: str, x: alt.X, y: alt.Y) -> list[alt.Chart]:
 
 
 def _mark(table: str, x: alt.X, y: alt.Y, *, below: bool = False) -> list[alt.Chart]:
-    """The point that the picture is about; its name stands where the lines are not."""
+    """Draw the main point of the plot, with its name beside the lines."""
     base = _table(table).encode(x=x, y=y)
     dot = base.mark_point(
         filled=True, size=120, opacity=1, color=_ACCENT, stroke=_BACK, strokeWidth=2
@@ -232,7 +232,7 @@ def _mark(table: str, x: alt.X, y: alt.Y, *, below: bool = False) -> list[alt.Ch
 
 
 def _name(base: alt.Chart, *, dx: int, dy: int, align: Literal["left", "right"]) -> list[alt.Chart]:
-    """The label of a point, that can be read over lines."""
+    """Draw the label of a point, legible on top of lines."""
     named = base.encode(text="label:N")
     halo = named.mark_text(dx=dx, dy=dy, align=align, fontSize=12, fontWeight=600, color=_BACK)
     name = named.mark_text(dx=dx, dy=dy, align=align, fontSize=12, fontWeight=600, color=_INK)
@@ -292,7 +292,7 @@ def _trials() -> alt.LayerChart:
 
 
 def _sweep() -> alt.LayerChart:
-    """Every point of a sweep, the front as a line through those that are on it."""
+    """Draw every point of a sweep, and the front as a line through its points."""
     x = alt.X(**_quantity("removed", "parameters of the model removed", ".0%"))
     y = alt.Y(**_quantity("loss", "lost", "~g"))
     points = _table("sweep").encode(x=x, y=y)
@@ -304,13 +304,13 @@ def _sweep() -> alt.LayerChart:
     )
     shown = _table("shown").encode(x=x, y=y)
     ring = shown.mark_point(size=260, opacity=1, strokeWidth=2, color=_ACCENT)
-    # Losses grow ever faster: the front leaves room above and to the left of its points.
+    # Losses grow faster and faster, so there is space above and to the left of the front.
     name = _name(shown, dx=-10, dy=-18, align="right")
     return _stacked(line, ring, dots, *name, height=280)
 
 
 def _latency() -> alt.LayerChart:
-    """Every run as a tick, the middle half of them as a box, the median as a line."""
+    """Draw every run as a tick, the middle half of them as a box, and the median as a line."""
     x = alt.X(**_quantity("ms", "milliseconds for one run", "~g"))
     y = alt.Y(
         "model:N",

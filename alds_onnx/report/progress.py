@@ -15,7 +15,7 @@ _STEPS = {
     Step.LOAD: "Reading the model",
     Step.SCORES: "Scoring",
     Step.SPECTRA: "Singular values",
-    Step.STATISTICS: "Watching the layers on the data",
+    Step.STATISTICS: "Observing the layers on the data",
     Step.SENSITIVITY: "Probing the layers",
     Step.INPUTS: "Finding inputs",
     Step.ATTEMPT: "Attempt",
@@ -28,13 +28,13 @@ _STEPS = {
     Step.DONE: "Done",
 }
 
-# What is done again for every attempt of --max-error and --max-drop.
+# Steps that are repeated for every attempt of --max-error and --max-drop.
 _OF_AN_ATTEMPT = (Step.SEARCH, Step.TIMING, Step.FACTORIZE, Step.MEASURE)
 
 
 @contextlib.contextmanager
 def progress_bar(console: Console, *, quiet: bool) -> Iterator[Progress]:
-    """A progress bar on a terminal; nothing where there is none."""
+    """Show a progress bar on a terminal, and nothing without one."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with rich.progress.Progress(
         *columns, console=console, transient=True, disable=quiet or not console.is_terminal

@@ -1,4 +1,4 @@
-"""Several compressions of one model: as a table, in words, as CSV, as JSON values."""
+"""A sweep as a table, as text, as CSV, and as JSON values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CSV = (
     *("cr", "removed", "parameters", "macs", "bytes", "max_relative_error", "output_error"),
     *("latency_ratio", "score_before", "score_after", "pareto", "suggested"),
 )
-# What is lost where no score says it, by the names in `Sweep.loss`.
+# Descriptions of the losses that are no scores, by the names in `Sweep.loss`.
 _LOSSES = {
     "output error": "relative L2 error of the worst output",
     "largest layer error": "largest relative error of a layer",
@@ -27,12 +27,14 @@ _LOSSES = {
 
 
 def print_sweep(console: Console, sweep: Sweep) -> None:
-    """Print a row for each point, which ones are worth having, and which one to take."""
+    """Print a row for each point, mark the Pareto front, and suggest a point."""
     table = new_table("Sweep", *((name, True) for name in columns(sweep)), ("", False))
     for point in sweep.points:
         mark = ("*" if point.on_front else " ") + (" knee" if point is sweep.suggested else "")
         table.add_row(*(Text(cell) for cell in (*cells(point), mark)))
-    table.caption = f"* smaller than all that lose less ({sweep.loss}): the Pareto front"
+    table.caption = (
+        f"* on the Pareto front: smaller than every point that loses less ({sweep.loss})"
+    )
     table.caption_justify = "left"
     console.print(table)
     if sweep.unreachable:
@@ -44,7 +46,7 @@ def print_sweep(console: Console, sweep: Sweep) -> None:
 
 
 def columns(sweep: Sweep) -> tuple[str, ...]:
-    """What each of `cells` is."""
+    """Give the headings of `cells`."""
     scores = sweep.points[0].report.scores
     score = (numbers.printable(scores[0].name),) if scores else ()
     sizes = ("--cr", "removed", "parameters", "MACs")
@@ -52,7 +54,7 @@ def columns(sweep: Sweep) -> tuple[str, ...]:
 
 
 def cells(point: SweepPoint) -> tuple[str, ...]:
-    """A point in numbers ready to show; what is not known is a dash, or nothing."""
+    """Format the numbers of a point; unknown ones are a dash, or empty."""
     report = point.report
     plan, checks = report.plan, report.verification
     ratio = checks.latency_ratio if checks else None
@@ -69,26 +71,26 @@ def cells(point: SweepPoint) -> tuple[str, ...]:
 
 
 def unreachable(sweep: Sweep) -> str:
-    """Which ratios nothing came of; "" if something came of all."""
+    """List the ratios that are out of reach; "" if there are none."""
     shown = ", ".join(f"{cr:g}" for cr in sweep.unreachable)
     return f"out of reach: --cr {shown}" if shown else ""
 
 
 def headline(sweep: Sweep) -> str:
-    """Which of its points a page is about, and why."""
+    """Say which point the page shows, and why."""
     count = len(sweep.points)
     asked = "the only ratio" if count == 1 else f"one of {count} ratios"
     if sweep.suggested is not None:
-        why = "suggested, as the knee of the front"
+        why = "suggested, because it is the knee of the front"
     elif sweep.shown.on_front:
-        why = "no ratio stands out, and of the front this one removes most"
+        why = "no ratio stands out, and this one removes the most on the front"
     else:
-        why = "what they lose is not known, and this one removes most"
-    return f"This page is about --cr {sweep.shown.cr:g}, {asked}: {why}."
+        why = "the losses are not known, and this one removes the most"
+    return f"This page shows --cr {sweep.shown.cr:g}, {asked}: {why}."
 
 
 def loss(sweep: Sweep) -> str:
-    """What is lost, and in which units."""
+    """Describe the loss and its unit."""
     scores = sweep.points[0].report.scores
     if not scores or scores[0].name != sweep.loss:
         return _LOSSES.get(sweep.loss, sweep.loss)
@@ -108,7 +110,7 @@ def _score(point: SweepPoint) -> str:
 
 
 def sweep_to_csv(sweep: Sweep) -> bytes:
-    """A row for each point; what was not measured is empty."""
+    """Convert a sweep to CSV with a row for each point; unknown values are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_CSV)
@@ -138,7 +140,7 @@ def _values(point: SweepPoint, sweep: Sweep) -> tuple[object, ...]:
 
 
 def sweep_to_json(sweep: Sweep) -> dict[str, Any]:
-    """All reports, and what the comparison says."""
+    """Convert a sweep to JSON values: all reports, and their comparison."""
     return {
         "schema": 1,
         "loss": sweep.loss,

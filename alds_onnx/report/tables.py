@@ -1,4 +1,4 @@
-"""The numbers behind the pictures of the HTML report, as plain values for its script."""
+"""The data of the plots of the HTML report, as plain values for its script."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from alds_onnx.values import Latency, LayerPlan, Report, Verification
 
 _DIGITS = 4
 _LONGEST_NAME = 200
-# The file of a model with thousands of layers must stay small: fewer points for each of them.
+# With thousands of layers, each curve has fewer points, so that the file stays small.
 _MOST_POINTS, _FEWEST_POINTS = 120_000, 16
-# A few runs take many times as long as all others: the axis ends at so many times the 95th
-# percentile.
+# The axis of latencies ends at this multiple of the 95th percentile, because single runs may take
+# much longer than all others.
 _TAIL = 1.5
 
 
 def tables(report: Report, sweep: Sweep | None = None) -> dict[str, Any]:
-    """Everything that is drawn; numbers that are not finite are None."""
+    """Collect the data of all plots; numbers that are not finite become None."""
     evidence = report.evidence
     weights = evidence.weights if evidence else ()
     return {
@@ -41,13 +41,13 @@ def tables(report: Report, sweep: Sweep | None = None) -> dict[str, Any]:
 
 
 def embedded(values: object) -> str:
-    """JSON that ends no script element and starts no comment, whatever a name holds."""
+    """Write JSON that cannot end a script element or start a comment, whatever a name contains."""
     text = json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def rounded(value: float | None) -> float | None:
-    """A number as it is shown; None where it is not finite."""
+    """Round a number as it is shown; None if it is not finite."""
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.{_DIGITS}g}")
@@ -117,7 +117,7 @@ def _trade(evidence: Evidence | None) -> list[dict[str, Any]]:
 
 
 def _point(report: Report) -> dict[str, Any] | None:
-    """Where the compressed model is in the trade-off."""
+    """Give the position of the compressed model in the trade-off."""
     error = rounded(point_error(report))
     if error is None:
         return None
@@ -142,7 +142,7 @@ def _trials(result: LimitResult | None) -> list[dict[str, Any]]:
 
 
 def _sweep(sweep: Sweep | None) -> list[dict[str, Any]]:
-    """The points of a sweep; the text is what appears beside the pointer, line by line."""
+    """Give the points of a sweep, with the text that appears beside the pointer."""
     if sweep is None:
         return []
     return [
@@ -152,13 +152,13 @@ def _sweep(sweep: Sweep | None) -> list[dict[str, Any]]:
             "loss": rounded(point.loss),
             "front": point.on_front,
             "shown": point is sweep.shown,
-            "text": _said(point, sweep),
+            "text": _tooltip(point, sweep),
         }
         for point in sweep.points
     ]
 
 
-def _said(point: SweepPoint, sweep: Sweep) -> str:
+def _tooltip(point: SweepPoint, sweep: Sweep) -> str:
     facts = [*zip(swept.columns(sweep), swept.cells(point), strict=True)]
     facts.append(("lost", numbers.error(point.loss)))
     return "\n".join(f"{name}: {cell}" for name, cell in facts if cell)

@@ -1,4 +1,4 @@
-"""What the HTML report says in words and single numbers; its template only lays them out."""
+"""The texts and single numbers of the HTML report. Its template only lays them out."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Card:
     Attributes
     ----------
     label, after
-        What it is, and what it is now.
+        Name and new value of the quantity.
     before, note
-        What it was, and what that means; "" where there is nothing to say.
+        Old value and explanation; "" if there is none.
     kept
-        Now over then, where a small part is a good thing; None for other quantities.
+        New value divided by the old one, if a small ratio is good; None for other quantities.
     """
 
     label: str
@@ -38,7 +38,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """One output of the model in numbers ready to show; only a name and a note if not compared."""
+    """The formatted numbers of one output; only a name and a note if it was not compared."""
 
     name: str
     note: str = ""
@@ -51,7 +51,7 @@ class Output:
 
 
 def cards(report: Report) -> list[Card]:
-    """The headline."""
+    """Make the cards at the top of the page."""
     plan, checks = report.plan, report.verification
     found = [
         _count("Parameters", plan.parameters, plan.parameters_after, numbers.count),
@@ -118,12 +118,12 @@ def _score(score: Score) -> Card:
 
 
 def threads(checks: Verification) -> str:
-    """How many threads onnxruntime had."""
+    """Describe the number of threads of onnxruntime."""
     return f"{checks.threads} thread" + ("" if checks.threads == 1 else "s")
 
 
 def samples(report: Report) -> str:
-    """What the outputs were compared on."""
+    """Describe the samples on which the outputs were compared."""
     checks = report.verification
     if checks is None:
         return ""
@@ -134,13 +134,13 @@ def samples(report: Report) -> str:
 
 
 def worst_output(checks: Verification | None) -> float | None:
-    """The largest relative L2 error of the outputs that can be compared; None if none can."""
+    """Give the largest relative L2 error of an output that can be compared; None if none can."""
     fidelity = checks.fidelity if checks is not None else ()
     return max((output.relative_l2 for output in fidelity if not output.note), default=None)
 
 
 def status(report: Report) -> tuple[bool, str]:
-    """Whether the result was checked, and what came out."""
+    """Say whether the result passed the check, and describe its outcome."""
     checks = report.verification
     if checks is None:
         return False, "dry run: nothing was checked, no model was written"
@@ -149,13 +149,13 @@ def status(report: Report) -> tuple[bool, str]:
             ": "
         )
     return True, (
-        "verified with onnxruntime: the decomposed layers compute what they should "
+        "verified with onnxruntime: the rewrite is exact "
         f"(difference {checks.difference:.1e}, allowed {checks.tolerance:.0e})"
     )
 
 
 def how(report: Report) -> str:
-    """How ranks were chosen, in a sentence."""
+    """Describe how the ranks were chosen."""
     plan, evidence = report.plan, report.evidence
     if evidence is not None and not evidence.trade_offs and plan.budget is None:
         return "The cuts were read from a plan, or there was nothing to choose."
@@ -166,28 +166,30 @@ def how(report: Report) -> str:
     }[plan.objective]
     runtime = report.preset.runtime.value if report.preset else "none"
     fast = "" if runtime == "none" else f", among those that {runtime} is fast at"
-    text = f"Slices and ranks make {goal} small (search: {plan.search.value}{fast})."
+    search = f"search: {plan.search.value}{fast}"
+    text = f"Slices and ranks were chosen to minimise {goal} ({search})."
     if report.timed:
-        text += " Times that were measured on this machine had a part in it."
+        text += " The choice also rests on times measured on this machine."
     if evidence is not None and evidence.price is not None:
-        text += f" With all slices and ranks it would be {1 / evidence.price:.2f} times as large."
+        ratio = f"{1 / evidence.price:.2f} times as large"
+        text += f" With all slices and ranks the error would be {ratio}."
     return text
 
 
 def layers(report: Report) -> str:
-    """How many layers there are of each kind."""
+    """Count the layers by decision."""
     kinds = Counter(row.decision for row in report.plan.layers)
     words = {
         Decision.DECOMPOSE: "decomposed",
         Decision.KEEP: "kept whole",
-        Decision.SKIP: "left alone because they cannot be decomposed",
+        Decision.SKIP: "skipped because they cannot be decomposed",
     }
     parts = [f"{kinds[kind]} {what}" for kind, what in words.items() if kinds[kind]]
     return f"{len(report.plan.layers)} layers: {', '.join(parts) or 'nothing to do'}."
 
 
 def outputs(checks: Verification | None) -> list[Output]:
-    """Compressed against original, output by output."""
+    """Compare the compressed model with the original, output by output."""
     found = []
     for output in checks.fidelity if checks else ():
         name = numbers.printable(output.name, _LONGEST_NAME)
@@ -210,7 +212,7 @@ def outputs(checks: Verification | None) -> list[Output]:
 
 
 def trade_error(report: Report) -> str:
-    """What the trade-off is of."""
+    """Name the error of the trade-off."""
     return {
         Objective.MAX_RELATIVE_ERROR: "largest error of a layer",
         Objective.SUM_OUTPUT_ERROR: "error of the outputs",
@@ -219,10 +221,10 @@ def trade_error(report: Report) -> str:
 
 
 def point_error(report: Report) -> float | None:
-    """The compressed model's own error in the units of its objective; None if it is not known.
+    """Give the error of the compressed model in the unit of its objective; None if unknown.
 
-    That of the outputs is measured. Without checks it is the root of the sum of squares of what the
-    cuts cause alone, as in the search.
+    The error of the outputs is the measured one. Without checks it is the root of the sum of
+    squares of the errors that single cuts cause, as in the search.
     """
     plan = report.plan
     caused = [row.output_error for row in plan.layers if row.output_error is not None]
@@ -237,39 +239,39 @@ def point_error(report: Report) -> float | None:
 
 
 def point_origin(report: Report) -> str:
-    """Where `point_error` comes from."""
+    """Describe the source of `point_error`."""
     if report.plan.objective is Objective.MAX_RELATIVE_ERROR:
-        return "its own factors, as they are stored"
+        return "the error of its stored factors"
     if report.plan.objective is Objective.SUM_OUTPUT_ERROR and report.verification is not None:
-        return f"its outputs on {samples(report)}"
-    return "what its cuts cause, each alone"
+        return f"the error of its outputs on {samples(report)}"
+    return "an estimate from the errors that its single cuts cause"
 
 
 def limit(result: LimitResult) -> str:
-    """What was limited, and what was found."""
+    """Describe the limit and the value that was reached."""
     unit = " points" if result.data is LimitData.LABELLED else ""
     what = "error of the worst output" if result.kind is LimitKind.MAX_ERROR else "drop"
     on = result.data.value if result.samples is None else f"{result.samples:,} {result.data.value}"
     return (
-        f"--{result.kind.value} {result.limit:g}: the {what} that was reached is "
+        f"--{result.kind.value} {result.limit:g}: the {what} is "
         f"{numbers.error(result.reached)}{unit}, measured on {on}."
     )
 
 
 def rule(line: TradeOff) -> str:
-    """Which slices and ranks a trade-off is over."""
+    """Describe the slices and ranks that a trade-off allows."""
     if line.runtime is Runtime.NONE:
         return "all slices and ranks"
     return f"slices and ranks that {line.runtime.value} is fast at"
 
 
 def trade_rows(line: TradeOff) -> list[tuple[str, ...]]:
-    """The points of a trade-off: removed, error."""
+    """Format the points of a trade-off: removed fraction and error."""
     return [(numbers.percent(p.removed), numbers.error(p.error)) for p in line.points]
 
 
 def trial_rows(result: LimitResult) -> list[tuple[str, ...]]:
-    """All attempts: to remove, measured, whether that is within the limit."""
+    """Format all attempts: fraction to remove, measured value, whether it is within the limit."""
     return [
         (
             numbers.percent(trial.removed),
@@ -281,7 +283,7 @@ def trial_rows(result: LimitResult) -> list[tuple[str, ...]]:
 
 
 def latency_rows(checks: Verification) -> list[tuple[str, ...]]:
-    """Quartiles of both models."""
+    """Format the quartiles of the latencies of both models."""
     both = {"original": checks.latency_before, "compressed": checks.latency_after}
     return [
         (name, *(f"{ms:.4g}" for ms in (latency.low_ms, latency.median_ms, latency.high_ms)))
@@ -291,5 +293,5 @@ def latency_rows(checks: Verification) -> list[tuple[str, ...]]:
 
 
 def step_rows(report: Report) -> list[tuple[str, ...]]:
-    """Wall time of each step."""
+    """Format the wall time of each step."""
     return [(step, f"{seconds:.2f}") for step, seconds in report.seconds]

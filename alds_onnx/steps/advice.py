@@ -25,9 +25,9 @@ _HIGH_PRICE = 1.2
 _FEW_SAMPLES = 32
 
 _WHAT_DATA_DOES = (
-    "a few hundred real inputs, without labels, change that: with --calibration, ranks are chosen "
-    "by measured output errors and the factors fitted to the data, which often keeps the accuracy "
-    "at the same size"
+    "--calibration with a few hundred real inputs, without labels, often keeps the accuracy at the "
+    "same size, because ranks are then chosen by measured output errors and factors fitted to the "
+    "data"
 )
 
 
@@ -105,28 +105,31 @@ def _about_the_model(found: Findings) -> list[str]:
     ]
     if overridable:
         names = ", ".join(f"'{name}'" for name in dict.fromkeys(overridable))
-        warnings.append(f"no longer graph inputs, because their weights were decomposed: {names}")
+        warnings.append(f"no longer graph inputs, because these weights were decomposed: {names}")
     scored = found.original_scores
     if scored is not None and scored.others:
         others = ", ".join(f"'{name}'" for name in scored.others)
-        warnings.append(f"scored by the output '{scored.output}'; {others} would have fitted too")
+        warnings.append(
+            f"the scores are those of the output '{scored.output}'; these look like scores too: "
+            f"{others}"
+        )
     slow, cut = unaligned(found), [row for row in rows if row.cut]
     if found.alignment is not None and 2 * len(slow) > len(cut):
         warnings.append(
             f"{len(slow)} of {len(cut)} decomposed layers have slices or ranks that "
-            f"'{found.alignment.preset.runtime.value}' is not fast at: those that it is fast at "
-            "lose too much at this ratio, or miss it; a smaller one may be faster"
+            f"'{found.alignment.preset.runtime.value}' is not fast at, because the fast ones miss "
+            "the budget or lose too much accuracy; a lower compression ratio may be faster"
         )
     if found.attention_cut:
         warnings.append(
-            "the budget is out of reach without the projections of attention: they are cut too, "
-            "and runtimes may no longer fuse them with what is behind them"
+            "the projections of attention are cut too, because the budget is out of reach without "
+            "them; runtimes may no longer fuse them with the attention downstream"
         )
     if found.slow:
         names = ", ".join(f"'{one.name}'" for one in found.slow)
         lost = -sum(one.timing.saved for one in found.slow) / 1e6
         warnings.append(
-            f"slower in onnxruntime on this machine than before, by {lost:.3g} ms together: {names}"
+            f"slower in onnxruntime on this machine than before, by {lost:.3g} ms in total: {names}"
         )
     return warnings
 
@@ -143,11 +146,11 @@ def _about_the_checks(found: Findings) -> list[str]:
         free = found.alignment is not None and found.alignment.is_free
         warnings.append(
             f"the compressed model takes {ratio:.2f} times as long in onnxruntime on this machine: "
-            "fewer multiply-accumulates in grouped convolutions are not always faster"
-            + ("; --target ort chooses those that are" if free else "")
+            "grouped convolutions with fewer multiply-accumulates are not always faster"
+            + ("; --target ort chooses only those that are" if free else "")
         )
     if verification.fidelity and ratio is None:
-        warnings.append("latency was not measured: two such large models do not fit side by side")
+        warnings.append("latency was not measured: two such large models may not fit in memory")
     return warnings
 
 
@@ -158,19 +161,19 @@ def _about_the_data(found: Findings) -> list[str]:
     count = data.num_samples
     if count < _FEW_SAMPLES:
         warnings.append(
-            f"only {count} calibration samples: the factors may fit them and little else; give at "
-            f"least {_FEW_SAMPLES}, better a few hundred"
+            f"only {count} calibration samples: the factors may fit only these; give at least "
+            f"{_FEW_SAMPLES}, better a few hundred"
         )
     if data.num_spoilt:
-        verb = "holds" if data.num_spoilt == 1 else "hold"
+        verb = "contains" if data.num_spoilt == 1 else "contain"
         warnings.append(
-            f"{data.num_spoilt} of {count} calibration samples {verb} NaN or infinity: what these "
-            "spoil in the layers is left out there; check how the data was made"
+            f"{data.num_spoilt} of {count} calibration samples {verb} NaN or infinity: the "
+            "activations that these affect are left out; check how the data was made"
         )
     if found.limit_result is not None and found.limit_result.data is LimitData.FITTED:
         warnings.append(
             f"--max-error was measured on the {count} samples that the factors were fitted to: "
-            f"{len(data.fit)} runs are too few to set some aside, give {HOLD_OUT} or more"
+            f"{len(data.fit)} runs are too few to set some aside; give {HOLD_OUT} or more"
         )
     return warnings
 
@@ -183,14 +186,16 @@ def _about_accuracy(found: Findings) -> list[str]:
     warnings = []
     if verification is not None and verification.fidelity and verification.random_inputs:
         warnings.append(
-            "measured on random inputs, which say little about accuracy: "
-            "give real ones with --calibration"
+            "the output errors were measured on random inputs, which say little about accuracy: "
+            "give real inputs with --calibration"
         )
     if _is_lossy(found):
         if found.scores:
             lost = f"much of '{found.scores[0].name}' is lost"
         else:
-            lost = f"the outputs are off by {_worst(found):.0%}: expect a large loss of accuracy"
+            lost = (
+                f"the error of the outputs is {_worst(found):.0%}: expect a large loss of accuracy"
+            )
         warnings.append(f"{lost}; {_WHAT_DATA_DOES}")
     return warnings
 
@@ -201,8 +206,8 @@ def _about_speed(found: Findings) -> list[str]:
     if found.data is None or price < _HIGH_PRICE or not _is_lossy(found):
         return []
     return [
-        "speed costs accuracy here: with all slices and ranks (--target none) the error that "
-        f"decides would be {price:.1f} times as small, and the model perhaps slower"
+        "fast shapes cost accuracy here: with all slices and ranks (--target none) the error that "
+        f"the search minimises would be {price:.1f} times smaller, but the model may be slower"
     ]
 
 

@@ -203,7 +203,7 @@ def _warnings(merging: Merging, verification: Verification | None) -> list[str]:
     warnings = []
     if not merging.pairs:
         warnings.append(
-            "no pair written by alds-onnx was found, by the names of its factors and nodes: "
+            "no pair of layers has the names of nodes and factors that alds-onnx writes: "
             "the model is unchanged"
         )
     warnings += [f"'{left.name}' stays as it is: {left.reason}" for left in merging.left]

@@ -56,7 +56,7 @@ def _kept(survey: Survey, name: str) -> str:
     if name in survey.excluded:
         return "excluded by the user"
     if name in survey.attention:
-        return "runtimes fuse it with the attention behind it; --include NAME cuts it"
+        return "runtimes fuse it with the attention downstream; --include NAME cuts it"
     return "whole at this budget"
 
 

@@ -1,4 +1,4 @@
-"""Calibration data: whatever the user has, or one sentence that says why not."""
+"""Calibration data in every form is read, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_npy_for_the_only_input(tmp_path: Path) -> None:
 
 
 def test_folder(tmp_path: Path) -> None:
-    """Of both kinds of file, by name; other files are ignored."""
+    """Both kinds of file are read in the order of their names; other files are ignored."""
     np.savez(tmp_path / "b.npz", x=numbers(40)[2:])
     np.save(tmp_path / "a.npy", numbers(2))
     (tmp_path / "readme.txt").write_text("no data")
@@ -181,7 +181,7 @@ def test_shapes_from_a_file_name_it(tmp_path: Path) -> None:
     ("float", "U1", False), ("string", "U1", True), ("bool", "bool", True),
 ])  # fmt: skip
 def test_casts(kind: str, given: str, fits: bool) -> None:
-    """Where nothing is lost in kind."""
+    """Casts that keep the kind of number are allowed."""
     inputs = model_inputs(model(f"{kind}[N] x"))
     array = np.array(["1", "0"] if given == "U1" else [1, 0]).astype(given)
     if not fits:
@@ -231,7 +231,7 @@ def test_garbage(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*:SyntaxWarning")
 @pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed])
 def test_damaged_files_raise_nothing_else(save: Any, tmp_path: Path) -> None:
-    """zipfile, zlib and tokenize let errors of their own through."""
+    """zipfile, zlib and tokenize raise errors of their own."""
     path = tmp_path / "data.npz"
     generator = random.Random(0)
     with path.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Distances from the original, of whole models and of weights fed into a part."""
+"""Distances from the original, of whole models and of single weights."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def test_fed_weights_give_what_the_whole_model_gives(name: str) -> None:
     bias = normal(f, seed=8).astype(np.float64) if "b" in constants else None
     whole = with_dense_weights(model, [Dense(layers=layers, matrix=matrix, bias=bias)])
     with Walk(data, model) as walk:
-        behind = Downstream(walk, model, layers, biased=bias is not None)
+        downstream = Downstream(walk, model, layers, biased=bias is not None)
         for batch, feed in enumerate(data.batches):
-            outputs = behind.outputs(batch, matrix, bias)
+            outputs = downstream.outputs(batch, matrix, bias)
             for made, expected in zip(outputs, run(whole, feed), strict=True):
                 if made is None:  # it does not depend on the layer
                     assert name == "many outputs"
@@ -101,8 +101,8 @@ def test_a_layer_that_no_output_depends_on() -> None:
     graph = "m (float[N,8] x) => (float[N,8] y) { y = Relu(x) h = MatMul(x, w) }"
     model, data = parse(graph, {"w": normal(8, 16)}), runner(8)
     with Walk(data, model) as walk:
-        behind = Downstream(walk, model, (only_layer(model),), biased=False)
-        assert behind.outputs(0, np.zeros((16, 8)), None) == [None]
+        downstream = Downstream(walk, model, (only_layer(model),), biased=False)
+        assert downstream.outputs(0, np.zeros((16, 8)), None) == [None]
 
 
 def test_layers_of_branches_cannot_be_fed() -> None:

@@ -1,4 +1,4 @@
-"""Damage as a function of the local error: monotone, and through what was measured."""
+"""Damage is a monotone function of the local error, through the measured points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums over samples: they add up, and give the moments that NumPy gives."""
+"""Sums over samples can be added, and give the same moments as NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wrong output is far from the right one, whatever is wrong with it."""
+"""Every kind of wrong output has a large distance from the right one."""
 
 from __future__ import annotations
 

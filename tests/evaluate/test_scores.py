@@ -1,4 +1,4 @@
-"""Places among the classes, and which output holds the scores."""
+"""The ranks of labels, and the choice of the output that holds the scores."""
 
 from __future__ import annotations
 

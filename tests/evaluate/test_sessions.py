@@ -1,4 +1,4 @@
-"""Sessions, made-up inputs, measured shapes and times."""
+"""Sessions, random inputs, measured shapes and times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A right rewrite passes, a wrong one fails however small its effect on the output is."""
+"""A correct rewrite passes; a wrong one fails, however small its effect on the output."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def check(models: Candidates, tolerance: float = TOLERANCE, runs: int = 2) -> Ve
 
 
 def perturbed(models: Candidates, tensor: str, factor: float) -> Candidates:
-    """The compressed model with a factor that was written wrong."""
+    """Make a compressed model with a wrong factor."""
     compressed = ModelProto()
     compressed.CopyFrom(models.compressed)
     (found,) = [t for t in compressed.graph.initializer if t.name == tensor]
@@ -145,7 +145,7 @@ NOISE = "n = RandomNormalLike(h) m = Add(h, n) a = Relu(m)"
 
 @pytest.mark.parametrize("layers", [("h", "r"), ("h",), ()])
 def test_random_operators_are_noted_not_blamed(layers: tuple[str, ...]) -> None:
-    """Behind the noise nothing can be compared, neither the output nor the second layer."""
+    """Downstream of noise nothing can be compared: neither the output nor the second layer."""
     found = check(candidates(two_layers(NOISE), layers))
     assert found.status is Status.PASSED
     assert found.fidelity[0].note == "differs from run to run of the original"
@@ -157,7 +157,7 @@ def test_layers_before_a_random_operator_are_checked() -> None:
 
 
 def test_rounding_from_run_to_run_is_no_random_operator() -> None:
-    """Reductions on a GPU differ in the last digits; all else is still compared."""
+    """Reductions on a GPU differ in the last digits, and are still compared."""
     noise = "n = RandomNormalLike(h) e = Mul(n, tiny) m = Add(h, e) a = Relu(m)"
     model = two_layers(noise)
     model.graph.initializer.append(numpy_helper.from_array(np.float32(1e-7), "tiny"))

@@ -1,4 +1,4 @@
-"""A real browser for the tests of the HTML report; they are skipped where there is none."""
+"""A real browser for the tests of the HTML report, which are skipped without one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE = 10_000
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    """Start the browser that is installed."""
+    """Start the installed browser."""
     path = next(filter(None, map(shutil.which, _NAMES)), None)
     if path is None:
         pytest.skip("no browser: install chromium to test the HTML report")
@@ -59,7 +59,7 @@ class Opened:
         return set(drawn.evaluate_all("all => all.map(one => one.dataset.plot)"))
 
     def hover(self, number: int, plot: str = "parameters") -> str:
-        """Point at a layer; what the page shows beside the pointer."""
+        """Point at a layer, and give the text that appears beside the pointer."""
         # The last bars are those that react to the pointer, one for each layer.
         bars = self.page.locator(f"[data-plot={plot}] .mark-rect.role-mark").last.locator("path")
         bars.nth(number - 1).scroll_into_view_if_needed()

@@ -1,4 +1,4 @@
-"""Reports and sweeps to show, and what a page is made of."""
+"""Example reports and sweeps, and a parser for pages."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=alert(1)>
 
 
 class Outline(HTMLParser):
-    """Elements, what they refer to, and the text of the scripts."""
+    """The elements of a page, their attributes, and the text of its scripts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ SIZE = 100
 
 
 def point(removed: float, error: float, *scores: Score) -> Report:
-    """A compression with this error of its only layer, and of its output."""
+    """Make the report of a compression whose layer and output have this error."""
     fidelity = OutputFidelity(name="y", relative_l2=error, max_abs=1, cosine=1, sqnr_db=20)
     checks = Verification(status=Status.PASSED, fidelity=(fidelity,))
     row = replace(ROW, error=CutError(relative=error, spectral=error, bound=error))
@@ -102,7 +102,7 @@ def point(removed: float, error: float, *scores: Score) -> Report:
 
 
 def sweep(*errors: float, unreachable: tuple[float, ...] = ()) -> Sweep:
-    """A tenth more for each error."""
+    """Make a sweep that removes one tenth more for each error."""
     made = [(i / 10, point(i / 10, error)) for i, error in enumerate(errors, 1)]
     return make_sweep(made, unreachable=unreachable)
 

@@ -1,4 +1,4 @@
-"""The HTML report in a real browser, as a reader has it."""
+"""The HTML report in a real browser."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def written(made: Report | Sweep, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def digits_report() -> Report:
-    """Of the embedded model, and as if it had been within a limit."""
+    """The report of the embedded model, with a limit added."""
     return replace(alds_onnx.compress(DIGITS, cr=0.5, threads=1).report, limit_result=LIMIT_RESULT)
 
 
@@ -61,7 +61,7 @@ def digits_page(
 
 @pytest.fixture(scope="module")
 def fitted_page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a model that was compressed with calibration data."""
+    """The page of a model that was compressed with calibration data."""
     graph = """m (float[N,30] x) => (float[N,10] y) {
         h = MatMul(x, w1) a = Relu(h) g = MatMul(a, w2) b = Relu(g) y = MatMul(b, w3)
     }"""
@@ -95,7 +95,7 @@ def deep_page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def swept_page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of several ratios."""
+    """The page of a sweep."""
     return written(KNEE, tmp_path_factory.mktemp("swept"))
 
 
@@ -197,7 +197,7 @@ def test_hostile_names_stay_text(browser: Browser, deep_page: Path) -> None:
 
 
 def test_the_policy_stops_what_escaping_would_miss(browser: Browser, deep_page: Path) -> None:
-    """A script of somebody else does not run even where it is put into the page."""
+    """A foreign script does not run even if it is inserted into the page."""
     opened = Opened(browser, deep_page)
     opened.page.evaluate(
         """() => {
@@ -296,7 +296,7 @@ def test_both_themes_can_be_read(browser: Browser, digits_page: Path, scheme: st
 def test_nothing_is_cut_off_on_a_narrow_page(
     browser: Browser, pages: str, media: str, request: pytest.FixtureRequest
 ) -> None:
-    """As on a telephone; and printed, where there is nothing to scroll."""
+    """On a narrow screen, and in print, where nothing can be scrolled."""
     page = Opened(
         browser, request.getfixturevalue(pages), width=400 if media == "screen" else 1200
     ).page

@@ -1,4 +1,4 @@
-"""The HTML report as text: whole, small, and nothing in it that the model could have put there."""
+"""The HTML report as text: complete, small, and safe against names in the model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from alds_onnx.values import (
 )
 from tests.report.reports import HOSTILE, LIMIT_RESULT, ROW, Outline, report
 
-# What the issue allows.
+# Largest size of a page, in bytes.
 LARGEST = 6_000_000
 
 
@@ -43,7 +43,7 @@ def layers(count: int, name: str = "/block/layer{}/Conv") -> tuple[LayerPlan, ..
 
 
 def evidence(rows: tuple[LayerPlan, ...]) -> Evidence:
-    """Curves as long as they can be."""
+    """Make evidence with curves of the largest length."""
     ranks = tuple(range(120))
     errors = tuple(1 / (3 + rank) for rank in ranks)
     curves = tuple(
@@ -114,7 +114,7 @@ def test_small_whatever_the_model(count: int) -> None:
 
 
 def test_without_anything_but_a_plan() -> None:
-    """A report that was read or made up has no curves; all that is known is still there."""
+    """A report without evidence has no curves, but shows everything else."""
     text = page(report(ROW))
     assert "dry run: nothing was checked" in text
     for missing in ("trade-off", "latency", "outputs", "attempts"):

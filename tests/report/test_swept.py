@@ -1,4 +1,4 @@
-"""Several compressions of one model, as words and as a page."""
+"""The texts and the page of a sweep."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def page(found: Sweep) -> str:
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of the table of ratios."""
+    """Give the cells of the table of ratios."""
     table = text.split('<table id="ratios">')[1].split("</table>", maxsplit=1)[0]
     lines = re.findall(r"<tr.*?>(.*?)</tr>", table, flags=re.DOTALL)
     return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in lines]
@@ -48,7 +48,7 @@ def test_nothing_is_known_of_what_is_lost() -> None:
     found = make_sweep([(0.3, point(0.3, math.inf)), (0.2, point(0.2, math.inf))])
     assert not any(p.on_front for p in found.points)
     assert found.shown is found.points[0]
-    assert "is not known" in headline(found)
+    assert "are not known" in headline(found)
     assert json.loads(Outline(page(found)).scripts["data"])["sweep"][0]["loss"] is None
 
 
@@ -72,7 +72,7 @@ def test_the_page_marks_one_point_and_says_which_are_missing() -> None:
     assert [p["loss"] for p in points] == [0.01, 0.01, 0.02, 0.5]
     assert "removed: 30.00 %\n" in points[2]["text"]
     assert points[2]["text"].endswith("\nlost: 0.02")
-    assert "This page is about --cr 0.3, one of 4 ratios: suggested" in text
+    assert "This page shows --cr 0.3, one of 4 ratios: suggested" in text
     assert text.count('<tr class="shown">') == 1
     assert "Out of reach: --cr 0.95" in text
     assert "Out of reach" not in page(STRAIGHT)
@@ -81,7 +81,7 @@ def test_the_page_marks_one_point_and_says_which_are_missing() -> None:
 def test_a_page_of_one_run_has_no_sweep() -> None:
     text = report_to_html(point(0.5, 0.1), find_origin()).decode()
     assert 'id="sweep"' not in text
-    assert "This page is about" not in text
+    assert "This page shows" not in text
 
 
 @pytest.mark.parametrize(("samples", "expected"), [(40, "percentage points on 40"), (None, "own")])

@@ -1,4 +1,4 @@
-"""Small layers with made-up error curves, and everything that they can be cut to."""
+"""Small layers with made-up error curves, and all of their cuts."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def models_and_budgets(
 
 
 def choices(spectra: Spectra) -> list[Choice]:
-    """All that a layer can be: dense, or any k and j with fewer parameters."""
+    """List all choices of a layer: dense, or any k and j with fewer parameters."""
     shape = spectra.shape
     dense = shape.out_features * shape.num_columns
     found = [Choice(dense, 0.0, 0, 0)]
@@ -106,7 +106,7 @@ def undominated(spectra: Spectra) -> list[Choice]:
 
 
 def chosen(spectra: Spectra, cut: Cut | None) -> Choice:
-    """What a cut costs and loses."""
+    """Give the parameters and the error of a cut."""
     if cut is None:
         return Choice(spectra.shape.num_parameters, 0.0, 0, 0)
     error = float(spectra.curve(cut.num_slices).relative_error[cut.rank])

@@ -1,4 +1,4 @@
-"""Bisection over the fraction to remove: what it returns was seen to hold."""
+"""Bisection over the fraction to remove: the result was measured to stay within the limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ reaches = st.floats(0, 1, exclude_max=True)
 
 
 def search(values: dict[float, float], limit: float) -> Found[float]:
-    """Search over what was measured; what is made is the fraction itself."""
+    """Search over measured values; an attempt is the fraction itself."""
     return largest_that_holds(lambda removed: removed, values.__getitem__, limit, tuple(values))
 
 

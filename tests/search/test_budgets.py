@@ -1,4 +1,4 @@
-"""Searches within several budgets, against all combinations of all choices."""
+"""Searches within several budgets, compared with all combinations of all choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one search: the optimum by every objective, within budgets, rules and exclusions."""
+"""The search: the optimum for every objective, within budgets, rules and exclusions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OBJECTIVES = st.sampled_from([LargestError(), SumOfErrors(), Iterative(seed=0)])
 
 
 def costed(model: dict[str, Spectra], budget: int) -> CostedBudget:
-    """A budget by which the layers, which are all of the model, may have `budget` parameters."""
+    """Make a budget that allows the layers, which are the whole model, `budget` parameters."""
     before = sum(s.shape.num_parameters for s in model.values())
     asked = parameter_budget(before, 1 - budget / before)
     found = next(

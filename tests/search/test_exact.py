@@ -1,4 +1,4 @@
-"""The exact search against all combinations of all choices."""
+"""The exact search compared with all combinations of all choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Algorithm 1 of the paper: what it may never do, and where its two steps must lead."""
+"""Algorithm 1 of the paper: its invariants, and the results of its two steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The knapsack against all combinations."""
+"""The knapsack search compared with all combinations."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def largest_hull_step(f: Frontier) -> float:
     at, largest = 0, 0.0
     while at + 1 < len(f):
         slopes = (f.error[at + 1 :] - f.error[at]) / (f.cost[at + 1 :] - f.cost[at])
-        behind = at + 1 + int(np.argmin(slopes))
-        largest = max(largest, float(f.error[at] - f.error[behind]))
-        at = behind
+        after = at + 1 + int(np.argmin(slopes))
+        largest = max(largest, float(f.error[at] - f.error[after]))
+        at = after
     return largest
 
 

@@ -1,4 +1,4 @@
-"""The curve over all budgets says what the search for each of them finds."""
+"""The trade-off curve agrees with the search for each single budget."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_sums_are_those_of_the_search(model: dict[str, Spectra]) -> None:
 
 @given(models())
 def test_sums_are_convex(model: dict[str, Spectra]) -> None:
-    """Each parameter saves less than the one before: that is what a price means."""
+    """Each further parameter saves less error."""
     parameters, error = smallest_sums(frontiers(model), 10_000)
     saved = -np.diff(error) / np.diff(parameters)
     assert (np.diff(saved) <= ROUNDING).all()
@@ -68,7 +68,7 @@ def test_ties_hide_no_vertex() -> None:
 
 @given(models(most=1))
 def test_sums_miss_no_vertex(model: dict[str, Spectra]) -> None:
-    """Of one layer: every choice that lies below all lines between two others is there."""
+    """For one layer the curve has every choice that lies below all lines between two others."""
     (curve,) = frontiers(model)
     points = list(zip(curve.cost.tolist(), curve.error.tolist(), strict=True))
     found = smallest_sums([curve], 10_000)[0].tolist()

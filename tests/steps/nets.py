@@ -48,7 +48,7 @@ def models() -> dict[str, ModelProto]:
 
 
 def feeds(kind: str, count: int = 6, seed: int = 0) -> list[Feed]:
-    """Inputs that depend on each other, as real ones do: on that data-aware ranks rest."""
+    """Make correlated inputs, like real ones; ranks chosen by data exploit the correlation."""
     shape = (8, 6, 6) if kind == "conv" else (24,)
     mix = normal(4, int(np.prod(shape)), seed=99)
     return [

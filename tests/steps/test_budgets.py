@@ -11,7 +11,7 @@ from alds_onnx import BudgetError, Result, Runtime, Scheme, UsageError
 from alds_onnx.values import BudgetKind
 from tests.conftest import CALIBRATION, DIGITS
 
-# What aligned or whole ranks may leave of a budget.
+# Largest part of a budget that aligned or whole ranks may leave.
 UNSPENT = 0.011
 
 
@@ -79,7 +79,7 @@ def test_macs_of_unknown_shapes_are_refused() -> None:
 
 
 def _shapeless() -> ModelProto:
-    """A model with an operator that nobody knows."""
+    """A model with an unknown operator."""
     model = parser.parse_model(
         """
         <ir_version: 8, opset_import: ["" : 17, "unknown": 1]>

@@ -1,4 +1,4 @@
-"""Calibration data is read once, and what is odd about it is said."""
+"""Calibration data is read once, and its oddities are reported."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_runs_that_are_set_aside_are_not_fitted_to(target: str) -> None:
 
 
 class Reader:
-    """As onnxruntime.quantization.CalibrationDataReader."""
+    """A reader with the interface of onnxruntime.quantization.CalibrationDataReader."""
 
     def __init__(self) -> None:
         self.feeds = iter(feeds("dense"))
@@ -63,7 +63,7 @@ def test_samples_that_are_not_finite_are_counted(value: float, kind: str) -> Non
     for feed in data if kind == "many" else data[:1]:
         feed["x"] = feed["x"].copy()
         feed["x"][3, 1:5] = value
-    expected = "6 of 192 calibration samples hold" if kind == "many" else "1 of 192 calib"
+    expected = "6 of 192 calibration samples contain" if kind == "many" else "1 of 192 calib"
     assert expected in warnings(data)
 
 
@@ -72,9 +72,9 @@ def test_good_data_is_no_reason_to_warn() -> None:
 
 
 def test_few_samples_are_counted_over_all_runs() -> None:
-    """Also where the checks do not use all of them."""
+    """All are counted, although the checks do not use all of them."""
     single = [{"x": row[None]} for feed in feeds("dense") for row in feed["x"]]
-    message = "only 20 calibration samples: the factors may fit them and little else; give at least"
+    message = "only 20 calibration samples: the factors may fit only these; give at least"
     assert message in warnings(single[:20])
     assert "only" not in warnings(single[:40], dry_run=False)
 
@@ -83,7 +83,7 @@ def test_without_data_the_user_hears_what_it_would_change() -> None:
     found = warnings(None, cr=0.7, dry_run=False)
     assert "random inputs" in found
     assert "without labels" in found
-    assert "--calibration, ranks are chosen by measured output errors" in found
+    assert "ranks are then chosen by measured output errors" in found
 
 
 def test_where_scores_were_taken_they_decide_what_is_said() -> None:
@@ -106,5 +106,5 @@ def test_with_data_a_loss_is_compared_with_what_a_slower_model_would_lose(
     )
     values = iter([1.0, 1.0 - lost])
     found = warnings(feeds("dense"), dry_run=False, evaluate=lambda run: next(values))
-    assert ("speed costs accuracy here" in found) == expected
-    assert ("would be 1.5 times as small" in found) == expected
+    assert ("fast shapes cost accuracy here" in found) == expected
+    assert ("would be 1.5 times smaller" in found) == expected

@@ -1,4 +1,4 @@
-"""Scores before and after are what an independent computation gives."""
+"""Scores before and after agree with an independent computation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def model(batch: str = "N", outputs: str = "float[N,9] y", rest: str = "") -> Mo
 
 
 def labelled(count: int = COUNT) -> dict[str, Array]:
-    """Labels that the model gets right for the most part."""
+    """Make labels that the model mostly gets right."""
     x = normal(count, 24)
     (y,) = run(model(), {"x": x})
     labels = y.argmax(axis=1)
@@ -75,7 +75,7 @@ def test_of_several_outputs_the_first_is_taken_and_the_user_told() -> None:
     m = model(outputs="int64[N,1] i, float[N,9] y, float[N,9] z", rest=rest)
     found = compress(labelled(), m).report
     assert {score.output for score in found.scores} == {"y"}
-    assert any("'y'; 'z' would have fitted too" in warning for warning in found.warnings)
+    assert any("'y'; these look like scores too: 'z'" in warning for warning in found.warnings)
     assert not any("fitted too" in w for w in compress(labelled()).report.warnings)
 
 
@@ -137,7 +137,7 @@ def test_a_model_without_scores_is_refused() -> None:
 
 
 def negative_error(run_model: Run) -> float:
-    """A score of the user's: how near the outputs are to the labels."""
+    """A scoring function: the distance of the outputs from the labels."""
     data = labelled()
     (y,) = run_model({"x": data["x"]})
     return -float(np.square(y - np.eye(9)[data["labels"]]).mean())

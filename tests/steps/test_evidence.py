@@ -1,4 +1,4 @@
-"""What is kept for pictures agrees with what was chosen."""
+"""The data for plots agrees with the choice."""
 
 from __future__ import annotations
 

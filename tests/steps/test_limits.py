@@ -1,4 +1,4 @@
-"""As small as a limit allows, measured on what the fit has not seen."""
+"""The smallest model within a limit, measured on data that the fit did not use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROUNDING = 1e-5
 
 
 def gentle() -> ModelProto:
-    """Weights whose singular values fall, so that errors grow slowly with what is removed."""
+    """Weights with falling singular values, so that errors grow slowly with compression."""
 
     def weight(rows: int, columns: int) -> Array:
         u, _, vh = np.linalg.svd(normal(rows, columns), full_matrices=False)
@@ -40,7 +40,7 @@ def limit_result(result: alds_onnx.Result) -> LimitResult:
 
 
 def check_consistency(result: alds_onnx.Result) -> None:
-    """What was chosen is the largest that was seen to hold, and the plan says so."""
+    """The chosen fraction is the largest that was measured to stay within the limit."""
     found, budget = limit_result(result), result.plan.budget
     held = [trial for trial in found.trials if trial.value <= found.limit]
     best = max(held, key=lambda trial: trial.removed)

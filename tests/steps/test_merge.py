@@ -1,4 +1,4 @@
-"""merge(): the laws of the whole way, and what it says."""
+"""merge(): end-to-end laws, and its messages."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_a_wrong_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_output_that_is_all_rounding_is_no_reason_to_fail() -> None:
-    """As of a detector that finds nothing any more: its sigmoids are the rounding of 1."""
+    """A detector that detects nothing: its sigmoids are smaller than the rounding error of 1."""
     model = small()
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1e-3), "tiny"))
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), "one"))

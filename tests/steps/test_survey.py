@@ -1,4 +1,4 @@
-"""Work on many weights at once."""
+"""Mapping over weights in parallel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers with so many inputs that their outputs stand for them: the same cuts, for less memory."""
+"""Wide layers, whose outputs replace their inputs: the same cuts with less memory."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_wide_layers_of_branches() -> None:
     assert result.report.verification.status is Status.PASSED
 
 
-def test_behind_a_cut_layer_it_is_fitted_to_what_that_has_become(
+def test_downstream_of_a_cut_layer_it_is_fitted_to_what_that_has_become(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     graph = "m (float[N,24] x) => (float[N,20] y) { h = MatMul(x, w) a = Relu(h) y = MatMul(a, v) }"

@@ -9,7 +9,7 @@
   const $ = (id) => document.getElementById(id);
   const layerOf = (number) => data.layers[number - 1];
 
-  // Numbers as the tables show them.
+  // Format numbers as the tables do.
   const error = (value) => (value === null ? "–" : String(Number(value.toPrecision(4))));
   const count = (value) => (value === null ? "–" : value.toLocaleString("en-US"));
   const percent = (value) => `${(100 * value).toFixed(1)} %`;
@@ -44,7 +44,7 @@
     return facts;
   }
 
-  // What appears beside the pointer: of a number the layer, of anything else the text itself.
+  // The box beside the pointer: for a number the facts of that layer, otherwise the text itself.
   const tip = $("tip");
 
   function showTip(event, value) {
@@ -80,7 +80,7 @@
     actions: false,
     defaultStyle: false,
     hover: true,
-    // Errors only: Vega warns of the extent of empty tables, and a layer that is whole has no cut.
+    // Log errors only: Vega warns about empty tables, and the table of the cut may be empty.
     logLevel: 1,
     tooltip: (handler, event, item, value) => showTip(event, value),
   };
@@ -98,7 +98,7 @@
     return view;
   }
 
-  // Draws a plot with these tables, or gives the tables to the one that is there.
+  // Draw a plot with these tables, or update the existing plot.
   async function draw(name, tables) {
     const place = document.querySelector(`[data-plot="${name}"]`);
     if (!place) return;
@@ -116,7 +116,7 @@
     place.dataset.drawn = "yes";
   }
 
-  // The colours of errors: five bands, even or, where errors differ much, even in logarithms.
+  // Divide errors into five bands of equal width, in logarithms if the errors differ much.
   function bandsOf(values) {
     const positive = values.filter((value) => value !== null && value > 0);
     if (!positive.length) return null;
@@ -152,7 +152,7 @@
     const there = (decision) => data.layers.some((row) => row.decision === decision);
     if (there("decompose")) list.append(entry("before", "before"));
     if (there("keep")) list.append(entry("kept", "kept whole"));
-    if (there("skip")) list.append(entry("skip", "left alone"));
+    if (there("skip")) list.append(entry("skip", "skipped"));
   }
 
   let chosen = null;
@@ -174,7 +174,7 @@
     return { layers, chosen: chosen === null ? [] : [{ number: chosen }] };
   }
 
-  // Bars of parameters and of shares have different axes: one plot takes the other's place.
+  // Bars of parameters and of shares have different axes, so one plot replaces the other.
   async function drawLayers() {
     const which = $("bars").value;
     const place = document.querySelector('[data-plot="parameters"], [data-plot="shares"]');
@@ -288,7 +288,7 @@
     drawLayers();
   }
 
-  // The layer to begin with: where it hurts most.
+  // Begin with the layer that has the largest error.
   function worst() {
     const measure = $("measure").value;
     const inside = data.layers.filter((row) => row.weight !== null);
@@ -297,7 +297,7 @@
   }
 
   function drawTrade() {
-    // The axis is logarithmic where errors are those of outputs: it has no place for 0.
+    // The axis is logarithmic for errors of outputs, so it cannot show 0.
     const all = data.trade.flatMap((line, n) =>
       line.removed.map((removed, i) => ({
         series: n === 0 ? "chosen" : "other",

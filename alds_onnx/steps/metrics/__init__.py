@@ -1,1 +1,1 @@
-"""What the error of a layer means: that of its weight, or that of the model on data."""
+"""The metrics: errors of weights, or errors of the outputs on calibration data."""

@@ -1,4 +1,4 @@
-"""Ranks chosen again by measured slopes: never worse on the data than without."""
+"""Choosing the ranks again by measured slopes never increases the error on the data."""
 
 from __future__ import annotations
 
