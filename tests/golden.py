@@ -116,7 +116,7 @@ def _digits(folder: Path) -> Iterator[Case]:
         "max-error": f"{plain}--max-error 0.1",
         "max-drop": f"{plain}--max-drop 1 --evaluate {{test}} --target none",
         "external": f"{plain}--cr 0.5 --save-as-external-data",
-        "dry-run": "{in} --cr 0.5 --dry-run --json out.json",
+        "dry-run": "{in} --cr 0.5 --dry-run --no-measure --json out.json",
         "out-of-reach": f"{plain}--cr 0.999",
         "sweep": "{in} out.onnx --sweep 0.2,0.5,0.8 --json out.json --csv out.csv --sweep-out all",
         "merge": f"{plain}--cr 0.6 --schemes all --target none && "

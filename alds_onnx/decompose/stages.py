@@ -76,6 +76,7 @@ def match_stages(shape: LayerShape, weights: Sequence[Dims], groups: Sequence[in
         cut = Cut(num_slices=k, rank=rank, scheme=scheme, rank_out=rank_out)
         found = structure.stages(shape, cut)
         sizes = [(stage.weight_shape(shape), stage.groups) for stage in found]
-        if sizes == list(zip(weights, groups, strict=True)):
+        fits = k == 1 or structure.sliced(shape) is not None
+        if fits and sizes == list(zip(weights, groups, strict=True)):
             return cut
     return None
