@@ -17,7 +17,7 @@ from alds_onnx.options.progress import Progress, Step, silent
 from alds_onnx.options.run import Data, Execution, Reuse, default_threads
 from alds_onnx.runtimes import Runtime, preset
 from alds_onnx.search.alignment import Alignment
-from alds_onnx.values import SearchMethod
+from alds_onnx.values import Objective, SearchMethod
 
 __all__ = [
     "CompressOptions",
@@ -113,16 +113,15 @@ class Settings(_Compression):
 
     @property
     def candidates(self) -> tuple[Scheme, ...]:
-        """The schemes to choose from: by default all where a runtime restricts the slices.
+        """The schemes to choose from: by default all where a target restricts the slices.
 
         With all slices and ranks, `ENCODE` has the smallest errors in nearly every layer, so that
         the others make no difference; without, they keep more accuracy (benchmarks/schemes.md).
-        Calibration, the iterative search and tables of time know `ENCODE` only.
+        The iterative search is the paper's and knows `ENCODE` only.
         """
         if self.schemes is not None:
             return self.schemes
-        others = self.calibration is None and self.latency_ratio is None
-        if others and self.search is SearchMethod.EXACT and not self.alignment.is_free:
+        if self.search is SearchMethod.EXACT and not self.alignment.is_free:
             return tuple(Scheme)
         return (Scheme.ENCODE,)
 
@@ -146,26 +145,15 @@ class Settings(_Compression):
                 "--search iterative knows parameters only: give --cr instead of --cr-macs and "
                 "--latency-ratio, or use --search exact"
             )
+        if self.objective is Objective.SUM_OUTPUT_ERROR:
+            raise UsageError(
+                "--search iterative makes the largest error small, not the sum: give --objective "
+                "max with --calibration"
+            )
 
     def _check_schemes(self) -> None:
-        chosen = set(self.schemes or ())
-        if self.plan is not None:
-            chosen = {row.cut.scheme for row in self.plan.layers if row.cut}
-        others = [scheme.value for scheme in Scheme if scheme in chosen - {Scheme.ENCODE}]
-        if not others:
-            return
-        if self.calibration is not None:
-            where = "the plan" if self.plan is not None else "--schemes"
-            raise UsageError(
-                f"--calibration fits the scheme 'encode' only, but {where} has '{others[0]}': "
-                "leave one of the two out"
-            )
-        if self.latency_ratio is not None:
-            raise UsageError(
-                "--latency-ratio has tables of the scheme 'encode' only, but --schemes has "
-                f"'{others[0]}': leave one of the two out, or give --cr-macs"
-            )
-        if self.search is SearchMethod.ITERATIVE and self.plan is None:
+        others = [scheme.value for scheme in self.schemes or () if scheme is not Scheme.ENCODE]
+        if others and self.search is SearchMethod.ITERATIVE and self.plan is None:
             raise UsageError(
                 "--search iterative is the paper's and knows the scheme 'encode' only: "
                 f"leave it out, or '{others[0]}'"

@@ -56,8 +56,11 @@ def options(**changed: Any) -> Settings:
         ({"latency_ratio": float("nan")}, "--latency-ratio is nan,"),
         ({"cr_macs": 0.5, "search": SearchMethod.ITERATIVE}, "--search iterative knows"),
         ({"latency_ratio": 0.5, "search": SearchMethod.ITERATIVE}, "--search iterative knows"),
-        ({"latency_ratio": 0.5, "schemes": tuple(Scheme)}, "--latency-ratio .* has 'decode'"),
         ({"cr_macs": 0.5, "cr": None, "sweep": (0.5,)}, "give one of --cr, --sweep, --plan"),
+        (
+            {"calibration": {}, "search": SearchMethod.ITERATIVE},
+            "not the sum: give --objective max",
+        ),
         ({"cr": 0.0}, "--cr is 0,"),
         ({"cr": 1.0}, "--cr is 1,"),
         ({"cr": -0.5}, "--cr is -0.5,"),
@@ -80,7 +83,7 @@ def test_what_makes_sense_is_accepted() -> None:
     assert options(cr=None, plan=PLAN).plan is PLAN
     assert options(cr_macs=0.3, latency_ratio=0.6).cr == 0.5
     assert options(cr=None, cr_macs=0.3).cr_macs == 0.3
-    assert options(latency_ratio=0.6, target=Runtime.ORT).candidates == (Scheme.ENCODE,)
+    assert options(latency_ratio=0.6, target=Runtime.ORT).candidates == tuple(Scheme)
     assert options(cr=None, max_error=2.0).max_error == 2.0
     assert options(cr=None, max_drop=0.0, evaluate={}).max_drop == 0.0
 

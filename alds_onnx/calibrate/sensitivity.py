@@ -106,13 +106,16 @@ def measure(
     RunError
         If the model does not run.
     """
-    curve = probe.spectra.curves[0]
+    curves = [c for c in probe.spectra.curves if len(c.relative_error) > 1]
+    if not curves:  # no rank saves parameters: the layer stays dense
+        return Sensitivity(local=(1.0,), output=(1.0,))
+    curve = curves[0]
     squared = np.square(curve.relative_error[1:])
     ranks = sorted({int(np.abs(squared - t).argmin()) + 1 for t in _PROBED_ERRORS}, reverse=True)
     ridge = max(_RIDGE, probe.moments.uncertainty)
     points = []
     for rank in ranks:
-        cut = Cut(num_slices=curve.num_slices, rank=rank)
+        cut = Cut(num_slices=curve.num_slices, rank=rank, scheme=curve.scheme)
         factors = regress(
             probe.matrix,
             fitted_shape(probe.spectra.shape),

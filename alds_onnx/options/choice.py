@@ -61,8 +61,8 @@ class Search(Options):
         python="What a convolution may become; the search chooses for each layer.",
         more="encode: kh x kw, then 1x1, which is the paper's; decode: 1x1, then kh x kw; "
         "split-height: kh x 1, then 1 x kw; split-width: 1 x kw, then kh x 1; tucker2: 1x1, kh x "
-        "kw, 1x1. Default: all; encode alone with --target none, and with --calibration, "
-        "--latency-ratio and --search iterative, which know no other.",
+        "kw, 1x1. Default: all; encode alone with --target none and with --search iterative, which "
+        "knows no other.",
     )
 
     @property

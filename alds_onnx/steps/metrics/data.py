@@ -25,7 +25,7 @@ from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.sensitivity import Probe, Sensitivity
 from alds_onnx.calibrate.statistics import Sampler
 from alds_onnx.calibrate.walk import Walk
-from alds_onnx.cuts import Cut, FloatArray, Spectra
+from alds_onnx.cuts import Cut, FloatArray, Scheme, Spectra
 from alds_onnx.decompose.factorize import cut_error, factorize
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.regression import fitted_shape, regress
@@ -149,7 +149,7 @@ class DataMetric:
                 others = tuple(cut for cut in neighbours.get(weight.name, ()) if cut)
                 probe = self.probes[weight.name]
                 task = _task(probe, cuts[weight.name], others)
-                if probe.is_wide and task.cut.num_slices > 1:
+                if probe.is_wide and not _fits_wide(task.cut):
                     found = _cut_by_weight(probe, task)
                 elif _is_observed(weight):
                     node = weight.layers[0].site.node
@@ -282,8 +282,13 @@ def _solve_unobserved(task: Task) -> Fit:
     return Fit(solution=solution, others={})
 
 
+def _fits_wide(cut: Cut) -> bool:
+    """Whether a cut of a wide layer can be fitted: its outputs stand for its inputs."""
+    return cut.num_slices == 1 and cut.scheme is Scheme.ENCODE
+
+
 def _cut_by_weight(probe: Probe, task: Task) -> Fit:
-    """Factorize the weight without data: slices of a wide layer, which a plan may ask for."""
+    """Factorize the weight of a wide layer without data, as a plan may ask for."""
     factors = factorize(probe.weight, task.layer.shape, task.cut)
     solution = Solution(factors=factors, bias=None, squared_error=None, uncorrected=None)
     return Fit(solution=solution, others={})

@@ -191,9 +191,9 @@ def _probe(survey: Survey, weight: Weight, inputs: Sums | None, settings: Settin
         spectra=remembered_spectra(
             Cache(folder=settings.cache),
             layer.shape,
-            lambda: joint_spectra(matrix, layer.shape, moments, {Scheme.ENCODE: counts}),
+            lambda: joint_spectra(matrix, layer.shape, moments, counts),
             "curves",
-            counts,
+            tuple((scheme.value, ks) for scheme, ks in counts.items()),
             matrix,
             moments.inputs,
             moments.uncertainty,
@@ -201,12 +201,15 @@ def _probe(survey: Survey, weight: Weight, inputs: Sums | None, settings: Settin
     )
 
 
-def _slice_counts(layer: Layer, settings: Settings) -> tuple[int, ...]:
-    """List the numbers of slices to draw curves for, which include 1."""
-    if settings.plan is not None or is_wide(layer.shape):
-        return (1,)
-    few = (k for k in slice_counts(layer, settings)[Scheme.ENCODE] if 1 < k <= _MOST_SLICES)
-    return (1, *few)
+def _slice_counts(layer: Layer, settings: Settings) -> dict[Scheme, tuple[int, ...]]:
+    """The numbers of slices to draw curves for, one slice of each scheme among them."""
+    if is_wide(layer.shape):
+        return {Scheme.ENCODE: (1,)}
+    most = 1 if settings.plan is not None else _MOST_SLICES
+    return {
+        scheme: (1, *(k for k in counts if 1 < k <= most))
+        for scheme, counts in slice_counts(layer, settings).items()
+    }
 
 
 def _own_bias(survey: Survey, weight: Weight) -> FloatArray | None:
