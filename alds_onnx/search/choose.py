@@ -24,16 +24,17 @@ import numpy as np
 from alds_onnx.cuts import Cut, FloatArray, LayerShape, Spectra, read_only
 from alds_onnx.search.alignment import Alignment, affordable
 from alds_onnx.search.budgets import Allowance, CostedBudget, search_within
-from alds_onnx.search.costs import PLAIN, Ban, Cost, Terms
+from alds_onnx.search.costs import PARAMETERS_ONLY, Cost, CostModel, ExcludedRanks
 from alds_onnx.search.frontier import Frontier, Point, frontier, frontier_of_curves
 from alds_onnx.search.iterative import search_iterative
 from alds_onnx.search.knapsack import minimize_sum_of_errors
 from alds_onnx.search.leftovers import finer_points
 from alds_onnx.search.minmax import minimize_maximum_error
 from alds_onnx.search.smallest import smallest_total
+from alds_onnx.search.ties import break_ties
 
 #: Cuts excluded from the search, by layer name.
-Excluded: TypeAlias = Mapping[str, Sequence[Ban]]
+Excluded: TypeAlias = Mapping[str, Sequence[ExcludedRanks]]
 #: Converts the local errors of a layer, given by name, to the errors that the search counts.
 Damage: TypeAlias = Callable[[str, FloatArray], FloatArray]
 
@@ -68,10 +69,12 @@ class Candidates:
         """Sizes of the layers."""
         return {name: spectra.shape for name, spectra in self.spectra.items()}
 
-    def frontiers(self, rule: Alignment, terms: Terms = PLAIN) -> dict[str, Frontier]:
+    def frontiers(
+        self, rule: Alignment, cost_model: CostModel = PARAMETERS_ONLY
+    ) -> dict[str, Frontier]:
         """Build the frontier of each layer over the cuts that a rule allows."""
         return {
-            name: self._counted(frontier(name, spectra, rule, terms))
+            name: self._counted(frontier(name, spectra, rule, cost_model))
             for name, spectra in self.spectra.items()
         }
 
@@ -124,7 +127,7 @@ class Objective(Protocol):
     """The quantity that a search minimises."""
 
     def search(
-        self, candidates: Candidates, rule: Alignment, terms: Terms, allowed: int
+        self, candidates: Candidates, rule: Alignment, cost_model: CostModel, allowed: int
     ) -> dict[str, Point]:
         """Choose a point for every layer, with a total cost of at most `allowed` if possible."""
 
@@ -137,11 +140,12 @@ class LargestError:
     """The largest error of a layer; the search finds its global minimum."""
 
     def search(
-        self, candidates: Candidates, rule: Alignment, terms: Terms, allowed: int
+        self, candidates: Candidates, rule: Alignment, cost_model: CostModel, allowed: int
     ) -> dict[str, Point]:
         """Choose a point for every layer."""
-        frontiers = candidates.frontiers(rule, terms)
-        return _points(frontiers, minimize_maximum_error(list(frontiers.values()), allowed))
+        frontiers = candidates.frontiers(rule, cost_model)
+        points = _points(frontiers, minimize_maximum_error(list(frontiers.values()), allowed))
+        return break_ties(points, candidates.spectra, rule, cost_model, allowed)
 
     def value(self, errors: Sequence[float]) -> float:
         """Give the largest error."""
@@ -153,10 +157,10 @@ class SumOfErrors:
     """The sum of the errors of the layers."""
 
     def search(
-        self, candidates: Candidates, rule: Alignment, terms: Terms, allowed: int
+        self, candidates: Candidates, rule: Alignment, cost_model: CostModel, allowed: int
     ) -> dict[str, Point]:
         """Choose a point for every layer."""
-        frontiers = candidates.frontiers(rule, terms)
+        frontiers = candidates.frontiers(rule, cost_model)
         return _points(frontiers, minimize_sum_of_errors(list(frontiers.values()), allowed))
 
     def value(self, errors: Sequence[float]) -> float:
@@ -177,7 +181,7 @@ class Iterative:
     seed: int
 
     def search(
-        self, candidates: Candidates, rule: Alignment, terms: Terms, allowed: int
+        self, candidates: Candidates, rule: Alignment, cost_model: CostModel, allowed: int
     ) -> dict[str, Point]:
         """Choose a point for every layer."""
         generator = np.random.default_rng(self.seed)
@@ -242,18 +246,18 @@ def choose(
     rules = alignment.tiers()
 
     def smallest(cost: Cost) -> int:
-        terms = Terms(cost=cost, bans=excluded)
-        return smallest_total(candidates.spectra, rules[-1], terms)
+        cost_model = CostModel(cost=cost, excluded=excluded)
+        return smallest_total(candidates.spectra, rules[-1], cost_model)
 
     def solve(allowance: Allowance) -> Choice:
-        terms, allowed = Terms(cost=allowance.cost, bans=excluded), allowance.allowed
-        found = [_solved(candidates, objective, rule, terms, allowed) for rule in rules]
+        cost_model, allowed = CostModel(cost=allowance.cost, excluded=excluded), allowance.allowed
+        found = [_solved(candidates, objective, rule, cost_model, allowed) for rule in rules]
         at = affordable([choice.objective for choice in found], tolerance)
         first, judged = found[at], candidates
         if scale:
             judged = replace(candidates, scale=scale)
-            first = _solved(judged, objective, rules[at], terms, allowed)
-        finer = [judged.frontiers(rule, terms) for rule in rules[at + 1 :]]
+            first = _solved(judged, objective, rules[at], cost_model, allowed)
+        finer = [judged.frontiers(rule, cost_model) for rule in rules[at + 1 :]]
         return _with_leftovers(first, finer, allowance, objective)
 
     return search_within(budgets, candidates.shapes, smallest, solve)
@@ -264,10 +268,14 @@ def _points(frontiers: Mapping[str, Frontier], chosen: Sequence[int]) -> dict[st
 
 
 def _solved(
-    candidates: Candidates, objective: Objective, rule: Alignment, terms: Terms, allowed: int
+    candidates: Candidates,
+    objective: Objective,
+    rule: Alignment,
+    cost_model: CostModel,
+    allowed: int,
 ) -> Choice:
     """Search by one rule. The objective is infinite if no cut that it allows fits."""
-    points = objective.search(candidates, rule, terms, allowed)
+    points = objective.search(candidates, rule, cost_model, allowed)
     fits = sum(point.cost for point in points.values()) <= allowed
     return _choice(points, objective if fits else None)
 

@@ -105,8 +105,8 @@ class Mixture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ban:
-    """Ranks that a layer must not have at k slices of a scheme.
+class ExcludedRanks:
+    """Excludes ranks of a layer at k slices of a scheme.
 
     Attributes
     ----------
@@ -135,31 +135,38 @@ class Ban:
 PARAMETERS = Parameters()
 
 
+class CutFilter(Protocol):
+    """Excludes cuts of a layer from the search."""
+
+    def allows(self, cuts: Cuts) -> npt.NDArray[np.bool_]:
+        """Which of the cuts may be chosen."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Terms:
-    """What choices cost, and which of them there are not.
+class CostModel:
+    """What cuts cost, and which of them are excluded from the search.
 
     Attributes
     ----------
     cost
-        In what the search counts.
-    bans
-        By layer.
+        What the search counts.
+    excluded
+        Filters by layer name.
     """
 
     cost: Cost = PARAMETERS
-    bans: Mapping[str, Sequence[Ban]] = field(default_factory=dict)
+    excluded: Mapping[str, Sequence[CutFilter]] = field(default_factory=dict)
 
-    def left(self, name: str, cuts: Cuts) -> npt.NDArray[np.bool_]:
-        """Which of the cuts of a layer are not banned."""
-        left = np.ones(len(cuts.rank), bool)
-        for ban in self.bans.get(name, ()):
-            left &= ban.allows(cuts)
-        return left
+    def allows(self, name: str, cuts: Cuts) -> npt.NDArray[np.bool_]:
+        """Which of the cuts of a layer may be chosen."""
+        allowed = np.ones(len(cuts.rank), bool)
+        for one in self.excluded.get(name, ()):
+            allowed &= one.allows(cuts)
+        return allowed
 
 
-#: Parameters count, and nothing is banned.
-PLAIN = Terms()
+#: Parameters count, and nothing is excluded.
+PARAMETERS_ONLY = CostModel()
 
 
 def cost_of(cost: Cost, name: str, shape: LayerShape, cut: Cut | None) -> int:

@@ -22,7 +22,7 @@ from alds_onnx.cuts import (
 )
 from alds_onnx.schemes.base import Curves
 from alds_onnx.search.alignment import FREE, Alignment
-from alds_onnx.search.costs import PLAIN, Terms
+from alds_onnx.search.costs import PARAMETERS_ONLY, CostModel
 
 _SCHEMES = tuple(Scheme)
 # Cuts of one scheme and k, and the error of each.
@@ -118,7 +118,10 @@ class Point:
 
 
 def frontier(
-    name: str, spectra: Spectra, alignment: Alignment = FREE, terms: Terms = PLAIN
+    name: str,
+    spectra: Spectra,
+    alignment: Alignment = FREE,
+    cost_model: CostModel = PARAMETERS_ONLY,
 ) -> Frontier:
     """Build the frontier over all schemes, k and j of a layer that are allowed.
 
@@ -131,7 +134,7 @@ def frontier(
         for scheme in spectra.schemes
         for choice in _choices(scheme, spectra.shape, curves, alignment, norm)
     ]
-    return _undominated(name, spectra.shape, choices, terms)
+    return _undominated(name, spectra.shape, choices, cost_model)
 
 
 def frontier_of_curves(
@@ -139,7 +142,7 @@ def frontier_of_curves(
     shape: LayerShape,
     curves: tuple[ErrorCurve, ...],
     alignment: Alignment = FREE,
-    terms: Terms = PLAIN,
+    cost_model: CostModel = PARAMETERS_ONLY,
 ) -> Frontier:
     """Build the frontier over the given curves only, each for the scheme that it names."""
     choices = [
@@ -147,15 +150,15 @@ def frontier_of_curves(
         for curve in curves
         for choice in _choices(curve.scheme, shape, by_fold([curve]), alignment)
     ]
-    return _undominated(name, shape, choices, terms)
+    return _undominated(name, shape, choices, cost_model)
 
 
 def _undominated(
-    name: str, shape: LayerShape, choices: Sequence[_Choices], terms: Terms
+    name: str, shape: LayerShape, choices: Sequence[_Choices], cost_model: CostModel
 ) -> Frontier:
-    """Keep what is not banned and no other choice beats."""
-    dense = np.array([[terms.cost.dense(name, shape)], [0.0], [0], [0], [0], [0]])
-    columns = [_columns(name, shape, cuts, error, terms) for cuts, error in choices]
+    """Keep what is not excluded and no other choice beats."""
+    dense = np.array([[cost_model.cost.dense(name, shape)], [0.0], [0], [0], [0], [0]])
+    columns = [_columns(name, shape, cuts, error, cost_model) for cuts, error in choices]
     table = np.concatenate([*columns, dense], axis=1)
     table = table[:, np.lexsort((table[4], table[2], table[1], table[0]))]
     best_before = np.minimum.accumulate(np.concatenate([[np.inf], table[1, :-1]]))
@@ -173,12 +176,12 @@ def _undominated(
 
 
 def _columns(
-    name: str, shape: LayerShape, cuts: Cuts, error: FloatArray, terms: Terms
+    name: str, shape: LayerShape, cuts: Cuts, error: FloatArray, cost_model: CostModel
 ) -> FloatArray:
-    """Cuts that are not banned, (6, cuts): cost, error, k, j, scheme, second rank."""
-    left = terms.left(name, cuts)
+    """Cuts that are not excluded, (6, cuts): cost, error, k, j, scheme, second rank."""
+    left = cost_model.allows(name, cuts)
     cuts = cuts.where(left)
-    cost = terms.cost.cuts(name, shape, cuts)
+    cost = cost_model.cost.cuts(name, shape, cuts)
     k = np.full_like(cost, cuts.num_slices)
     scheme = np.full_like(cost, _SCHEMES.index(cuts.scheme))
     return np.stack([cost, error[left], k, cuts.rank, scheme, cuts.rank_out])

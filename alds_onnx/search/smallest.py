@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from alds_onnx.cuts import Spectra
 from alds_onnx.search.alignment import FREE, Alignment
-from alds_onnx.search.costs import PLAIN, Terms
+from alds_onnx.search.costs import PARAMETERS_ONLY, CostModel
 from alds_onnx.search.frontier import frontier
 from alds_onnx.search.minmax import smallest_cost
 
@@ -17,7 +17,11 @@ def smallest_parameters(spectra: Mapping[str, Spectra]) -> int:
 
 
 def smallest_total(
-    spectra: Mapping[str, Spectra], alignment: Alignment = FREE, terms: Terms = PLAIN
+    spectra: Mapping[str, Spectra],
+    alignment: Alignment = FREE,
+    cost_model: CostModel = PARAMETERS_ONLY,
 ) -> int:
     """Add up the costs of all layers, each at its cheapest choice."""
-    return smallest_cost([frontier(n, curves, alignment, terms) for n, curves in spectra.items()])
+    return smallest_cost(
+        [frontier(n, curves, alignment, cost_model) for n, curves in spectra.items()]
+    )

@@ -18,7 +18,7 @@ from alds_onnx.cuts import Cut, LayerShape, Scheme, distinct
 from alds_onnx.errors import BudgetError
 from alds_onnx.search.alignment import FREE
 from alds_onnx.search.choose import Excluded
-from alds_onnx.search.costs import Ban
+from alds_onnx.search.costs import ExcludedRanks
 from alds_onnx.timing.curves import Grid, TimeCurve, Variant, grid_of, measure_curves
 from alds_onnx.timing.layer_times import LayerTimes
 from alds_onnx.timing.timer import Timing
@@ -130,7 +130,7 @@ def _within_reach(
     return choose(_without(excluded, allowed)), allowed
 
 
-def exclusions(times: LayerTimes, slow: Sequence[SlowCut]) -> dict[str, tuple[Ban, ...]]:
+def exclusions(times: LayerTimes, slow: Sequence[SlowCut]) -> dict[str, tuple[ExcludedRanks, ...]]:
     """Exclude slow cuts, and others like them that their curves show to be slow."""
     grids = {one: _smaller_ranks(times, one) for one in slow}
     curves = measure_curves(
@@ -158,26 +158,28 @@ def _smaller_ranks(times: LayerTimes, slow: SlowCut) -> Grid | None:
     return replace(grid, ranks=(*(rank for rank in grid.ranks if rank < cut.rank), cut.rank))
 
 
-def _exclusion(times: LayerTimes, slow: SlowCut, curve: TimeCurve | None) -> tuple[Ban, ...]:
+def _exclusion(
+    times: LayerTimes, slow: SlowCut, curve: TimeCurve | None
+) -> tuple[ExcludedRanks, ...]:
     """Exclude the cut and all ranks above the largest that is faster, by the curve."""
     cut, block = slow.cut, times.block(slow.name)
     fastest = min(cut.rank - 1, curve.largest_rank(cut) if curve else 0)
-    ban = Ban(scheme=cut.scheme, num_slices=cut.num_slices, above=fastest)
+    excluded = ExcludedRanks(scheme=cut.scheme, num_slices=cut.num_slices, above=fastest)
     if cut.rank_out:
-        return (ban,)
-    ban = replace(ban, block=block, aligned=cut.rank % block == 0)
-    if ban.aligned or ban.above or ban.num_slices == 1:
-        return (ban,)
+        return (excluded,)
+    excluded = replace(excluded, block=block, aligned=cut.rank % block == 0)
+    if excluded.aligned or excluded.above or excluded.num_slices == 1:
+        return (excluded,)
     # Unaligned slices that are slow at any rank: onnxruntime takes its slow path, which is slow
     # whatever their number.
-    several = (k for k in ban.scheme.structure.slice_counts(times.shape(slow.name)) if k > 1)
-    return tuple(replace(ban, num_slices=k) for k in several)
+    several = (k for k in excluded.scheme.structure.slice_counts(times.shape(slow.name)) if k > 1)
+    return tuple(replace(excluded, num_slices=k) for k in several)
 
 
-def _all_but_plain(shape: LayerShape) -> tuple[Ban, ...]:
+def _all_but_plain(shape: LayerShape) -> tuple[ExcludedRanks, ...]:
     """Exclude everything but one slice of the paper's scheme."""
     return tuple(
-        Ban(scheme=scheme, num_slices=k, above=0)
+        ExcludedRanks(scheme=scheme, num_slices=k, above=0)
         for scheme in distinct(shape, Scheme)
         for k in scheme.structure.slice_counts(shape)
         if k > 1 or scheme is not Scheme.ENCODE

@@ -14,7 +14,7 @@ from alds_onnx.errors import BudgetError
 from alds_onnx.search.alignment import FREE
 from alds_onnx.search.budgets import Allowance, parameter_budget, search_allowances, search_within
 from alds_onnx.search.choose import Candidates, Choice, LargestError
-from alds_onnx.search.costs import PARAMETERS, Cost, Cuts, Terms, total_cost
+from alds_onnx.search.costs import PARAMETERS, Cost, CostModel, Cuts, total_cost
 
 from .layers import models
 from .test_costs import _falling, everything, macs_of, shapes_of, uses_of
@@ -22,8 +22,8 @@ from .test_costs import _falling, everything, macs_of, shapes_of, uses_of
 
 def solver(model: dict[str, Spectra]) -> Callable[[Allowance], Choice]:
     def solve(one: Allowance) -> Choice:
-        objective, terms = LargestError(), Terms(cost=one.cost)
-        points = objective.search(Candidates(spectra=model), FREE, terms, one.allowed)
+        objective, cost_model = LargestError(), CostModel(cost=one.cost)
+        points = objective.search(Candidates(spectra=model), FREE, cost_model, one.allowed)
         cuts = {name: point.cut for name, point in points.items() if point.cut}
         value = objective.value([point.error for point in points.values()])
         return Choice(cuts=cuts, points=points, objective=value)

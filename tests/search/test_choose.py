@@ -24,7 +24,7 @@ from alds_onnx.search.choose import (
     SumOfErrors,
     choose,
 )
-from alds_onnx.search.costs import PLAIN, Ban
+from alds_onnx.search.costs import PARAMETERS_ONLY, ExcludedRanks
 from alds_onnx.values import Budget
 
 from .layers import best_errors, cost, errors, models_and_budgets
@@ -96,7 +96,9 @@ def test_a_rule_that_costs_too_much_error_gives_way(case: Case, rule: Alignment)
 
 @given(models_and_budgets(), st.sampled_from([1, 2]))
 def test_excluded_cuts_are_not_chosen(case: Case, k: int) -> None:
-    excluded = {name: (Ban(scheme=Scheme.ENCODE, num_slices=k, above=1),) for name in case[0]}
+    excluded = {
+        name: (ExcludedRanks(scheme=Scheme.ENCODE, num_slices=k, above=1),) for name in case[0]
+    }
     try:
         found = chosen(case, LargestError(), excluded=excluded)
     except BudgetError:
@@ -111,7 +113,7 @@ def test_what_is_left_becomes_less_than_the_slack() -> None:
     model = {"layer": spectra(matrix, shape, (1, 2, 4))}
     rule = Alignment(preset=preset(Runtime.ORT_AVX512))
     budget = 20_000
-    aligned = LargestError().search(Candidates(spectra=model), rule, PLAIN, budget)
+    aligned = LargestError().search(Candidates(spectra=model), rule, PARAMETERS_ONLY, budget)
     found = chosen((model, budget), LargestError(), rule)
     slack = int(0.01 * shape.num_parameters)
     assert budget - aligned["layer"].cost > slack

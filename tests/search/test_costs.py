@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from alds_onnx.cuts import Cut, LayerShape, Scheme, Spectra, Work
 from alds_onnx.search.costs import (
     PARAMETERS,
-    Ban,
+    CostModel,
+    ExcludedRanks,
     Macs,
     Mixture,
-    Terms,
     cost_of,
     total_cost,
 )
@@ -81,7 +81,7 @@ def test_a_search_over_macs_finds_the_smallest_largest_error(
     cost = macs_of(model, uses_of(model, seed))
     totals = [total_cost(cost, shapes, cuts) for cuts in everything(model)]
     budget = min(totals) + int(part * (max(totals) - min(totals)))
-    found = search_exact(model, budget, terms=Terms(cost=cost))
+    found = search_exact(model, budget, cost_model=CostModel(cost=cost))
     best = min(
         errors(model, cuts)[0]
         for cuts, spent in zip(everything(model), totals, strict=True)
@@ -113,23 +113,23 @@ def _falling(shape: LayerShape) -> Spectra:
 @pytest.mark.parametrize(
     ("ban", "gone"),
     [
-        (Ban(num_slices=1, above=1), {(1, 2), (1, 3)}),
-        (Ban(num_slices=1, above=0, block=2), {(1, 2)}),
-        (Ban(num_slices=1, above=1, block=2, aligned=False), {(1, 3)}),
-        (Ban(num_slices=2, above=0), set()),
-        (Ban(scheme=Scheme.DECODE, num_slices=1, above=0), set()),
+        (ExcludedRanks(num_slices=1, above=1), {(1, 2), (1, 3)}),
+        (ExcludedRanks(num_slices=1, above=0, block=2), {(1, 2)}),
+        (ExcludedRanks(num_slices=1, above=1, block=2, aligned=False), {(1, 3)}),
+        (ExcludedRanks(num_slices=2, above=0), set()),
+        (ExcludedRanks(scheme=Scheme.DECODE, num_slices=1, above=0), set()),
     ],
 )
-def test_banned_cuts_are_not_chosen(ban: Ban, gone: set[tuple[int, int]]) -> None:
+def test_banned_cuts_are_not_chosen(ban: ExcludedRanks, gone: set[tuple[int, int]]) -> None:
     shape = LayerShape(out_features=8, in_channels=8)
     spectra = _falling(shape)
 
-    def points(terms: Terms) -> set[tuple[int, int]]:
-        found = frontier("a", spectra, terms=terms)
+    def points(cost_model: CostModel) -> set[tuple[int, int]]:
+        found = frontier("a", spectra, cost_model=cost_model)
         return set(zip(found.num_slices.tolist(), found.rank.tolist(), strict=True))
 
-    free = points(Terms())
+    free = points(CostModel())
     assert gone <= free
-    left = points(Terms(bans={"a": [ban], "b": [Ban(num_slices=1, above=0)]}))
+    left = points(CostModel(excluded={"a": [ban], "b": [ExcludedRanks(num_slices=1, above=0)]}))
     assert not left & gone
     assert free - gone <= left

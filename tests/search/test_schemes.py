@@ -14,7 +14,7 @@ from alds_onnx.cuts import Cut, LayerShape, Scheme, Spectra, Work, distinct
 from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.runtimes import Runtime, preset
 from alds_onnx.search.alignment import FREE, Alignment
-from alds_onnx.search.costs import Ban, Macs, Terms
+from alds_onnx.search.costs import CostModel, ExcludedRanks, Macs
 from alds_onnx.search.exact import search_exact
 from alds_onnx.search.frontier import frontier
 from alds_onnx.search.smallest import smallest_parameters
@@ -107,7 +107,7 @@ def test_a_frontier_of_macs_holds_the_best_of_all_schemes(
     for cost, error in sorted(points):
         if not best or error < best[-1][1]:
             best.append((cost, error))
-    found = frontier("layer", spectra, terms=Terms(cost=Macs(work={"layer": (work,)})))
+    found = frontier("layer", spectra, cost_model=CostModel(cost=Macs(work={"layer": (work,)})))
     assert list(zip(found.cost.tolist(), found.error.tolist(), strict=True)) == best
     for index in range(len(found)):
         cut = found.cut(index)
@@ -116,10 +116,10 @@ def test_a_frontier_of_macs_holds_the_best_of_all_schemes(
 
 @given(layers(), st.sampled_from(Scheme))
 def test_a_ban_holds_for_its_scheme_alone(spectra: Spectra, scheme: Scheme) -> None:
-    ban = Ban(scheme=scheme, num_slices=1, above=0)
+    ban = ExcludedRanks(scheme=scheme, num_slices=1, above=0)
     allowed = [cut for cut in all_cuts(spectra) if (cut.scheme, cut.num_slices) != (scheme, 1)]
     points = {point(spectra, cut) for cut in (None, *allowed)}
-    found = frontier("layer", spectra, terms=Terms(bans={"layer": [ban]}))
+    found = frontier("layer", spectra, cost_model=CostModel(excluded={"layer": [ban]}))
     assert {point(spectra, found.cut(i)) for i in range(len(found))} <= points
     assert found.cost[0] == min(points)[0]
 

@@ -1,0 +1,47 @@
+"""Small models in the forms in which exports arrive: what can be removed, and the way back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import alds_onnx
+from alds_onnx.values import Status
+from tests.corpus import field_cases
+
+# Cases that the package can cut, and the fraction of the parameters that it removes.
+CASES = {"conv_transpose": 0.5, "equal_singular_values": 0.2}
+# Weights are rank 4 plus 1 % noise; nothing of a permutation is noise.
+CLOSE = {"conv_transpose": 0.05, "equal_singular_values": 0.8}
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_asked_for_is_removed_and_merged_back(name: str, with_data: bool) -> None:
+    model, samples, removable = getattr(field_cases, name)()
+    assert removable == CASES[name]
+    data = {key: np.asarray(array) for key, array in samples.items()}
+    result = alds_onnx.compress(
+        model, cr=removable, calibration=[data] if with_data else None, threads=1
+    )
+    assert removable <= result.plan.removed < removable + 0.06
+    verification = result.report.verification
+    assert verification is not None
+    assert verification.status is Status.PASSED
+    if with_data:
+        assert verification.fidelity[0].relative_l2 < CLOSE[name]
+    merged = alds_onnx.merge(result.model, threads=1)
+    assert merged.report.parameters_after == result.plan.parameters
+    assert [node.op_type for node in merged.model.graph.node] == [
+        node.op_type for node in model.graph.node
+    ]
+
+
+def test_the_cases_are_written(tmp_path: Path) -> None:
+    field_cases.main(tmp_path)
+    for path in tmp_path.glob("*.onnx"):
+        onnx.checker.check_model(path)
+    assert len(list(tmp_path.glob("*.onnx"))) == len(field_cases.CASES)
