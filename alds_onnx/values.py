@@ -36,11 +36,28 @@ class Objective(str, Enum):
 
 
 class BudgetKind(str, Enum):
-    """The cost that a budget bounds."""
+    """The cost that a budget bounds.
 
-    PARAMETERS = "parameters"
-    MACS = "macs"
-    LATENCY = "latency"
+    Attributes
+    ----------
+    unit
+        What is counted, in the plural.
+    option
+        The option of the command that asks for such a budget.
+    """
+
+    unit: str
+    option: str
+
+    def __new__(cls, value: str, unit: str = "", option: str = "") -> BudgetKind:
+        """A member whose value is a plain string."""
+        member = str.__new__(cls, value)
+        member._value_, member.unit, member.option = value, unit, option
+        return member
+
+    PARAMETERS = "parameters", "parameters", "--cr"
+    MACS = "macs", "multiply-accumulates", "--cr-macs"
+    LATENCY = "latency", "nanoseconds of a run", "--latency-ratio"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

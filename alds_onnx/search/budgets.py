@@ -26,12 +26,6 @@ _SLACK = 0.01
 # Number of mixtures of costs to try; each takes one search.
 _MIXTURES = 12
 
-_NOUNS = {
-    BudgetKind.PARAMETERS: "parameters",
-    BudgetKind.MACS: "multiply-accumulates",
-    BudgetKind.LATENCY: "nanoseconds of a run",
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Allowance:
@@ -94,11 +88,10 @@ class CostedBudget:
                 f"a latency ratio of {1 - budget.removed:g} is out of reach: with every layer at "
                 f"its fastest at most {most} of the time is saved; raise --latency-ratio"
             )
-        option = "--cr" if budget.kind is BudgetKind.PARAMETERS else "--cr-macs"
         return BudgetError(
             f"a compression ratio of {budget.removed:g} is out of reach: with every layer at "
-            f"rank 1 at most {most} of the {budget.before:,} {_NOUNS[budget.kind]} can be removed; "
-            f"lower {option}"
+            f"rank 1 at most {most} of the {budget.before:,} {budget.kind.unit} can be removed; "
+            f"lower {budget.kind.option}"
         )
 
 
@@ -158,7 +151,7 @@ def search_within(
             raise budget.out_of_reach(shapes, least)
     found = search_allowances(allowances, shapes, solve)
     if found is None:
-        kinds = " and ".join(_NOUNS[one.budget.kind] for one in budgets)
+        kinds = " and ".join(one.budget.kind.unit for one in budgets)
         raise BudgetError(f"the budgets of {kinds} are out of reach together: lower one of them")
     return found
 
