@@ -21,7 +21,7 @@ from onnx import ModelProto, NodeProto
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.stages import factors_of_stages
 from alds_onnx.graph.changes import Changes
-from alds_onnx.graph.files.spill import Spill
+from alds_onnx.graph.files.external import Spill
 from alds_onnx.graph.operators import OPERATORS
 from alds_onnx.graph.pairs import Pair, Unmerged, find_pairs
 from alds_onnx.graph.scopes import ModelIndex, Site

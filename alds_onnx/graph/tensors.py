@@ -132,7 +132,7 @@ def external_data(tensor: TensorProto, folder: Path) -> ExternalData:
 
     Tensors may share bytes. Absolute locations, those outside the folder, and links are followed:
     `load_model` has refused all that do not belong to the model, and what is made since then lies
-    in temporary folders (`alds_onnx.graph.files.spill`).
+    in temporary folders (`alds_onnx.graph.files.external`).
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     what = f"external data of tensor '{tensor.name}'"
@@ -173,9 +173,12 @@ def check_location(tensor: TensorProto) -> None:
         Names the tensor and the location.
     """
     what = f"external data of tensor '{tensor.name}'"
-    for location in (entry.value for entry in tensor.external_data if entry.key == "location"):
-        if not isinstance(location, str):  # protobuf gives bytes for what is not UTF-8
-            raise ModelError(f"the {what} has a location that is not UTF-8")
+    for key, location in ((entry.key, entry.value) for entry in tensor.external_data):
+        if isinstance(key, bytes) or isinstance(location, bytes):  # what is not UTF-8
+            part = "a location" if key == "location" else "an entry"
+            raise ModelError(f"the {what} has {part} that is not UTF-8")
+        if key != "location":
+            continue
         if PureWindowsPath(location).anchor:  # of Windows: it knows `C:` and `\\` as well as `/`
             raise ModelError(f"the {what} has an absolute location '{location}': refused")
         depth = 0

@@ -9,12 +9,12 @@ from dataclasses import replace
 from alds_onnx.cuts import Cut, Spectra, Work
 from alds_onnx.errors import UsageError
 from alds_onnx.evaluate.samples import Samples
-from alds_onnx.evaluate.sessions import Execution
 from alds_onnx.graph.files.external import is_large
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.scopes import Key, Site
 from alds_onnx.search.budgets import CostedBudget
 from alds_onnx.settings import Measuring, Settings, Step
+from alds_onnx.steps.checks import execution_of
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.survey import Advance, Survey, Weight
 from alds_onnx.timing.latency_budget import (
@@ -77,7 +77,7 @@ def make_layer_times(
         )
         for weight in survey.weights()
     }
-    timer = OrtTimer(Execution(threads=settings.threads, provider=settings.provider))
+    timer = OrtTimer(execution_of(settings))
     store = TimingStore(settings.timings, fresh=settings.remeasure)
     return LayerTimes(timer, weights, store, watch)
 

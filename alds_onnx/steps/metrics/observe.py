@@ -33,8 +33,8 @@ from alds_onnx.decompose.regression import (
 )
 from alds_onnx.errors import DataError
 from alds_onnx.evaluate.sessions import RunError
-from alds_onnx.graph.bias import constant_bias
 from alds_onnx.graph.layers import Layer, read_matrix
+from alds_onnx.graph.rewrite import constant_bias
 from alds_onnx.settings import Settings, Step
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.metrics.data import DataMetric
