@@ -57,15 +57,7 @@ def model_bytes(model: ModelProto) -> int:
 
 
 def work_of_layers(index: ModelIndex, shapes: Mapping[Key, tuple[int, ...]]) -> dict[Site, Work]:
-    """What every node of an operator that can be decomposed computes in one run, where known.
-
-    Parameters
-    ----------
-    index
-        The model.
-    shapes
-        Shapes of tensors, where known.
-    """
+    """What every node of an operator that can be decomposed computes in one run, where known."""
     found = {}
     for site, node in index.walk():
         operator = operator_of(node)

@@ -32,12 +32,7 @@ from alds_onnx.graph.weights import constant_of, find_source
 class Replacement:
     """One weight with its factors, and the layers that read it (at least one).
 
-    Attributes
-    ----------
-    layers, factors
-        What to replace, and by what.
-    bias
-        A new value, shape (f,), for the layer's own constant bias; None leaves it as it is.
+    `bias` is a new value, shape (f,), for the layer's own constant bias; None leaves it as it is.
     """
 
     layers: tuple[Layer, ...]
@@ -57,21 +52,11 @@ class Dense:
 def rewrite(
     model: ModelProto, replacements: Sequence[Replacement], spill: Spill | None = None
 ) -> ModelProto:
-    """Replace weights by their factors.
+    """Replace weights by their factors, no weight twice, in a copy of the model.
 
-    Parameters
-    ----------
-    model
-        Stays as it is.
-    replacements
-        What to replace; no weight twice.
-    spill
-        Where the numbers of the factors go; into the model if None.
-
-    Returns
-    -------
-    A new model. Nodes, initializers, attributes, names, metadata that have to do with none of the
-    replaced layers are equal field for field.
+    Nodes, initializers, attributes, names, metadata that have to do with none of the replaced
+    layers are equal field for field. The numbers of the factors go to `spill`, or into the model if
+    that is None.
     """
     result = ModelProto()
     result.CopyFrom(model)

@@ -97,12 +97,8 @@ def default_opset(imports: Iterable[OperatorSetIdProto]) -> int:
 class ModelIndex:
     """All scopes of a model, their definitions and the uses of every tensor.
 
-    The numbers of scopes and nodes are the same for a copy of the model.
-
-    Raises
-    ------
-    ModelError
-        If a name is not UTF-8.
+    The numbers of scopes and nodes are the same for a copy of the model. A name that is not UTF-8
+    is a ModelError.
     """
 
     def __init__(self, model: ModelProto) -> None:

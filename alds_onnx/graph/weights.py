@@ -35,23 +35,12 @@ _ARGUMENT = "its weight depends on an argument of the function"
 
 @dataclass(frozen=True, slots=True)
 class WeightSource:
-    """A constant, and the nodes through which it reaches its reader.
+    """A constant `tensor`, and the nodes through which it reaches its reader.
 
-    Attributes
-    ----------
-    tensor
-        The constant itself.
-    read
-        The tensor that the layer's node reads.
-    base
-        The tensor that holds the numbers; `read` itself if there is no node between.
-    chain
-        The nodes from `base` to `read`, and the Constant node that holds `base` if there is one.
-        They go when the weight goes.
-    shape
-        ONNX shape of `read`.
-    overridable
-        Whether a caller may replace `base` (it is a graph input too).
+    `read` is the tensor that the layer's node reads, of ONNX shape `shape`, and `base` the one that
+    holds the numbers: the same if there is no node between. `chain` has the nodes from `base` to
+    `read`, and the Constant node that holds `base` if there is one; they go when the weight goes.
+    It is `overridable` if a caller may replace `base`, which then is a graph input too.
     """
 
     tensor: TensorProto

@@ -74,12 +74,7 @@ def _counted_budgets(
 ) -> tuple[CostedBudget, ...]:
     """Make the budgets of parameters and of multiply-accumulates that the settings ask for.
 
-    `parameters` are those of the whole model, `work` is known only for some layers.
-
-    Raises
-    ------
-    UsageError
-        If there is a budget of multiply-accumulates, but none are known.
+    `parameters` are those of the whole model.
     """
     budgets = []
     if settings.cr is not None:
@@ -147,13 +142,7 @@ def _chosen(
 
 
 def _planned_cuts(survey: Survey, plan: Plan) -> dict[str, Cut]:
-    """Give the cuts of a plan, by the names of the weights.
-
-    Raises
-    ------
-    PlanError
-        If the plan does not fit the model.
-    """
+    """Give the cuts of a plan by weight names; a PlanError if it does not fit the model."""
     rows = {row.name: row for row in plan_rows(survey, [], {})}
     cuts = match_plan(plan, rows, survey.loaded.sha256)
     chosen: dict[str, Cut] = {}

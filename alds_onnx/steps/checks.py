@@ -116,13 +116,7 @@ def check(
     samples: Samples | str,
     settings: Settings,
 ) -> Verification:
-    """Check the compressed model with onnxruntime.
-
-    Raises
-    ------
-    VerificationError
-        If the rewrite is not exact.
-    """
+    """Check the compressed model; a VerificationError if the rewrite is not exact."""
     if isinstance(samples, str):
         return Verification(status=Status.NOT_VALIDATED, reason=samples)
     spill = Spill() if is_large(survey.loaded.model) else None
@@ -146,10 +140,7 @@ def verified(
 ) -> Verification:
     """Compare models whose new weights are of some element types.
 
-    Raises
-    ------
-    VerificationError
-        If they differ by more than rounding.
+    If they differ by more than rounding, that is a VerificationError.
     """
     tolerance = max((TOLERANCES[kind] for kind in types), default=0.0)
     result = verify(models, samples, execution_of(settings), tolerance)

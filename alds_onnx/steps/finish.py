@@ -31,18 +31,8 @@ from alds_onnx.values import Plan, Report
 class Compressed:
     """The result of a compression.
 
-    Attributes
-    ----------
-    model
-        The compressed model. Its external tensors still lie in the original's folder.
-    plan
-        The decision for each layer.
-    report
-        The results of the run.
-    source
-        The original.
-    spill
-        Holds the factors of a large model on disk, as long as this object exists.
+    The external tensors of `model` still lie in the folder of the original, `source`. `spill` holds
+    the factors of a large model on disk, as long as this object exists.
     """
 
     model: ModelProto

@@ -42,16 +42,8 @@ def make_layer_times(
 ) -> LayerTimes | None:
     """Give what times cuts; None if none are to be timed.
 
-    Parameters
-    ----------
-    survey, shapes
-        The model, and the shapes of its tensors in one run, where known.
-    work
-        What its layers compute in one run, where known.
-    settings
-        Whether and how to measure.
-    clock
-        Told as the measuring goes on.
+    `shapes` are those of the tensors in one run, and `work` is what the layers compute, where
+    known.
     """
     wanted = settings.measuring
     is_untimed = settings.plan is not None or settings.search is SearchMethod.ITERATIVE
@@ -113,23 +105,9 @@ def latency_budget(
 ) -> CostedBudget:
     """The budget of time: what the curves are to save so that the whole model keeps the ratio.
 
-    Parameters
-    ----------
-    survey, settings, curves
-        The model, its error curves, and a latency ratio that was asked for.
-    samples
-        What the whole model is timed on, or the reason why it does not run.
-    times
-        Times of the layers; None where nothing can be timed.
-    choose
-        Searches within this budget and all others.
-
-    Raises
-    ------
-    BudgetError
-        If the ratio is out of reach.
-    UsageError
-        If nothing can be timed.
+    The whole model is timed on `samples`, which may be the reason why it does not run. `times` is
+    None where nothing can be timed: that is a UsageError. `choose` searches within this budget and
+    all others. A ratio that is out of reach is a BudgetError.
     """
     if times is None:
         raise UsageError(

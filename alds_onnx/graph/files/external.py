@@ -80,23 +80,10 @@ def is_large(model: ModelProto) -> bool:
 def write_data(
     file: IO[bytes], tensors: Sequence[TensorProto], folder: Path
 ) -> tuple[str, list[tuple[int, int]]]:
-    """Write the numbers of tensors to a file.
+    """Write the numbers of tensors, external in `folder` or not, to an empty file.
 
     Bytes that tensors share are written once: a model of a few bytes may name the same gigabyte a
-    thousand times.
-
-    Parameters
-    ----------
-    file
-        Open, empty.
-    tensors
-        External or not.
-    folder
-        Where the data of the external ones lies now.
-
-    Returns
-    -------
-    The SHA-256 of the contents, and the offset and length of each tensor.
+    thousand times. Returns the SHA-256 of the contents, and the offset and length of each tensor.
     """
     parts = [external_data(t, folder) if is_external(t) else None for t in tensors]
     spans = _spans(part for part in parts if part)
@@ -205,10 +192,7 @@ class Spill:
     def move(self, tensor: TensorProto) -> None:
         """Write the numbers of an inline tensor to the file, and say so in the tensor.
 
-        Raises
-        ------
-        InputError
-            If there is no room for them.
+        If there is no room for them, that is an InputError.
         """
         numbers = packed(tensor)
         try:

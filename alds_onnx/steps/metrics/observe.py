@@ -69,21 +69,8 @@ def data_metric(
 ) -> DataMetric:
     """Run the original on the data, draw the error curves, and probe every layer.
 
-    Parameters
-    ----------
-    survey
-        The model.
-    feeds
-        Calibration data, with one feed for each run.
-    settings
-        The settings of the run. With a plan, nothing is probed.
-    clock
-        Receives the progress.
-
-    Raises
-    ------
-    DataError
-        If the model does not run on the data.
+    There is one feed for each run. With a plan, nothing is probed. If the model does not run on the
+    data, that is a DataError.
     """
     runner = Runner(
         batches=tuple(feeds),
