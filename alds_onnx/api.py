@@ -9,8 +9,8 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from alds_onnx.graph.files.external import Spill
 from alds_onnx.graph.files.save import check_output, write_model
-from alds_onnx.graph.files.spill import Spill
 from alds_onnx.options.declare import shared
 from alds_onnx.options.document import takes
 from alds_onnx.pipeline import run, run_sweep

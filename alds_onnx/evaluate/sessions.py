@@ -16,6 +16,7 @@ from onnx import ModelProto
 from alds_onnx.errors import UsageError
 from alds_onnx.graph.files.external import (
     LARGE_MODEL,
+    Spill,
     external_tensors,
     inline_bytes,
     is_large,
@@ -23,7 +24,6 @@ from alds_onnx.graph.files.external import (
     point,
 )
 from alds_onnx.graph.files.save import serialize
-from alds_onnx.graph.files.spill import Spill
 from alds_onnx.graph.tensors import external_data
 from alds_onnx.runtimes import Provider
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from alds_onnx.cuts import Work
+from alds_onnx.graph.files.external import external_tensors
 from alds_onnx.graph.operators import operator_of
-from alds_onnx.graph.scopes import DEFAULT_DOMAINS, Key, ModelIndex, Site, tensors_of
-from alds_onnx.graph.tensors import FLOATING, is_external, num_bytes, num_elements
+from alds_onnx.graph.scopes import DEFAULT_DOMAINS, Key, ModelIndex, Site
+from alds_onnx.graph.tensors import FLOATING, num_bytes, num_elements
 
 
 def num_parameters(index: ModelIndex) -> int:
@@ -49,23 +50,14 @@ def _floating(tensor: TensorProto) -> int:
     return num_elements(tensor) if tensor.data_type in FLOATING else 0
 
 
-def model_bytes(model: ModelProto, index: ModelIndex) -> int:
+def model_bytes(model: ModelProto) -> int:
     """Size of the model as a file, with its external data."""
-    external = sum(num_bytes(tensor) for tensor in tensors_of(index) if is_external(tensor))
     own: int = model.ByteSize()
-    return own + external
+    return own + sum(num_bytes(tensor) for tensor in external_tensors(model))
 
 
 def work_of_layers(index: ModelIndex, shapes: Mapping[Key, tuple[int, ...]]) -> dict[Site, Work]:
-    """What every node of an operator that can be decomposed computes in one run, where known.
-
-    Parameters
-    ----------
-    index
-        The model.
-    shapes
-        Shapes of tensors, where known.
-    """
+    """What every node of an operator that can be decomposed computes in one run, where known."""
     found = {}
     for site, node in index.walk():
         operator = operator_of(node)

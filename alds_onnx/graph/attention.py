@@ -36,12 +36,7 @@ _FARTHEST = 40
 def attention_projections(index: ModelIndex, layers: Iterable[Site]) -> frozenset[Site]:
     """Those layers that make Q, K and V of the same activation for a Softmax between two products.
 
-    Parameters
-    ----------
-    index
-        The model.
-    layers
-        Products with a constant weight.
+    `layers` are products with a constant weight.
     """
     sites = frozenset(layers)
     found: set[Site] = set()

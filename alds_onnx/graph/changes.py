@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy.typing as npt
 from onnx import FunctionProto, GraphProto, NodeProto, TensorProto
 
-from alds_onnx.graph.files.spill import Spill
+from alds_onnx.graph.files.external import Spill
 from alds_onnx.graph.scopes import Key, ModelIndex, Scope, Site, unused
 from alds_onnx.graph.tensors import make_tensor
 

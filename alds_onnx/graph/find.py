@@ -37,14 +37,7 @@ def find_layers(
 ) -> tuple[Layer | Skipped, ...]:
     """Every node of an operator that can be decomposed, in graph order.
 
-    Parameters
-    ----------
-    index
-        The model.
-    folder
-        Folder of the model file, for external data.
-    ranks
-        Number of axes of tensors, where known.
+    `ranks` are the numbers of axes of tensors, where known.
     """
     candidates = [
         _Candidate(index=index, folder=folder, site=site, node=node, operator=operator)

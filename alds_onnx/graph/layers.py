@@ -16,16 +16,11 @@ from alds_onnx.graph.weights import WeightSource, read_weight
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightLayout:
-    """How a node reads its weight, which is folded to the matrix (f, c·kh·kw).
+    """How a node reads its weight, which is folded to the matrix (f, c·kh·kw) of sizes `shape`.
 
-    Attributes
-    ----------
-    shape
-        Sizes of the folded matrix.
-    transposed
-        Whether the weight is (c, f, kh, kw) and not (f, c, kh, kw), or (c, f) and not (f, c).
-    channels_first
-        Whether the channels of the activation stand before its rows or positions.
+    It is `transposed` if it is (c, f, kh, kw) and not (f, c, kh, kw), or (c, f) and not (f, c).
+    `channels_first` tells whether the channels of the activation stand before its rows or
+    positions.
     """
 
     shape: LayerShape
@@ -48,24 +43,10 @@ class WeightLayout:
 class Layer:
     """A node that can be decomposed.
 
-    Attributes
-    ----------
-    site, name, op
-        The node; its name as in the plan, and its operator.
-    source
-        Where its weight comes from.
-    weight_name
-        What the node calls its weight.
-    weight_input
-        Which of the node's inputs the weight is.
-    layout
-        How the weight is folded.
-    activation_rank
-        Number of axes of the other operand; None if it is not known.
-    is_sliceable
-        Whether more than one slice can be written, here and at every layer that shares the factors.
-    opset
-        Version of the default domain.
+    `name` is that in the plan, `weight_name` what the node calls its weight, and `weight_input`
+    which of its inputs that is. `activation_rank` is the number of axes of the other operand, None
+    if it is not known. `is_sliceable` tells whether more than one slice can be written, here and at
+    every layer that shares the factors. `opset` is the version of the default domain.
     """
 
     site: Site

@@ -21,7 +21,7 @@ from onnx import ModelProto, NodeProto
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.stages import factors_of_stages
 from alds_onnx.graph.changes import Changes
-from alds_onnx.graph.files.spill import Spill
+from alds_onnx.graph.files.external import Spill
 from alds_onnx.graph.operators import OPERATORS
 from alds_onnx.graph.pairs import Pair, Unmerged, find_pairs
 from alds_onnx.graph.scopes import ModelIndex, Site
@@ -30,16 +30,9 @@ from alds_onnx.graph.tensors import read_array, stored, type_name
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Merging:
-    """A model whose pairs are joined.
+    """A new model whose `pairs` are joined; those `left` only look like pairs and stay as they are.
 
-    Attributes
-    ----------
-    model
-        A new model.
-    pairs
-        What was joined. A layer that had been cut twice is there twice.
-    left
-        What looks like a pair and stays as it is.
+    A layer that had been cut twice is there twice.
     """
 
     model: ModelProto
@@ -48,16 +41,9 @@ class Merging:
 
 
 def merge_pairs(model: ModelProto, folder: Path, spill: Spill | None = None) -> Merging:
-    """Join all pairs of a model, those within a pair first.
+    """Join all pairs of a model, those within a pair first; the model itself stays as it is.
 
-    Parameters
-    ----------
-    model
-        Stays as it is.
-    folder
-        Where its external data lies.
-    spill
-        Where the numbers of composed weights go; into the model if None.
+    The numbers of composed weights go to `spill`, or into the model if that is None.
     """
     result = ModelProto()
     result.CopyFrom(model)

@@ -58,22 +58,11 @@ class Factor:
 class Pair:
     """An encoder and a decoder, perhaps with a core between them, that stand for one layer.
 
-    Attributes
-    ----------
-    site, name
-        The decoder, which has the layer's name, output and bias.
-    weight
-        What the layer called its weight.
-    between
-        Every node that goes with the encoder, the one that reads it among them.
-    activation, code, output
-        Names of what the encoder reads, of what the decoder reads, and of what it makes.
-    factors
-        Encoder, core (Tucker-2 only) and decoder, all in one graph and of one type.
-    op, layout, attributes
-        Of the dense node.
-    cut
-        Scheme, number of slices and ranks.
+    `site` and `name` are those of the decoder, which has the layer's name, output and bias;
+    `weight` is what the layer called its weight. `between` is every node that goes with the
+    encoder, the one that reads it among them. The encoder reads `activation`, the decoder reads
+    `code` and makes `output`. `factors` are encoder, core (Tucker-2 only) and decoder, all in one
+    graph and of one type. `op`, `layout` and `attributes` are those of the dense node.
     """
 
     site: Site
@@ -114,15 +103,7 @@ class Unmerged:
 
 
 def find_pairs(index: ModelIndex, folder: Path) -> tuple[list[Pair], list[Unmerged]]:
-    """Every pair of a model that can be joined, in graph order, and what only looks like one.
-
-    Parameters
-    ----------
-    index
-        The model.
-    folder
-        Folder of the model file, for external data.
-    """
+    """Every pair of a model that can be joined, in graph order, and what only looks like one."""
     names = row_names(index)
     pairs: list[Pair] = []
     left: list[Unmerged] = []

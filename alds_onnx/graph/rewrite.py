@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from onnx import ModelProto
@@ -17,26 +18,21 @@ from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.stages import stage_weights
 from alds_onnx.errors import VerificationError
 from alds_onnx.graph.changes import FIRST_IR_WITH_FREE_INITIALIZERS, Changes
-from alds_onnx.graph.files.spill import Spill
+from alds_onnx.graph.files.external import Spill
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.operators import OPERATORS
 from alds_onnx.graph.operators.building import Names
 from alds_onnx.graph.operators.reading import weight_roles
 from alds_onnx.graph.scopes import ModelIndex
-from alds_onnx.graph.tensors import make_tensor, stored, type_name
-from alds_onnx.graph.weights import constant_of
+from alds_onnx.graph.tensors import make_tensor, read_array, stored, type_name
+from alds_onnx.graph.weights import constant_of, find_source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Replacement:
     """One weight with its factors, and the layers that read it (at least one).
 
-    Attributes
-    ----------
-    layers, factors
-        What to replace, and by what.
-    bias
-        A new value, shape (f,), for the layer's own constant bias; None leaves it as it is.
+    `bias` is a new value, shape (f,), for the layer's own constant bias; None leaves it as it is.
     """
 
     layers: tuple[Layer, ...]
@@ -56,21 +52,11 @@ class Dense:
 def rewrite(
     model: ModelProto, replacements: Sequence[Replacement], spill: Spill | None = None
 ) -> ModelProto:
-    """Replace weights by their factors.
+    """Replace weights by their factors, no weight twice, in a copy of the model.
 
-    Parameters
-    ----------
-    model
-        Stays as it is.
-    replacements
-        What to replace; no weight twice.
-    spill
-        Where the numbers of the factors go; into the model if None.
-
-    Returns
-    -------
-    A new model. Nodes, initializers, attributes, names, metadata that have to do with none of the
-    replaced layers are equal field for field.
+    Nodes, initializers, attributes, names, metadata that have to do with none of the replaced
+    layers are equal field for field. The numbers of the factors go to `spill`, or into the model if
+    that is None.
     """
     result = ModelProto()
     result.CopyFrom(model)
@@ -167,8 +153,30 @@ def with_dense_weights(
     return result
 
 
+def constant_bias(index: ModelIndex, layer: Layer, folder: Path) -> FloatArray | None:
+    """The bias of a layer, shape (f,), if it is its own and constant; None otherwise.
+
+    A bias that another node reads, that a caller may replace, or that Gemm scales stays as it is:
+    then the regression is not centred, and the factors reproduce the means themselves.
+    """
+    node = index.node(layer.site)
+    position = OPERATORS[layer.op].bias_input(node, layer.weight_input)
+    if position is None:
+        return None
+    source = find_source(index, layer.site.scope, node.input[position], folder)
+    f = layer.shape.out_features
+    if isinstance(source, str) or source.overridable or source.base != source.read:
+        return None
+    if source.shape not in ((f,), (1, f)) or len(index.uses.get(source.base, ())) != 1:
+        return None
+    if source.tensor.data_type != layer.source.tensor.data_type:
+        return None
+    bias = np.asarray(read_array(source.tensor, folder), dtype=np.float64).reshape(f)
+    return bias if np.isfinite(bias).all() else None
+
+
 def _set_bias(index: ModelIndex, layer: Layer, bias: FloatArray | None) -> None:
-    """Overwrite the constant that is the layer's bias; `graph.bias` has made sure it is its own."""
+    """Overwrite the constant that `constant_bias` found to be the layer's own bias."""
     if bias is None:
         return
     definition = index.resolve(layer.site.scope, index.node(layer.site).input[2])

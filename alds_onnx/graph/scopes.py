@@ -97,12 +97,8 @@ def default_opset(imports: Iterable[OperatorSetIdProto]) -> int:
 class ModelIndex:
     """All scopes of a model, their definitions and the uses of every tensor.
 
-    The numbers of scopes and nodes are the same for a copy of the model.
-
-    Raises
-    ------
-    ModelError
-        If a name is not UTF-8.
+    The numbers of scopes and nodes are the same for a copy of the model. A name that is not UTF-8
+    is a ModelError.
     """
 
     def __init__(self, model: ModelProto) -> None:
@@ -217,13 +213,9 @@ def _check_names(body: GraphProto | FunctionProto) -> None:
         names += (v.name for v in (*body.input, *body.output, *body.initializer))
     else:
         names += (body.name, *body.input, *body.output)
-    _check_text(names, "the name")
-
-
-def _check_text(texts: Iterable[str | bytes], what: str) -> None:
-    broken = next((text for text in texts if isinstance(text, bytes)), None)
+    broken = next((name for name in names if isinstance(name, bytes)), None)
     if broken is not None:
-        raise ModelError(f"{what} {broken!r} is not UTF-8")
+        raise ModelError(f"the name {broken!r} is not UTF-8")
 
 
 def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
@@ -287,37 +279,3 @@ def unused(stem: str, names: set[str]) -> str:
 
 def _first_output(node: NodeProto) -> str:
     return node.output[0] if node.output else node.op_type
-
-
-def tensors_of(index: ModelIndex) -> Iterator[TensorProto]:
-    """Every dense TensorProto of a model: initializers, attributes, values of sparse tensors.
-
-    Raises
-    ------
-    ModelError
-        If an entry of one's external data is not UTF-8.
-    """
-    for tensor in _tensors(index):
-        texts = (text for entry in tensor.external_data for text in (entry.key, entry.value))
-        _check_text(texts, f"an entry of the external data of tensor {tensor.name!r}")
-        yield tensor
-
-
-def _tensors(index: ModelIndex) -> Iterator[TensorProto]:
-    for scope in index.scopes:
-        if isinstance(scope.body, GraphProto):
-            yield from scope.body.initializer
-            for sparse in scope.body.sparse_initializer:
-                yield from (sparse.values, sparse.indices)
-        for node in scope.body.node:
-            for candidate in node.attribute:
-                yield from _attribute_tensors(candidate)
-
-
-def _attribute_tensors(candidate: AttributeProto) -> Iterator[TensorProto]:
-    if candidate.HasField("t"):
-        yield candidate.t
-    yield from candidate.tensors
-    sparse = [candidate.sparse_tensor] if candidate.HasField("sparse_tensor") else []
-    for tensor in (*sparse, *candidate.sparse_tensors):
-        yield from (tensor.values, tensor.indices)

@@ -10,15 +10,7 @@ from alds_onnx.graph.scopes import subgraphs
 
 
 def prefix(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """Give a model that computes tensors of the main graph and nothing more.
-
-    Parameters
-    ----------
-    model
-        Stays as it is.
-    names
-        Tensors of its main graph that nodes make; they become the outputs.
-    """
+    """Give a model that computes tensors of the main graph, which nodes make, and nothing more."""
     return _part(model, model.graph.node, list(model.graph.input), names)
 
 
@@ -31,16 +23,8 @@ def segment(
 ) -> ModelProto:
     """Give the nodes from `start` up to `stop` of the main graph as a model.
 
-    Parameters
-    ----------
-    model
-        Stays as it is.
-    start, stop
-        Numbers of nodes.
-    given
-        Element type and rank of the tensors that are there already, by name.
-    wanted
-        Tensors to make; those that are given or constant are left out of the outputs.
+    `given` has the element type and rank of the tensors that are there already, by name. Of those
+    `wanted`, the ones that are given or constant are left out of the outputs.
     """
     nodes = list(model.graph.node)
     between = nodes[start:stop]

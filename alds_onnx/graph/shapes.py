@@ -22,12 +22,7 @@ _LARGEST_SHAPE_BYTES = 1024
 def infer(model: ModelProto, inputs: Mapping[str, tuple[int, ...]] | None = None) -> ModelProto:
     """Make a copy without large weights, with the shapes that ONNX can infer.
 
-    Parameters
-    ----------
-    model
-        Stays as it is.
-    inputs
-        Sizes to give to graph inputs, by name.
+    `inputs` are sizes to give to graph inputs, by name.
     """
     skeleton = ModelProto()
     skeleton.CopyFrom(model)
@@ -109,9 +104,7 @@ def _set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:
 def sizes_from_weights(index: ModelIndex) -> dict[tuple[str, int], int]:
     """Sizes of graph inputs that follow from the weights of the nodes which read them.
 
-    Returns
-    -------
-    Size by input name and axis; the axis counts from the front.
+    By input name and axis; the axis counts from the front.
     """
     sizes: dict[tuple[str, int], int] = {}
     ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in index.model.graph.input}

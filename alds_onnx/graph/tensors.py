@@ -111,28 +111,19 @@ def _bits(element_type: int) -> int:
 
 
 def external_data(tensor: TensorProto, folder: Path) -> ExternalData:
-    """Find the bytes of an external tensor.
+    """Find the bytes of an external tensor of a model file in `folder`.
 
-    Parameters
-    ----------
-    tensor
-        With data_location EXTERNAL.
-    folder
-        The folder of the model file.
+    Tensors may share bytes. Absolute locations, those outside the folder, and links are followed:
+    `load_model` has refused all that do not belong to the model, and what is made since then lies
+    in temporary folders (`alds_onnx.graph.files.external.Spill`).
+
+    https://onnx.ai/onnx/repo-docs/ExternalData.html
 
     Raises
     ------
     ModelError
         If the file is missing or too short, or if offset or length are not what the tensor's type
         and dimensions need.
-
-    Notes
-    -----
-    https://onnx.ai/onnx/repo-docs/ExternalData.html
-
-    Tensors may share bytes. Absolute locations, those outside the folder, and links are followed:
-    `load_model` has refused all that do not belong to the model, and what is made since then lies
-    in temporary folders (`alds_onnx.graph.files.spill`).
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     what = f"external data of tensor '{tensor.name}'"
@@ -167,15 +158,15 @@ def _location(location: str, folder: Path, what: str) -> Path:
 def check_location(tensor: TensorProto) -> None:
     """Refuse the location of an external tensor that is absolute or leaves the model's folder.
 
-    Raises
-    ------
-    ModelError
-        Names the tensor and the location.
+    The ModelError names the tensor and the location.
     """
     what = f"external data of tensor '{tensor.name}'"
-    for location in (entry.value for entry in tensor.external_data if entry.key == "location"):
-        if not isinstance(location, str):  # protobuf gives bytes for what is not UTF-8
-            raise ModelError(f"the {what} has a location that is not UTF-8")
+    for key, location in ((entry.key, entry.value) for entry in tensor.external_data):
+        if isinstance(key, bytes) or isinstance(location, bytes):  # what is not UTF-8
+            part = "a location" if key == "location" else "an entry"
+            raise ModelError(f"the {what} has {part} that is not UTF-8")
+        if key != "location":
+            continue
         if PureWindowsPath(location).anchor:  # of Windows: it knows `C:` and `\\` as well as `/`
             raise ModelError(f"the {what} has an absolute location '{location}': refused")
         depth = 0
@@ -196,10 +187,7 @@ def _integer(text: str, what: str) -> int:
 def read_array(tensor: TensorProto, folder: Path) -> npt.NDArray[np.generic]:
     """Read the numbers of a tensor; memory-mapped where they lie in another file.
 
-    Raises
-    ------
-    ModelError
-        If they cannot be read.
+    If they cannot be read, that is a ModelError.
     """
     if not is_external(tensor):
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,29 +27,20 @@ _Array = npt.NDArray[np.generic]
 
 # A longer chain of reshapes is a loop in a broken graph.
 _LONGEST_CHAIN = 64
+# Operators that only move the entries of their first input.
+_LINKS = {"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 
 _ARGUMENT = "its weight depends on an argument of the function"
 
 
 @dataclass(frozen=True, slots=True)
 class WeightSource:
-    """A constant, and the nodes through which it reaches its reader.
+    """A constant `tensor`, and the nodes through which it reaches its reader.
 
-    Attributes
-    ----------
-    tensor
-        The constant itself.
-    read
-        The tensor that the layer's node reads.
-    base
-        The tensor that holds the numbers; `read` itself if there is no node between.
-    chain
-        The nodes from `base` to `read`, and the Constant node that holds `base` if there is one.
-        They go when the weight goes.
-    shape
-        ONNX shape of `read`.
-    overridable
-        Whether a caller may replace `base` (it is a graph input too).
+    `read` is the tensor that the layer's node reads, of ONNX shape `shape`, and `base` the one that
+    holds the numbers: the same if there is no node between. `chain` has the nodes from `base` to
+    `read`, and the Constant node that holds `base` if there is one; they go when the weight goes.
+    It is `overridable` if a caller may replace `base`, which then is a graph input too.
     """
 
     tensor: TensorProto
@@ -107,9 +97,8 @@ def read_weight(index: ModelIndex, source: WeightSource, folder: Path) -> _Array
     """Read the numbers that the layer's node reads, in the shape in which it reads them."""
     array = read_array(source.tensor, folder)
     for site in source.chain:
-        node = index.node(site)
-        if node.op_type != "Constant":
-            array = _apply(index, site, node, array, folder)
+        if index.node(site).op_type != "Constant":
+            array = _apply(index, site, array, folder)
     return array
 
 
@@ -123,7 +112,7 @@ def _shape(
     array: _Array = np.broadcast_to(np.zeros((), np.int8), tuple(tensor.dims))
     try:
         for site in links:
-            array = _apply(index, site, index.node(site), array, folder)
+            array = _apply(index, site, array, folder)
     except (ValueError, IndexError, TypeError) as e:
         return f"its weight cannot be followed through {index.node(links[-1]).op_type}: {e}"
     return array.shape
@@ -156,51 +145,30 @@ def _computed(node: NodeProto) -> str:
     return f"its weight is computed at run time by {node.op_type}"
 
 
-def _apply(index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path) -> _Array:
-    return _LINKS[node.op_type](index, site, node, array, folder)
+def _apply(index: ModelIndex, site: Site, array: _Array, folder: Path) -> _Array:
+    """Compute what one of the `_LINKS` makes of its first input."""
+    node = index.node(site)
+    if node.op_type == "Transpose":
+        return array.transpose(integers(node, "perm"))
+    if node.op_type == "Reshape":
+        shape = _integers(index, site, "shape", folder)
+        if not integer(node, "allowzero", 0):
+            shape = [array.shape[i] if n == 0 else n for i, n in enumerate(shape)]
+        return array.reshape(shape)
+    if node.op_type == "Flatten":
+        axis = integer(node, "axis", 1)
+        axis += array.ndim if axis < 0 else 0
+        return array.reshape(int(np.prod(array.shape[:axis])), -1)
+    if node.op_type == "Squeeze":
+        return np.squeeze(array, tuple(_integers(index, site, "axes", folder)) or None)
+    if node.op_type == "Unsqueeze":
+        return np.expand_dims(array, tuple(_integers(index, site, "axes", folder)))
+    return array  # Identity
 
 
-_Link = Callable[[ModelIndex, Site, NodeProto, _Array, Path], _Array]
-
-
-def _identity(
-    index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path
-) -> _Array:
-    return array
-
-
-def _transpose(
-    index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path
-) -> _Array:
-    return array.transpose(integers(node, "perm"))
-
-
-def _reshape(index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path) -> _Array:
-    shape = _integers(index, site, node, "shape", folder)
-    if not integer(node, "allowzero", 0):
-        shape = [array.shape[i] if n == 0 else n for i, n in enumerate(shape)]
-    return array.reshape(shape)
-
-
-def _flatten(index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path) -> _Array:
-    axis = integer(node, "axis", 1)
-    axis += array.ndim if axis < 0 else 0
-    return array.reshape(int(np.prod(array.shape[:axis])), -1)
-
-
-def _squeeze(index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path) -> _Array:
-    axes = _integers(index, site, node, "axes", folder)
-    return np.squeeze(array, tuple(axes) if axes else None)
-
-
-def _unsqueeze(
-    index: ModelIndex, site: Site, node: NodeProto, array: _Array, folder: Path
-) -> _Array:
-    return np.expand_dims(array, tuple(_integers(index, site, node, "axes", folder)))
-
-
-def _integers(index: ModelIndex, site: Site, node: NodeProto, name: str, folder: Path) -> list[int]:
+def _integers(index: ModelIndex, site: Site, name: str, folder: Path) -> list[int]:
     """Integers given as an attribute (old opsets) or as the second, constant input."""
+    node = index.node(site)
     given = integers(node, name)
     if given is not None:
         return list(given)
@@ -211,13 +179,3 @@ def _integers(index: ModelIndex, site: Site, node: NodeProto, name: str, folder:
     if tensor is None:
         raise ValueError(f"its {name} is not constant")
     return [int(i) for i in np.ravel(read_array(tensor, folder))]
-
-
-_LINKS: dict[str, _Link] = {
-    "Identity": _identity,
-    "Transpose": _transpose,
-    "Reshape": _reshape,
-    "Flatten": _flatten,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
-}

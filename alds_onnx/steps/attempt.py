@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from onnx import ModelProto
 
-from alds_onnx.cuts import Work
-from alds_onnx.errors import UsageError
-from alds_onnx.graph.files.external import external_tensors, is_large
-from alds_onnx.graph.files.spill import Spill
+from alds_onnx.cuts import Cut, Scheme, Work, distinct
+from alds_onnx.errors import PlanError, UsageError
+from alds_onnx.graph.files.external import Spill, spill_for
+from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import Replacement, rewrite
 from alds_onnx.graph.scopes import Site
+from alds_onnx.plans import match_plan
 from alds_onnx.search.budgets import CostedBudget, parameter_budget
 from alds_onnx.search.choose import (
     Candidates,
@@ -28,14 +29,13 @@ from alds_onnx.search.costs import Macs
 from alds_onnx.settings import Settings, Step
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.limits import Measurement
-from alds_onnx.steps.planned import planned_cuts
 from alds_onnx.steps.prepare import Prepared
-from alds_onnx.steps.rows import Decomposition
+from alds_onnx.steps.rows import Decomposition, plan_rows
 from alds_onnx.steps.survey import Survey
 from alds_onnx.steps.timing import latency_budget
 from alds_onnx.timing.layer_times import LayerTimes
 from alds_onnx.timing.slow_cuts import exclude_slow_cuts
-from alds_onnx.values import Budget, BudgetKind, SearchMethod
+from alds_onnx.values import Budget, BudgetKind, Plan, SearchMethod
 from alds_onnx.values import Objective as ObjectiveName
 
 
@@ -74,42 +74,25 @@ def _counted_budgets(
 ) -> tuple[CostedBudget, ...]:
     """Make the budgets of parameters and of multiply-accumulates that the settings ask for.
 
-    Parameters
-    ----------
-    survey, settings
-        The model, and the settings of the run.
-    parameters
-        Number of parameters of the whole model.
-    work
-        Computations of the layers in one run, where known.
-
-    Raises
-    ------
-    UsageError
-        If there is a budget of multiply-accumulates, but none are known.
+    `parameters` are those of the whole model.
     """
     budgets = []
     if settings.cr is not None:
         budgets.append(parameter_budget(parameters, settings.cr))
     if settings.cr_macs is not None:
-        before = sum(own.macs for own in work.values())
+        before = sum(one.macs for one in work.values())
         if not before:
             raise UsageError(
                 "--cr-macs: the shapes of the model are not known, and so its multiply-accumulates "
                 "are not: give --input-shape or --calibration"
             )
         budget = Budget(kind=BudgetKind.MACS, before=before, removed=settings.cr_macs)
-        cost = Macs(work=_work_of_weights(survey, work))
-        budgets.append(CostedBudget(budget=budget, cost=cost))
+        own = {
+            weight.name: tuple(work[layer.site] for layer in weight.layers if layer.site in work)
+            for weight in survey.weights()
+        }
+        budgets.append(CostedBudget(budget=budget, cost=Macs(work=own)))
     return tuple(budgets)
-
-
-def _work_of_weights(survey: Survey, work: Mapping[Site, Work]) -> dict[str, tuple[Work, ...]]:
-    """Give the computations of the layers that read each weight, by the weight's name."""
-    return {
-        weight.name: tuple(work[layer.site] for layer in weight.layers if layer.site in work)
-        for weight in survey.weights()
-    }
 
 
 def make_attempt(prepared: Prepared, budgets: Sequence[CostedBudget], clock: Clock) -> Attempt:
@@ -126,7 +109,7 @@ def make_attempt(prepared: Prepared, budgets: Sequence[CostedBudget], clock: Clo
     replacements = [
         Replacement(layers=d.weight.layers, factors=d.factors, bias=d.bias) for d in decompositions
     ]
-    spill = Spill() if _is_streamed(survey.loaded.model) else None
+    spill = spill_for(survey.loaded.model)
     return Attempt(
         budgets=tuple(one.budget for one in budgets),
         decompositions=decompositions,
@@ -145,7 +128,7 @@ def _chosen(
     """Choose the cuts, by the plan or by a search; and give the cuts excluded as slow."""
     survey, settings = prepared.survey, prepared.settings
     if settings.plan is not None:
-        return Choice(cuts=planned_cuts(survey, settings.plan)), {}
+        return Choice(cuts=_planned_cuts(survey, settings.plan)), {}
     known, judge = excluded or {}, _slow_filter(prepared)
     if judge is None or settings.allow_slower:
         return _searched(prepared, budgets, scale, known), known
@@ -156,6 +139,38 @@ def _chosen(
         known,
     )
     return choice, exclusion.excluded
+
+
+def _planned_cuts(survey: Survey, plan: Plan) -> dict[str, Cut]:
+    """Give the cuts of a plan by weight names; a PlanError if it does not fit the model."""
+    rows = {row.name: row for row in plan_rows(survey, [], {})}
+    cuts = match_plan(plan, rows, survey.loaded.sha256)
+    chosen: dict[str, Cut] = {}
+    for weight in survey.weights():
+        wanted = {cuts.get(layer.name) for layer in weight.layers}
+        if len(wanted) > 1:
+            names = ", ".join(f"'{layer.name}'" for layer in weight.layers)
+            raise PlanError(f"the rows {names} share a weight: their cuts must be the same")
+        cut = wanted.pop()
+        if cut is not None:
+            _check_cut(weight.layers, cut)
+            chosen[weight.name] = cut
+    return chosen
+
+
+def _check_cut(layers: Sequence[Layer], cut: Cut) -> None:
+    for layer in layers:
+        shape, where = layer.shape, f"the plan's row '{layer.name}'"
+        if cut.scheme not in distinct(shape, Scheme):
+            raise PlanError(
+                f"{where}: on this weight the scheme '{cut.scheme.value}' is the same as "
+                f"'{distinct(shape, [cut.scheme])[0].value}': write that"
+            )
+        misfit = cut.scheme.structure.misfit(shape, cut, cut.scheme.value)
+        if misfit:
+            raise PlanError(f"{where}: {misfit}")
+        if cut.num_slices > 1 and layer.slice_counts == (1,):
+            raise PlanError(f"{where}: only 1 slice can be built, the activation has unknown rank")
 
 
 def _searched(
@@ -194,8 +209,3 @@ def is_timed(prepared: Prepared) -> bool:
     if prepared.times is None:
         return False
     return _slow_filter(prepared) is None or not prepared.settings.allow_slower
-
-
-def _is_streamed(model: ModelProto) -> bool:
-    """Whether new weights go to a file: if the model is large and has data files itself."""
-    return is_large(model) and bool(external_tensors(model))

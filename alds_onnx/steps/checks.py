@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from onnx import ModelProto
 
@@ -14,12 +14,12 @@ from alds_onnx.evaluate.samples import Samples, measured_shapes, random_samples
 from alds_onnx.evaluate.sessions import Execution, RunError
 from alds_onnx.evaluate.verify import TOLERANCES, Candidates, verify
 from alds_onnx.graph.accounting import work_of_layers
-from alds_onnx.graph.files.external import is_large
-from alds_onnx.graph.files.spill import Spill
+from alds_onnx.graph.files.external import Spill, is_large
+from alds_onnx.graph.files.load import LoadedModel
 from alds_onnx.graph.rewrite import Replacement, with_composed_weights
 from alds_onnx.graph.scopes import Key, ModelIndex, Site
 from alds_onnx.graph.shapes import infer, known_shapes, sizes_from_weights
-from alds_onnx.settings import Settings
+from alds_onnx.settings import MergeSettings, Settings
 from alds_onnx.steps.data import Data
 from alds_onnx.steps.survey import Survey
 from alds_onnx.values import Status, Verification
@@ -35,24 +35,33 @@ def make_samples(survey: Survey, data: Data | None, settings: Settings) -> Sampl
 
     They are held-out calibration data if some was set aside, other calibration data, or random.
     """
-    model, folder = survey.loaded.model, survey.loaded.folder
-    execution = Execution(threads=settings.threads, provider=settings.provider)
-    if data is not None:
-        first, *others = (data.held_out or data.fit)[:_MOST_RUNS]
-        return Samples(
-            feeds=(*_single_sample_first(first, model_inputs(model)), *others), random=False
-        )
+    if data is None:
+        return random_inputs(survey.loaded, survey.index, settings)
+    first, *others = (data.held_out or data.fit)[:_MOST_RUNS]
+    inputs = model_inputs(survey.loaded.model)
+    return Samples(feeds=(*_single_sample_first(first, inputs), *others), random=False)
+
+
+def random_inputs(
+    loaded: LoadedModel, index: ModelIndex, settings: Settings | MergeSettings
+) -> Samples | str:
+    """Make random inputs on which a model runs, or say why there are none."""
     try:
         return random_samples(
-            model,
-            folder,
-            execution,
+            loaded.model,
+            loaded.folder,
+            execution_of(settings),
             shapes=dict(settings.input_shapes),
-            known_sizes=sizes_from_weights(survey.index),
+            known_sizes=sizes_from_weights(index),
             seed=settings.seed,
         )
     except RunError as e:
         return str(e)
+
+
+def execution_of(settings: Settings | MergeSettings) -> Execution:
+    """Say how onnxruntime is to run the models."""
+    return Execution(threads=settings.threads, provider=settings.provider)
 
 
 def _single_sample_first(feed: Feed, inputs: Sequence[ModelInput]) -> list[Feed]:
@@ -77,15 +86,10 @@ def find_shapes(
     unknown = [site for site in sites if site.scope == 0 and not _is_known(work.get(site))]
     if not unknown or isinstance(samples, str):
         return shapes
-    execution = Execution(threads=settings.threads, provider=settings.provider)
+    model, folder = survey.loaded.model, survey.loaded.folder
+    names, execution = _tensors_of(index, unknown), execution_of(settings)
     try:
-        shapes |= measured_shapes(
-            survey.loaded.model,
-            survey.loaded.folder,
-            execution,
-            samples.feeds[0],
-            _tensors_of(index, unknown),
-        )
+        shapes |= measured_shapes(model, folder, execution, samples.feeds[0], names)
     except RunError as e:
         _log.info("some shapes stay unknown: %s", e)
     return shapes
@@ -112,18 +116,10 @@ def check(
     samples: Samples | str,
     settings: Settings,
 ) -> Verification:
-    """Check the compressed model with onnxruntime.
-
-    Raises
-    ------
-    VerificationError
-        If the rewrite is not exact.
-    """
+    """Check the compressed model; a VerificationError if the rewrite is not exact."""
     if isinstance(samples, str):
         return Verification(status=Status.NOT_VALIDATED, reason=samples)
     spill = Spill() if is_large(survey.loaded.model) else None
-    types = {r.layers[0].source.tensor.data_type for r in replacements}
-    tolerance = max((TOLERANCES[kind] for kind in types), default=0.0)
     loaded = survey.loaded
     models = Candidates(
         original=loaded.model,
@@ -132,8 +128,22 @@ def check(
         layers=_outputs_of_main_graph(survey.index, replacements),
         folder=loaded.folder,
     )
-    execution = Execution(threads=settings.threads, provider=settings.provider)
-    result = verify(models, samples, execution, tolerance)
+    types = {r.layers[0].source.tensor.data_type for r in replacements}
+    return verified(models, samples, types, settings)
+
+
+def verified(
+    models: Candidates,
+    samples: Samples,
+    types: Collection[int],
+    settings: Settings | MergeSettings,
+) -> Verification:
+    """Compare models whose new weights are of some element types.
+
+    If they differ by more than rounding, that is a VerificationError.
+    """
+    tolerance = max((TOLERANCES[kind] for kind in types), default=0.0)
+    result = verify(models, samples, execution_of(settings), tolerance)
     if result.status is Status.FAILED:
         raise VerificationError(
             f"verification failed, nothing was written: {result.reason}; please report this"

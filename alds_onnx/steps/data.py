@@ -19,14 +19,8 @@ HOLD_OUT = 5
 class Data:
     """Calibration data, with one feed for each run.
 
-    Attributes
-    ----------
-    fit
-        The runs on which ranks and factors are fitted.
-    held_out
-        The runs that the fit does not use; empty if none were set aside.
-    num_spoilt
-        Number of samples with NaN or infinity, in both parts.
+    Ranks and factors are fitted on the runs `fit`, not on those `held_out`, if any were set aside.
+    `num_spoilt` samples of both parts have NaN or infinity.
     """
 
     fit: tuple[Feed, ...]
@@ -42,10 +36,7 @@ class Data:
 def load_data(survey: Survey, settings: Settings) -> Data | None:
     """Read the calibration data, if there is any. For `--max-error`, set every fifth run aside.
 
-    Raises
-    ------
-    DataError
-        If the data cannot be read or does not fit the model.
+    If it cannot be read or does not fit the model, that is a DataError.
     """
     if settings.calibration is None:
         return None

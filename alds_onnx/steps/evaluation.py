@@ -44,16 +44,10 @@ _LABELS = "labels"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelScores:
-    """The scores of one model.
+    """The scores of one model, as pairs of name and score: top-1 first, or the score of a function.
 
-    Attributes
-    ----------
-    values
-        Pairs of name and score: top-1 first, or the score of a function.
-    samples, output
-        See `Score`.
-    others
-        Other graph outputs that look like scores.
+    `samples` and `output` are as in `Score`; `others` are other graph outputs that look like
+    scores.
     """
 
     values: tuple[tuple[str, float], ...]
@@ -69,10 +63,7 @@ Evaluator: TypeAlias = Callable[[ModelProto, Advance], ModelScores]
 def make_evaluator(survey: Survey, settings: Settings) -> Evaluator | None:
     """Make the evaluator that the settings ask for; None without an evaluation.
 
-    Raises
-    ------
-    DataError
-        If the labelled samples cannot be read, or do not fit the model.
+    If the labelled samples cannot be read, or do not fit the model, that is a DataError.
     """
     evaluation, loaded = settings.evaluate, survey.loaded
     if evaluation is None:
@@ -131,16 +122,10 @@ class _Function:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Labelled:
-    """Labelled samples, divided into runs.
+    """Labelled samples, divided into runs; `where` names their source in messages.
 
-    Attributes
-    ----------
-    where
-        The source of the samples, for messages.
-    feeds
-        One for each run. The last one is padded with repetitions if the batch size is fixed.
-    labels
-        For each feed, the labels of its samples without the repetitions.
+    There is one feed for each run. The last one is padded with repetitions if the batch size is
+    fixed; its labels are those of its samples without the repetitions.
     """
 
     where: str
@@ -279,13 +264,7 @@ def _num_samples(feed: Feed) -> int:
 
 
 def check_finite(scores: ModelScores) -> None:
-    """Refuse scores of the original that are not finite.
-
-    Raises
-    ------
-    UsageError
-        If a score is NaN or infinite.
-    """
+    """Refuse scores of the original that are NaN or infinite with a UsageError."""
     for name, value in scores.values:
         if not math.isfinite(value):
             raise UsageError(f"'{name}' gives {value} for the original: it must be a finite number")

@@ -31,19 +31,7 @@ def gather(
     settings: Settings,
     before: int,
 ) -> Evidence:
-    """Collect the data for the plots of the report.
-
-    Parameters
-    ----------
-    metric
-        The metric of the errors.
-    decompositions
-        The decomposed weights.
-    survey, settings
-        The model, and the settings of the run.
-    before
-        Number of parameters of the whole model.
-    """
+    """Collect the data for the plots of the report; `before` is the size of the whole model."""
     cuts = {d.weight.name: d.factors.cut for d in decompositions}
     lines = _trade_offs(metric, settings, before)
     price = None

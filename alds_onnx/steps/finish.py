@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from onnx import ModelProto
 
 from alds_onnx.graph.accounting import model_bytes, num_parameters
+from alds_onnx.graph.files.external import Spill
 from alds_onnx.graph.files.load import LoadedModel
-from alds_onnx.graph.files.spill import Spill
+from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.limits import LimitResult, Score
+from alds_onnx.search.alignment import Alignment
 from alds_onnx.settings import Step
-from alds_onnx.steps.advice import Findings, make_warnings, unaligned
+from alds_onnx.steps.advice import make_warnings
 from alds_onnx.steps.attempt import Attempt, is_timed
 from alds_onnx.steps.checks import check
 from alds_onnx.steps.clock import Clock
@@ -20,6 +22,7 @@ from alds_onnx.steps.evaluation import make_scores
 from alds_onnx.steps.evidence import gather
 from alds_onnx.steps.prepare import Prepared
 from alds_onnx.steps.rows import plan_rows, total
+from alds_onnx.steps.survey import Survey
 from alds_onnx.timing.slow_cuts import SlowCut, find_slow_cuts
 from alds_onnx.values import Plan, Report
 
@@ -28,18 +31,8 @@ from alds_onnx.values import Plan, Report
 class Compressed:
     """The result of a compression.
 
-    Attributes
-    ----------
-    model
-        The compressed model. Its external tensors still lie in the original's folder.
-    plan
-        The decision for each layer.
-    report
-        The results of the run.
-    source
-        The original.
-    spill
-        Holds the factors of a large model on disk, as long as this object exists.
+    The external tensors of `model` still lie in the folder of the original, `source`. `spill` holds
+    the factors of a large model on disk, as long as this object exists.
     """
 
     model: ModelProto
@@ -67,29 +60,30 @@ def finish(
         verification = check(survey, attempt.model, attempt.replacements, samples, settings)
     scores = _scores(prepared, attempt, clock)
     clock.stop()
-    after = ModelIndex(attempt.model)
-    plan = _plan(prepared, attempt, after)
-    findings = Findings(
-        survey=survey,
+    plan = _plan(prepared, attempt)
+    rule = None if settings.plan else settings.alignment
+    report = Report(
         plan=plan,
-        data=prepared.data,
         verification=verification,
+        macs_before=total(row.macs_before for row in plan.layers),
+        macs_after=total(row.macs_after for row in plan.layers),
+        bytes_before=model_bytes(survey.loaded.model),
+        bytes_after=model_bytes(attempt.model),
+        seconds=clock.seconds(),
         scores=scores,
         limit_result=limit_result,
-        alignment=None if settings.plan else settings.alignment,
-        attention_cut=prepared.attention_cut,
-        slow=_slow(prepared, attempt),
-        original_scores=prepared.scoring[1] if prepared.scoring else None,
-        price=evidence.price,
+        preset=rule.preset if rule else None,
+        unaligned=_unaligned(survey, plan, rule) if rule else (),
+        timed=is_timed(prepared),
+        evidence=evidence,
     )
-    report = _report(findings, attempt.model, after, clock)
-    report = replace(report, evidence=evidence, timed=is_timed(prepared))
+    report = replace(report, warnings=make_warnings(prepared, report, _slow(prepared, attempt)))
     return Compressed(
         model=attempt.model, plan=plan, report=report, source=survey.loaded, spill=attempt.spill
     )
 
 
-def _plan(prepared: Prepared, attempt: Attempt, after: ModelIndex) -> Plan:
+def _plan(prepared: Prepared, attempt: Attempt) -> Plan:
     survey, settings = prepared.survey, prepared.settings
     return Plan(
         file=survey.loaded.name,
@@ -101,8 +95,15 @@ def _plan(prepared: Prepared, attempt: Attempt, after: ModelIndex) -> Plan:
         budget=attempt.budgets[0] if attempt.budgets else None,
         constraints=attempt.budgets[1:],
         layers=plan_rows(survey, attempt.decompositions, prepared.work),
-        parameters_after=num_parameters(after),
+        parameters_after=num_parameters(ModelIndex(attempt.model)),
     )
+
+
+def _unaligned(survey: Survey, plan: Plan, rule: Alignment) -> tuple[str, ...]:
+    """Name the layers whose slices and ranks the runtime is not fast at."""
+    cuts = {row.name: row.cut for row in plan.layers if row.cut}
+    cut = (layer for layer in survey.found if isinstance(layer, Layer) and layer.name in cuts)
+    return tuple(layer.name for layer in cut if not rule.allows(layer.shape, cuts[layer.name]))
 
 
 def _slow(prepared: Prepared, attempt: Attempt) -> tuple[SlowCut, ...]:
@@ -125,21 +126,3 @@ def _scores(prepared: Prepared, attempt: Attempt, clock: Clock) -> tuple[Score, 
         clock.start(Step.SCORES)
         after = evaluator(attempt.model, clock.advance)
     return make_scores(before, after)
-
-
-def _report(found: Findings, model: ModelProto, after: ModelIndex, clock: Clock) -> Report:
-    rows, original = found.plan.layers, found.survey
-    return Report(
-        plan=found.plan,
-        verification=found.verification,
-        macs_before=total(row.macs_before for row in rows),
-        macs_after=total(row.macs_after for row in rows),
-        bytes_before=model_bytes(original.loaded.model, original.index),
-        bytes_after=model_bytes(model, after),
-        seconds=clock.seconds(),
-        warnings=make_warnings(found),
-        scores=found.scores,
-        limit_result=found.limit_result,
-        preset=found.alignment.preset if found.alignment else None,
-        unaligned=unaligned(found),
-    )

@@ -55,19 +55,9 @@ def limited_quantity(
 ) -> LimitedQuantity | None:
     """Give the quantity that the settings limit; None if they limit none.
 
-    Parameters
-    ----------
-    survey, settings, data
-        The model, the settings of the run, and the calibration data.
-    samples
-        The inputs of the checks. Without calibration data, errors are measured on them.
-    scoring
-        The evaluator, and the scores of the original.
-
-    Raises
-    ------
-    DataError, UsageError
-        If the error of the outputs cannot be measured.
+    Without calibration data, errors are measured on `samples`, the inputs of the checks. `scoring`
+    is the evaluator and the scores of the original. If the error of the outputs cannot be measured,
+    that is a DataError or UsageError.
     """
     if settings.max_drop is not None:
         assert scoring is not None
@@ -155,10 +145,7 @@ class _OutputError:
 def limit_result(quantity: LimitedQuantity, trials: tuple[Trial, ...]) -> LimitResult:
     """Summarise the trials: the value at the largest ratio that stays within the limit.
 
-    Raises
-    ------
-    LimitError
-        If no ratio does.
+    If no ratio does, that is a LimitError.
     """
     held = [trial for trial in trials if trial.value <= quantity.limit]
     if trials and not held:

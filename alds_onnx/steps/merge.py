@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from onnx import ModelProto
 
 from alds_onnx.cuts import Cut
-from alds_onnx.errors import VerificationError
-from alds_onnx.evaluate.samples import Samples, random_samples
-from alds_onnx.evaluate.sessions import Execution, RunError, check_provider
-from alds_onnx.evaluate.verify import TOLERANCES, Candidates, verify
+from alds_onnx.evaluate.sessions import check_provider
+from alds_onnx.evaluate.verify import Candidates
 from alds_onnx.graph.accounting import model_bytes, num_parameters
-from alds_onnx.graph.files.external import external_tensors, is_large
+from alds_onnx.graph.files.external import Spill, spill_for
 from alds_onnx.graph.files.load import LoadedModel, load_model
-from alds_onnx.graph.files.spill import Spill
 from alds_onnx.graph.merge import Merging, merge_pairs
 from alds_onnx.graph.pairs import Pair, Unmerged
 from alds_onnx.graph.scopes import ModelIndex
-from alds_onnx.graph.shapes import sizes_from_weights
 from alds_onnx.settings import MergeSettings, Progress, Source, Step
+from alds_onnx.steps.checks import random_inputs, verified
 from alds_onnx.steps.clock import Clock
 from alds_onnx.values import Status, Verification
 
@@ -105,8 +102,7 @@ def run_merge(source: Source, settings: MergeSettings, progress: Progress) -> Me
     clock.start(Step.LOAD)
     loaded = load_model(source)
     clock.start(Step.MERGE)
-    streamed = is_large(loaded.model) and bool(external_tensors(loaded.model))
-    spill = Spill() if streamed else None
+    spill = spill_for(loaded.model)
     merging = merge_pairs(loaded.model, loaded.folder, spill)
     clock.start(Step.VERIFY)
     verification = None if settings.dry_run else _check(loaded, merging, settings)
@@ -116,18 +112,10 @@ def run_merge(source: Source, settings: MergeSettings, progress: Progress) -> Me
 
 
 def _check(loaded: LoadedModel, merging: Merging, settings: MergeSettings) -> Verification:
-    """Compare the merged model with the given one.
-
-    Raises
-    ------
-    VerificationError
-        If they differ by more than rounding.
-    """
-    execution = Execution(threads=settings.threads, provider=settings.provider)
-    samples = _samples(loaded, execution, settings)
+    """Compare the merged model with the given one, on random inputs: they should be equal."""
+    samples = random_inputs(loaded, ModelIndex(loaded.model), settings)
     if isinstance(samples, str):
         return Verification(status=Status.NOT_VALIDATED, reason=samples)
-    types = {pair.element_type for pair in merging.pairs}
     models = Candidates(
         original=loaded.model,
         compressed=merging.model,
@@ -137,28 +125,7 @@ def _check(loaded: LoadedModel, merging: Merging, settings: MergeSettings) -> Ve
         called="the merged model",
         floor=_FLOOR,
     )
-    tolerance = max((TOLERANCES[kind] for kind in types), default=0.0)
-    result = verify(models, samples, execution, tolerance)
-    if result.status is Status.FAILED:
-        raise VerificationError(
-            f"verification failed, nothing was written: {result.reason}; please report this"
-        )
-    return result
-
-
-def _samples(loaded: LoadedModel, execution: Execution, settings: MergeSettings) -> Samples | str:
-    """Make random inputs, which suffice to compare two models that should be equal."""
-    try:
-        return random_samples(
-            loaded.model,
-            loaded.folder,
-            execution,
-            shapes=dict(settings.input_shapes),
-            known_sizes=sizes_from_weights(ModelIndex(loaded.model)),
-            seed=settings.seed,
-        )
-    except RunError as e:
-        return str(e)
+    return verified(models, samples, {pair.element_type for pair in merging.pairs}, settings)
 
 
 def _outputs_of_main_graph(model: ModelProto, pairs: tuple[Pair, ...]) -> tuple[str, ...]:
@@ -171,16 +138,15 @@ def _outputs_of_main_graph(model: ModelProto, pairs: tuple[Pair, ...]) -> tuple[
 def _report(
     loaded: LoadedModel, merging: Merging, verification: Verification | None, clock: Clock
 ) -> MergeReport:
-    before, after = ModelIndex(loaded.model), ModelIndex(merging.model)
     return MergeReport(
         file=loaded.name,
         sha256=loaded.sha256,
         merged=tuple(_row(pair) for pair in merging.pairs),
         left=merging.left,
-        parameters_before=num_parameters(before),
-        parameters_after=num_parameters(after),
-        bytes_before=model_bytes(loaded.model, before),
-        bytes_after=model_bytes(merging.model, after),
+        parameters_before=num_parameters(ModelIndex(loaded.model)),
+        parameters_after=num_parameters(ModelIndex(merging.model)),
+        bytes_before=model_bytes(loaded.model),
+        bytes_after=model_bytes(merging.model),
         verification=verification,
         seconds=clock.seconds(),
         warnings=tuple(_warnings(merging, verification)),

@@ -28,24 +28,12 @@ from alds_onnx.timing.layer_times import LayerTimes
 class Prepared:
     """The results of the steps that need no budget. All attempts share them.
 
-    Attributes
-    ----------
-    survey, before
-        The model, and its number of parameters.
-    settings
-        The settings of the run.
-    data, samples
-        Calibration data, and the inputs of the checks or the reason why there are none.
-    work
-        Computations of the layers in one run, where known.
-    times
-        Times cuts of the layers; None if the settings do not ask for it, or if it takes too long.
-    scoring
-        The evaluator and the scores of the original; None without an evaluation, or for a dry run.
-    metric
-        Defines the error of a layer, and fits its factors.
-    attention_cut
-        Whether projections of attention are cut although the user did not include them.
+    `before` is the number of parameters of the model. `samples` are the inputs of the checks, or
+    the reason why there are none. `work` is what the layers compute in one run, where known.
+    `times` is None if the settings do not ask for it, or if it takes too long. `scoring` is the
+    evaluator and the scores of the original; None without an evaluation, or for a dry run.
+    `attention_cut` tells whether projections of attention are cut although the user did not include
+    them.
     """
 
     survey: Survey

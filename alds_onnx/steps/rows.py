@@ -18,14 +18,8 @@ from alds_onnx.values import Decision, LayerPlan
 class Decomposition:
     """The factors of a weight as the model stores them, and their errors.
 
-    Attributes
-    ----------
-    weight, factors, error
-        The weight, its factors, and their error.
-    bias
-        The new bias, of shape (f,); None leaves the old one.
-    local_error, output_error
-        See `LayerPlan`; None without calibration data.
+    `bias` is the new one, of shape (f,); None leaves the old one. The last two errors are those of
+    `LayerPlan`; None without calibration data.
     """
 
     weight: Weight

@@ -45,18 +45,10 @@ class Weight:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Survey:
-    """The layers of a model.
+    """The layers of a model: every node whose operator can be decomposed, in graph order.
 
-    Attributes
-    ----------
-    loaded, index
-        The model.
-    found
-        Every node whose operator can be decomposed, in graph order.
-    excluded
-        Names of the layers that the user excluded.
-    attention
-        Names of layers that stay whole because runtimes fuse them with attention downstream.
+    `excluded` are the names of those that the user excluded, `attention` of those that stay whole
+    because runtimes fuse them with attention downstream.
     """
 
     loaded: LoadedModel

@@ -9,12 +9,12 @@ from dataclasses import replace
 from alds_onnx.cuts import Cut, Spectra, Work
 from alds_onnx.errors import UsageError
 from alds_onnx.evaluate.samples import Samples
-from alds_onnx.evaluate.sessions import Execution
 from alds_onnx.graph.files.external import is_large
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.scopes import Key, Site
 from alds_onnx.search.budgets import CostedBudget
 from alds_onnx.settings import Measuring, Settings, Step
+from alds_onnx.steps.checks import execution_of
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.survey import Advance, Survey, Weight
 from alds_onnx.timing.latency_budget import (
@@ -42,16 +42,8 @@ def make_layer_times(
 ) -> LayerTimes | None:
     """Give what times cuts; None if none are to be timed.
 
-    Parameters
-    ----------
-    survey, shapes
-        The model, and the shapes of its tensors in one run, where known.
-    work
-        What its layers compute in one run, where known.
-    settings
-        Whether and how to measure.
-    clock
-        Told as the measuring goes on.
+    `shapes` are those of the tensors in one run, and `work` is what the layers compute, where
+    known.
     """
     wanted = settings.measuring
     is_untimed = settings.plan is not None or settings.search is SearchMethod.ITERATIVE
@@ -77,7 +69,7 @@ def make_layer_times(
         )
         for weight in survey.weights()
     }
-    timer = OrtTimer(Execution(threads=settings.threads, provider=settings.provider))
+    timer = OrtTimer(execution_of(settings))
     store = TimingStore(settings.timings, fresh=settings.remeasure)
     return LayerTimes(timer, weights, store, watch)
 
@@ -113,23 +105,9 @@ def latency_budget(
 ) -> CostedBudget:
     """The budget of time: what the curves are to save so that the whole model keeps the ratio.
 
-    Parameters
-    ----------
-    survey, settings, curves
-        The model, its error curves, and a latency ratio that was asked for.
-    samples
-        What the whole model is timed on, or the reason why it does not run.
-    times
-        Times of the layers; None where nothing can be timed.
-    choose
-        Searches within this budget and all others.
-
-    Raises
-    ------
-    BudgetError
-        If the ratio is out of reach.
-    UsageError
-        If nothing can be timed.
+    The whole model is timed on `samples`, which may be the reason why it does not run. `times` is
+    None where nothing can be timed: that is a UsageError. `choose` searches within this budget and
+    all others. A ratio that is out of reach is a BudgetError.
     """
     if times is None:
         raise UsageError(

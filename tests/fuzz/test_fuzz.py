@@ -18,7 +18,7 @@ from onnx import ModelProto
 from alds_onnx.calibrate.reader import model_inputs, read_feeds
 from alds_onnx.errors import AldsError, DataError, ModelError
 from alds_onnx.graph.files.load import load_model
-from alds_onnx.graph.scopes import ModelIndex, tensors_of
+from alds_onnx.graph.scopes import ModelIndex
 from tests.fuzz import bases, harness, worker
 from tests.fuzz.harness import Summary, fuzz
 
@@ -177,8 +177,6 @@ def test_names_that_are_not_utf8(old: bytes) -> None:
 def test_external_locations_that_are_not_utf8(tmp_path: Path) -> None:
     (model,) = (m for m in bases.models() if b"weights.bin" in m.SerializeToString())
     broken = broken_text(model, b"weights.bin", b"weight\x80.bin")
-    with pytest.raises(ModelError, match=r"external data of tensor 'W'.*is not UTF-8"):
-        list(tensors_of(ModelIndex(broken)))
     onnx.save(broken, tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match="not UTF-8"):
+    with pytest.raises(ModelError, match=r"external data of tensor 'W'.*is not UTF-8"):
         load_model(tmp_path / "m.onnx")

@@ -96,13 +96,13 @@ def test_factors_cost_what_the_plan_says(num_slices: int) -> None:
 
 def test_bytes_count_external_data(tmp_path: Path) -> None:
     model = parse(IDENTITY, {"W": normal(3, 4, dtype="float16")})
-    inline = model_bytes(model, ModelIndex(model))
+    inline = model_bytes(model)
     assert inline == len(model.SerializeToString())
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="w.bin")
-    assert model_bytes(model, ModelIndex(model)) == len(model.SerializeToString()) + 24
+    assert model_bytes(model) == len(model.SerializeToString()) + 24
 
 
 MACS = {

@@ -8,9 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from alds_onnx.graph.bias import constant_bias
 from alds_onnx.graph.layers import Layer, read_matrix
-from alds_onnx.graph.rewrite import Dense, Replacement, rewrite, with_dense_weights
+from alds_onnx.graph.rewrite import Dense, Replacement, constant_bias, rewrite, with_dense_weights
 from alds_onnx.graph.scopes import ModelIndex
 from tests.graph.builders import NOWHERE, layers_of, normal, parse, replacements_of, run
 

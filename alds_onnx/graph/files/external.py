@@ -1,4 +1,4 @@
-"""The layout of a data file: which tensors go there, and where in it.
+"""Data files: which tensors go there, and where in it; and a temporary one for new numbers.
 
 https://onnx.ai/onnx/repo-docs/ExternalData.html
 """
@@ -6,13 +6,16 @@ https://onnx.ai/onnx/repo-docs/ExternalData.html
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 from onnx import GraphProto, ModelProto, TensorProto
 
-from alds_onnx.errors import ModelError
+from alds_onnx.errors import InputError, ModelError
 from alds_onnx.graph.tensors import (
     NUMBERS,
     ExternalData,
@@ -77,23 +80,10 @@ def is_large(model: ModelProto) -> bool:
 def write_data(
     file: IO[bytes], tensors: Sequence[TensorProto], folder: Path
 ) -> tuple[str, list[tuple[int, int]]]:
-    """Write the numbers of tensors to a file.
+    """Write the numbers of tensors, external in `folder` or not, to an empty file.
 
     Bytes that tensors share are written once: a model of a few bytes may name the same gigabyte a
-    thousand times.
-
-    Parameters
-    ----------
-    file
-        Open, empty.
-    tensors
-        External or not.
-    folder
-        Where the data of the external ones lies now.
-
-    Returns
-    -------
-    The SHA-256 of the contents, and the offset and length of each tensor.
+    thousand times. Returns the SHA-256 of the contents, and the offset and length of each tensor.
     """
     parts = [external_data(t, folder) if is_external(t) else None for t in tensors]
     spans = _spans(part for part in parts if part)
@@ -184,3 +174,34 @@ def _chunks(found: ExternalData) -> Iterator[bytes]:
                 raise ModelError(f"'{found.path.name}' became shorter while it was read")
             left -= len(chunk)
             yield chunk
+
+
+def spill_for(model: ModelProto) -> Spill | None:
+    """A file for new weights of a model, if it is large and has data files itself."""
+    return Spill() if is_large(model) and external_tensors(model) else None
+
+
+class Spill:
+    """Moves new tensors that memory would not hold to a file, which goes when this object does."""
+
+    def __init__(self) -> None:
+        folder = tempfile.mkdtemp(prefix="alds-onnx-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._path = Path(folder) / "numbers"
+
+    def move(self, tensor: TensorProto) -> None:
+        """Write the numbers of an inline tensor to the file, and say so in the tensor.
+
+        If there is no room for them, that is an InputError.
+        """
+        numbers = packed(tensor)
+        try:
+            with self._path.open("ab") as file:
+                offset = file.tell()
+                file.write(numbers)
+        except OSError as e:
+            raise InputError(
+                f"a large model needs room in the temporary folder '{tempfile.gettempdir()}': "
+                f"{e.strerror or e}; set TMPDIR to another one"
+            ) from e
+        point(tensor, str(self._path), offset, len(numbers))

@@ -44,18 +44,9 @@ _KNOWN_BEGINNINGS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadedModel:
-    """A model that passed the checks.
+    """A model that passed the checks; external data is not read into it, and lies in `folder`.
 
-    Attributes
-    ----------
-    model
-        The model; external data is not read into it.
-    folder
-        Where its external data lies.
-    path
-        The file; None for a model given as an object.
-    sha256
-        Of the file (or of the serialized object).
+    `path` is None for a model given as an object, whose SHA-256 is that of its serialization.
     """
 
     model: ModelProto

@@ -38,10 +38,7 @@ _LARGEST_INLINE = 2**31 - 2**26
 def serialize(model: ModelProto) -> bytes:
     """Make the bytes of a model file; the same model gives the same bytes.
 
-    Raises
-    ------
-    ModelError
-        If they would be over 2 GiB.
+    If they would be over 2 GiB, that is a ModelError.
     """
     try:
         return bytes(model.SerializeToString(deterministic=True))
@@ -50,12 +47,9 @@ def serialize(model: ModelProto) -> bytes:
 
 
 def check_output(output: Path, source: Path | None) -> None:
-    """Refuse a path that must not or cannot be written, before any work is done.
+    """Refuse a path that must not or cannot be written with a UsageError, before any work is done.
 
-    Raises
-    ------
-    UsageError
-        If it is the input, a directory, a special file, or in a folder that cannot be written.
+    Those are the input, directories, special files, and all in folders that cannot be written.
     """
     try:
         problem = _problem(output, source)
@@ -225,12 +219,8 @@ def _data_written(
     """Write external tensors to one new file, which goes again if the block fails.
 
     Its name is made from its contents, so that the data file of an older `output` is never
-    overwritten: until the new model file takes its place, the old pair stays as it was.
-
-    Yields
-    ------
-    The model with its tensors pointing there, and the file; `model` itself and None if there are
-    no external tensors.
+    overwritten: until the new model file takes its place, the old pair stays as it was. Yields the
+    model with its tensors pointing there, and the file; `model` itself and None without any.
     """
     if not external_tensors(model) and not (external and large_initializers(model)):
         yield model, None

@@ -3,7 +3,8 @@
     1. one domain imported in two versions: no reader can tell which of them holds;
     2. a function called with more inputs or outputs than it has, or that does not make its output;
     3. an initializer of another type or shape than the graph input of its name;
-    4. a convolution or product whose operands do not fit each other (`operands`);
+    4. a convolution or product whose operands do not fit each other, or a Reshape to another number
+       of elements;
     5. all else that ONNX's own definitions of the operators find, by strict inference of types and
        shapes: inner sizes, broadcasts, axes, element types.
 
@@ -19,6 +20,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias
 
 import onnx
@@ -33,11 +35,23 @@ from onnx import (
 )
 from onnx.shape_inference import InferenceError, infer_shapes
 
-from alds_onnx.graph.files.operands import operand_problem
 from alds_onnx.graph.files.skeleton import default_domain_unnamed, label, skeleton
-from alds_onnx.graph.operators import OPERATORS
-from alds_onnx.graph.operators.checks import Dims, Shapes, fits, text
-from alds_onnx.graph.scopes import constant_tensor, default_opset, subgraphs
+from alds_onnx.graph.operators import OPERATORS, operator_of
+from alds_onnx.graph.operators.checks import (
+    Dims,
+    Places,
+    Shapes,
+    convolution_problem,
+    fits,
+    text,
+)
+from alds_onnx.graph.scopes import (
+    DEFAULT_DOMAINS,
+    constant_tensor,
+    default_opset,
+    has_arguments,
+    subgraphs,
+)
 from alds_onnx.graph.tensors import FLOATING, every, is_external, type_name
 
 _log = logging.getLogger(__name__)
@@ -53,6 +67,13 @@ _AT_NODE = re.compile(r"\(op_type:([^,()]*), node name: (.*?)\):")
 # operators, and what is wrong there (attributes left out, in some versions) is not the model's.
 _INSIDE_OPERATOR = re.compile(r"\(op_type:[^,()]*\):")
 _KINDS = re.compile(r"\[\w+InferenceError\] |Inference error\(s\): ")
+
+# Convolutions besides those of `graph.operators`: X (n, c, ..), W (f, c/g, kernel), and for
+# QLinearConv scales and zero points between them.
+_CONVOLUTIONS = {
+    "ConvInteger": Places(bias=None),
+    "QLinearConv": Places(w=3, bias=8),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +182,7 @@ def _operators_problem(model: ModelProto) -> str:
 
 def _operands_problem(graph: GraphProto, known: Shapes, constants: Shapes, opset: int) -> str:
     for node in graph.node:
-        problem = operand_problem(node, known, opset)
+        problem = _operand_problem(node, known, opset)
         if problem:
             return f"{_at(node)}: {problem}"
         for _, subgraph in subgraphs(node):
@@ -170,6 +191,31 @@ def _operands_problem(graph: GraphProto, known: Shapes, constants: Shapes, opset
             if problem:
                 return problem
     return ""
+
+
+def _operand_problem(node: NodeProto, shapes: Shapes, opset: int) -> str:
+    """Say how the operands of a node contradict each other; "" if they do not."""
+    if node.domain not in DEFAULT_DOMAINS or has_arguments(node):
+        return ""
+    operator = operator_of(node)
+    if operator is not None:
+        return operator.operand_problem(node, shapes, opset)
+    if node.op_type in _CONVOLUTIONS:
+        return convolution_problem(node, shapes, _CONVOLUTIONS[node.op_type])
+    return _reshape_problem(node, shapes) if node.op_type == "Reshape" else ""
+
+
+def _reshape_problem(node: NodeProto, shapes: Shapes) -> str:
+    before, after = (_count(shapes.get(name)) for name in (node.input[0], node.output[0]))
+    if before is None or after is None or before == after:
+        return ""
+    return f"it makes {after} elements of {before}"
+
+
+def _count(dims: Dims | None) -> int | None:
+    """Number of elements, if it is known."""
+    sizes = [size for size in dims or (None,) if size is not None]
+    return prod(sizes) if dims is not None and len(sizes) == len(dims) else None
 
 
 def _constants(graph: GraphProto) -> dict[str, Dims]:

@@ -21,15 +21,7 @@ _NO_ATTRIBUTES: Mapping[str, object] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
-    """Names for the parts of one replacement.
-
-    Attributes
-    ----------
-    weights
-        The weights of the stages, in the order in which they are applied.
-    fresh
-        Makes a new name from a stem.
-    """
+    """Names for one replacement: of the weights, stage by stage, and what makes new ones."""
 
     weights: tuple[str, ...]
     fresh: Callable[[str], str]
@@ -38,14 +30,8 @@ class Names:
 class NodeChain:
     """Collects graphsurgeon nodes from the activation to the old node's output.
 
-    Attributes
-    ----------
-    tensor
-        What the nodes so far make; at first the activation.
-    weights
-        The weights of the stages.
-    carrier
-        Which of the nodes takes over the old node's attributes.
+    `tensor` is what the nodes so far make, at first the activation. `weights` are those of the
+    stages. `carrier` is the number of the node that takes over the old node's attributes.
     """
 
     def __init__(self, layer: Layer, node: NodeProto, names: Names) -> None:

@@ -27,15 +27,7 @@ _AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where a convolution has its operands, and which axis of W is of which channels.
-
-    Attributes
-    ----------
-    x, w, bias
-        Numbers of the inputs.
-    transposed
-        Whether W is (c, f/g, ..) and not (f, c/g, ..).
-    """
+    """Numbers of a convolution's inputs, and whether W is (c, f/g, ..) and not (f, c/g, ..)."""
 
     x: int = 0
     w: int = 1

@@ -103,13 +103,8 @@ class Candidate:
 class Form:
     """Nodes that have the structure of a decomposed layer; their weights are not yet read.
 
-    Attributes
-    ----------
-    between, activation
-        As in `Pair`.
-    factors
-        The nodes that read the weights of the stages, in the order in which they are applied, and
-        the names of the weights.
+    `between` and `activation` are as in `Pair`. `factors` are the nodes that read the weights of
+    the stages, in the order in which they are applied, and the names of the weights.
     """
 
     between: tuple[Site, ...]
@@ -119,15 +114,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
-    """The dense node that a chain of nodes stands for.
-
-    Attributes
-    ----------
-    layout, cut
-        The layout of its weight, and how that is cut.
-    attributes
-        The attributes of the node.
-    """
+    """The dense node that a chain of nodes stands for; `cut` says how its weight is cut."""
 
     layout: WeightLayout
     cut: Cut

@@ -20,18 +20,9 @@ Pads: TypeAlias = Sequence[tuple[int, int]]
 
 
 def patches(padded: _Array, kernel: Sequence[int], dilations: Sequence[int]) -> _Array:
-    """View all patches of an input that is padded already.
+    """View all patches of an input (n, c, ..) that is padded already: (n, oh, ow, c, kh, kw).
 
-    Parameters
-    ----------
-    padded
-        Shape (n, c, ..).
-    kernel, dilations
-        One for each spatial axis.
-
-    Returns
-    -------
-    Shape (n, oh, ow, c, kh, kw).
+    `kernel` and `dilations` have one number for each spatial axis.
     """
     axes = len(kernel)
     views = np.lib.stride_tricks.sliding_window_view(

@@ -16,17 +16,7 @@ Reconsider: TypeAlias = Callable[[Mapping[str, float]], Choice]
 
 
 class Metric(Protocol):
-    """Defines the errors of layers, and fits their factors.
-
-    Attributes
-    ----------
-    on_data
-        Whether errors are measured on calibration data.
-    spectra
-        Error curves of every weight that may be cut, by name, in graph order.
-    tolerance
-        Largest ratio of objectives to accept for cuts that are fast on the target.
-    """
+    """Defines the errors of layers, and fits their factors."""
 
     @property
     def on_data(self) -> bool:

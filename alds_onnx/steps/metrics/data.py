@@ -54,16 +54,9 @@ _LARGEST_CORRECTION = 2.0
 class DataMetric:
     """Squared relative errors of the model's outputs; see `Metric`.
 
-    Attributes
-    ----------
-    survey, runner, sampler
-        The model, the data, and the draws of rows from activations.
-    probes
-        Weight, moments and error curves of each weight, by name, in graph order.
-    sensitivities
-        Effect of cutting each weight on the outputs; empty if a plan is applied.
-    refines
-        Whether the ranks are chosen a second time.
+    `probes` are the weight, moments and error curves of each weight, by name, in graph order, and
+    `sensitivities` the effects of cutting each on the outputs: empty if a plan is applied.
+    `refines` tells whether the ranks are chosen a second time.
     """
 
     survey: Survey
@@ -99,10 +92,7 @@ class DataMetric:
     def fit(self, choice: Choice, reconsider: Reconsider, advance: Advance) -> list[Decomposition]:
         """Fit factors by regression in graph order, for the better of two choices.
 
-        Raises
-        ------
-        DataError
-            If onnxruntime cannot run a part of the model.
+        If onnxruntime cannot run a part of the model, that is a DataError.
         """
         try:
             with threadpool_limits(limits=1):

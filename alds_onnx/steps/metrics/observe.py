@@ -33,8 +33,8 @@ from alds_onnx.decompose.regression import (
 )
 from alds_onnx.errors import DataError
 from alds_onnx.evaluate.sessions import RunError
-from alds_onnx.graph.bias import constant_bias
 from alds_onnx.graph.layers import Layer, read_matrix
+from alds_onnx.graph.rewrite import constant_bias
 from alds_onnx.settings import Settings, Step
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.metrics.data import DataMetric
@@ -69,21 +69,8 @@ def data_metric(
 ) -> DataMetric:
     """Run the original on the data, draw the error curves, and probe every layer.
 
-    Parameters
-    ----------
-    survey
-        The model.
-    feeds
-        Calibration data, with one feed for each run.
-    settings
-        The settings of the run. With a plan, nothing is probed.
-    clock
-        Receives the progress.
-
-    Raises
-    ------
-    DataError
-        If the model does not run on the data.
+    There is one feed for each run. With a plan, nothing is probed. If the model does not run on the
+    data, that is a DataError.
     """
     runner = Runner(
         batches=tuple(feeds),

@@ -26,13 +26,7 @@ TOLERANCE = 1.5
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WeightMetric:
-    """Errors of weights; see `Metric`.
-
-    Attributes
-    ----------
-    survey, spectra, threads
-        The model, its error curves, and the number of layers to factorize in parallel.
-    """
+    """Errors of weights; see `Metric`. So many `threads` factorize layers in parallel."""
 
     survey: Survey
     spectra: Mapping[str, Spectra]

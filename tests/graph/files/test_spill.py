@@ -15,7 +15,7 @@ import alds_onnx
 from alds_onnx.errors import InputError
 from alds_onnx.evaluate.sessions import Execution, Session
 from alds_onnx.graph.files import external
-from alds_onnx.graph.files.spill import Spill
+from alds_onnx.graph.files.external import Spill
 from alds_onnx.graph.rewrite import rewrite, with_composed_weights
 from alds_onnx.graph.tensors import external_data, read_array
 from alds_onnx.values import Status

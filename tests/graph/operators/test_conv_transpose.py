@@ -13,10 +13,9 @@ import alds_onnx
 from alds_onnx.calibrate.rows import sample_rows
 from alds_onnx.cuts import Scheme
 from alds_onnx.graph.accounting import num_parameters, work_of_layers
-from alds_onnx.graph.bias import constant_bias
 from alds_onnx.graph.layers import Skipped, read_matrix
 from alds_onnx.graph.merge import merge_pairs
-from alds_onnx.graph.rewrite import rewrite, with_composed_weights
+from alds_onnx.graph.rewrite import constant_bias, rewrite, with_composed_weights
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_shapes, sizes_from_weights
 from alds_onnx.timing.layer_models import isolate
