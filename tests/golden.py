@@ -35,6 +35,8 @@ _BUILD = _ROOT / "build" / "golden"
 _MODELS = _ROOT / "models"
 # Measured, so that no two runs give the same.
 _TIMES = frozenset({"seconds", "latency_before", "latency_after", "versions", "times_ms"})
+# Where records hold text for people.
+_MESSAGE = re.compile(r": /(stderr-\d|.*/(warnings|reason)\b)")
 _NASTY = (
     "conv1d_dilated_asym",
     "conv3d",
@@ -331,6 +333,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("revision", nargs="?", default="HEAD")
     parser.add_argument("--only", default="", help="regular expression for the names of cases")
     parser.add_argument("--record", type=Path, help="only record the package that is imported")
+    parser.add_argument("--numbers", action="store_true", help="leave out the text of messages")
     wanted = parser.parse_args(argv)
     if wanted.record is not None:
         wanted.record.write_text(json.dumps(record(wanted.only)), encoding="utf-8")
@@ -339,6 +342,8 @@ def main(argv: Sequence[str]) -> int:
     before = _record_revision(wanted.revision, wanted.only)
     after = _record_checkout(_ROOT, wanted.only)
     lines = differences(before, after)
+    if wanted.numbers:
+        lines = [line for line in lines if not _MESSAGE.search(line)]
     for line in lines:
         print(line)
     changed = {line.split(":")[0] for line in lines}
