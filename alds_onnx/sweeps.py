@@ -35,7 +35,9 @@ class SweepPoint:
     @property
     def output_error(self) -> float:
         """Relative L2 error of the worst output; NaN if none was measured."""
-        return output_error(self.report)
+        checks = self.report.verification
+        error = checks.output_error if checks else None
+        return math.nan if error is None else error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

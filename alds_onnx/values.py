@@ -271,6 +271,11 @@ class Verification:
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
+    def output_error(self) -> float | None:
+        """Relative L2 error of the worst output that can be compared; None if none can."""
+        return max((f.relative_l2 for f in self.fidelity if not f.note), default=None)
+
+    @property
     def latency_ratio(self) -> float | None:
         """Time of the compressed model over the time of the original."""
         if self.latency_before is None or self.latency_after is None:

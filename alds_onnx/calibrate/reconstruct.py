@@ -13,10 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from alds_onnx.calibrate.rows import Rows
 from alds_onnx.calibrate.runner import Runner
-from alds_onnx.calibrate.statistics import Sampler, rows_wanted
-from alds_onnx.calibrate.sums import Sums, sums_of, usable
+from alds_onnx.calibrate.statistics import Rows, Sampler, Sums, rows_wanted, sums_of, usable
 from alds_onnx.calibrate.walk import Walk
 from alds_onnx.cuts import Cut, Factors, FloatArray
 from alds_onnx.decompose.folding import compose
@@ -37,12 +35,10 @@ _ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Task:
-    """One weight to reconstruct.
+    """One weight W (f, n) to reconstruct.
 
     Attributes
     ----------
-    layer, weight, cut
-        The layer, its weight W (f, n), and the cut.
     matrix
         The matrix that the regression reproduces: W, or the identity (f, f) for a wide layer.
     others
@@ -78,8 +74,8 @@ class Solution:
 
     factors: Factors
     bias: FloatArray | None
-    squared_error: float | None
-    uncorrected: float | None
+    squared_error: float | None = None
+    uncorrected: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,38 +86,14 @@ class Fit:
     others: Mapping[Cut, Solution]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """The batches to fit on, and those held out."""
-
-    fit: tuple[int, ...]
-    held_out: tuple[int, ...]
-
-
-def split(num_batches: int) -> Split:
-    """Hold out every fifth batch. A single batch serves both purposes."""
-    held_out = tuple(range(4, num_batches, 5)) or (num_batches - 1,)
-    fit = tuple(b for b in range(num_batches) if b not in held_out) or held_out
-    return Split(fit=fit, held_out=held_out)
-
-
 def measure_sums(
     before: Walk, after: Walk, runner: Runner, sampler: Sampler, task: Task
 ) -> tuple[Sums, Sums]:
     """Compute sums over the inputs in the compressed model and the outputs in the original one.
 
-    Parameters
-    ----------
-    before, after
-        Walks through the original and the compressed model, both at the layer.
-    runner, sampler
-        The calibration data, and the rows to draw.
-    task
-        The layer.
-
-    Returns
-    -------
-    The sums over the batches to fit on, and over those held out.
+    `before` and `after` are walks through the original and the compressed model, at the layer. The
+    first sums are over the batches to fit on, the second ones over every fifth batch, held out; a
+    single batch serves both purposes.
     """
     name = sampler.activation(task.layer)
     matrix = task.matrix.T.astype(np.float32)
@@ -141,32 +113,21 @@ def measure_sums(
         return sums_of(np.concatenate(inputs), np.concatenate(outputs))
 
     def total(batches: Sequence[int]) -> Sums:
-        groups = _groups(batches, -(-rows_wanted(task.layer.shape) // len(runner.batches)))
-        first, *others = runner.map(lambda i: sums(groups[i]), range(len(groups)))
+        # Batches are grouped, so that fewer sums need to be added.
+        rows_of_each = -(-rows_wanted(task.layer.shape) // len(runner.batches))
+        size = max(1, _ROWS_AT_ONCE // rows_of_each)
+        starts = range(0, len(batches), size)
+        first, *others = runner.map(lambda start: sums(batches[start : start + size]), starts)
         return sum(others, first)
 
-    parts = split(len(runner.batches))
-    return total(parts.fit), total(parts.held_out)
-
-
-def _groups(batches: Sequence[int], rows: int) -> list[Sequence[int]]:
-    """Group batches of `rows` rows each, so that fewer sums need to be added."""
-    size = max(1, _ROWS_AT_ONCE // rows)
-    return [batches[i : i + size] for i in range(0, len(batches), size)]
+    num_batches = len(runner.batches)
+    held_out = range(4, num_batches, 5) or range(num_batches - 1, num_batches)
+    fit = [batch for batch in range(num_batches) if batch not in held_out]
+    return total(fit or held_out), total(held_out)
 
 
 def solve(task: Task, fit: Sums, held_out: Sums, runner: Runner) -> Fit:
-    """Choose the ridge on the held-out data, then fit on all data.
-
-    Parameters
-    ----------
-    task
-        The layer.
-    fit, held_out
-        Sums over the inputs in the compressed model and the outputs in the original one.
-    runner
-        Solves for the ridges and the cuts in parallel.
-    """
+    """Choose the ridge on the held-out data, then fit on all data; `runner` does so in parallel."""
     centred = task.bias is not None
     fitted, judge = fit.moments(centred=centred), held_out.moments(centred=centred)
     own = max(RIDGES[0], task.moments.uncertainty)
@@ -192,7 +153,7 @@ def solve(task: Task, fit: Sums, held_out: Sums, runner: Runner) -> Fit:
 def _solution(task: Task, moments: Moments, ridge: float, cut: Cut, iterations: int) -> Solution:
     factors = _solve(task, moments, cut, ridge, iterations)
     bias = None if task.bias is None else task.bias + bias_change(factors, moments)
-    return Solution(factors=factors, bias=bias, squared_error=None, uncorrected=None)
+    return Solution(factors=factors, bias=bias)
 
 
 def _error(task: Task, fitted: Moments, ridge: float, judge: Moments) -> float:

@@ -21,15 +21,7 @@ Outputs = Callable[[int], Sequence[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reference:
-    """Outputs of the original.
-
-    Attributes
-    ----------
-    runner
-        The batches.
-    outputs
-        Outputs of each batch, in the order of the graph.
-    """
+    """Outputs of the original for each batch, in the order of the graph."""
 
     runner: Runner
     outputs: tuple[Sequence[Any], ...]
@@ -55,25 +47,13 @@ class Reference:
         return float(np.mean(sums[:, 1] / np.maximum(sums[:, 0], _SMALLEST)))
 
     def distance_of(self, model: ModelProto) -> float:
-        """Compute the distance of a whole model.
-
-        Raises
-        ------
-        RunError
-            If the model does not run, or its outputs have other shapes.
-        """
+        """Compute the distance of a whole model."""
         session = self.runner.session(model)
         return self.distance(lambda batch: session.run(self.runner.batches[batch]))
 
 
 def reference(runner: Runner, model: ModelProto) -> Reference:
-    """Run the original on all batches.
-
-    Raises
-    ------
-    RunError
-        If the original does not run.
-    """
+    """Run the original on all batches."""
     session = runner.session(model)
     batches = range(len(runner.batches))
     return Reference(

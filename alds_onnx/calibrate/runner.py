@@ -23,20 +23,9 @@ _Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Runner:
-    """Runs models on batches.
+    """Runs models, with external data in `folder`, on batches, `threads` of them in parallel.
 
     Each batch runs on one thread, so that results do not depend on the number of threads.
-
-    Attributes
-    ----------
-    batches
-        The calibration data.
-    folder
-        Folder of the external data of the models.
-    threads
-        Number of batches to run in parallel.
-    provider
-        Execution provider of onnxruntime.
     """
 
     batches: tuple[Feed, ...]
@@ -45,24 +34,13 @@ class Runner:
     provider: Provider
 
     def session(self, model: ModelProto) -> Session:
-        """Load a model for runs in parallel.
-
-        Raises
-        ------
-        RunError
-            If onnxruntime cannot load it.
-        """
+        """Load a model for runs in parallel."""
         return Session(model, self.folder, Execution(threads=1, provider=self.provider))
 
     def tensors(self, model: ModelProto, names: Sequence[str]) -> Callable[[int], list[_Array]]:
         """Make a function that computes tensors of the main graph for a batch.
 
         It runs only the nodes that the tensors need.
-
-        Raises
-        ------
-        RunError
-            If onnxruntime cannot load these nodes. A failing run raises it too.
         """
         session = self.session(prefix(model, names))
         given = {value.name for value in session.inputs}

@@ -56,12 +56,10 @@ class Sensitivity:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Probe:
-    """A weight to probe.
+    """A weight W (f, n) to probe, and the layers that read it.
 
     Attributes
     ----------
-    layers, weight
-        The layers, and the weight W (f, n) that they read.
     matrix
         The matrix that the regression reproduces: W, or the identity (f, f) for a wide layer.
     moments
@@ -94,17 +92,8 @@ def measure(
 ) -> Sensitivity:
     """Probe one weight.
 
-    Parameters
-    ----------
-    probe
-        The weight.
-    distance
-        Gives the squared relative error of the model's outputs for a weight (f, n) and bias (f,).
-
-    Raises
-    ------
-    RunError
-        If the model does not run.
+    `distance` gives the squared relative error of the model's outputs for a weight (f, n) and a
+    bias (f,).
     """
     curves = [c for c in probe.spectra.curves if len(c.relative_error) > 1]
     if not curves:  # no rank saves parameters: the layer stays dense
@@ -116,14 +105,8 @@ def measure(
     points = []
     for rank in ranks:
         cut = Cut(num_slices=curve.num_slices, rank=rank, scheme=curve.scheme)
-        factors = regress(
-            probe.matrix,
-            fitted_shape(probe.spectra.shape),
-            probe.moments,
-            cut,
-            ridge=ridge,
-            sweeps=2,
-        )
+        shape = fitted_shape(probe.spectra.shape)
+        factors = regress(probe.matrix, shape, probe.moments, cut, ridge=ridge, sweeps=2)
         bias = None if probe.bias is None else probe.bias + bias_change(factors, probe.moments)
         matrix = compose(probe.factors(factors))
         points.append((float(squared[rank - 1]), distance(matrix, bias)))

@@ -1,24 +1,148 @@
-"""The second moments of the inputs of every layer, from one pass over the original model."""
+"""Sums over rows of the inputs of every layer, from which the moments are computed.
+
+A row x is what a layer's folded weight multiplies. A convolution multiplies patches (im2col), Gemm
+and MatMul rows or columns: the operator says which. A few thousand of them, drawn at random, tell
+the second moments as well as all.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto
 
-from alds_onnx.calibrate.rows import Rows, sample_rows
 from alds_onnx.calibrate.runner import Runner
-from alds_onnx.calibrate.sums import Sums, sums_of, usable
-from alds_onnx.cuts import LayerShape
-from alds_onnx.decompose.regression import is_wide
+from alds_onnx.cuts import FloatArray, LayerShape
+from alds_onnx.decompose.regression import Moments, is_wide, uncertainty
 from alds_onnx.graph.layers import Layer
+from alds_onnx.graph.operators import OPERATORS
 from alds_onnx.graph.scopes import ModelIndex
+
+Rows = npt.NDArray[np.float32]
 
 # Rows for each column of a weight. The relative error of a second moment is about 1/sqrt(rows), so
 # that the weakest directions are determined well enough for a ridge to suffice.
 _ROWS_PER_COLUMN = 40
 _FEWEST_ROWS, _MOST_ROWS = 4096, 32768
+# Sums of millions of squares of smaller numbers do not overflow float32.
+_LARGEST = 1e15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sums:
+    """Sums over `count` rows x (n) and outputs y (f), of deviations from their means, which add.
+
+    Without the means, the small spread of inputs far from zero would be lost in the difference of
+    large sums, and the covariance might not be positive.
+
+    Attributes
+    ----------
+    xx, yx, yy
+        Sums of products of deviations from the means: of x xᵀ (n, n), y xᵀ (f, n) and yᵀ y.
+    x, y
+        Means of x (n,) and y (f,).
+    """
+
+    count: int
+    xx: FloatArray
+    yx: FloatArray
+    yy: float
+    x: FloatArray
+    y: FloatArray
+
+    def __add__(self, other: Sums) -> Sums:
+        """Combine the sums over two sets of samples.
+
+        Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing
+        sample variances", 1979.
+        """
+        count = self.count + other.count
+        part = other.count / max(1, count)
+        weight = self.count * part
+        x, y = other.x - self.x, other.y - self.y
+        return Sums(
+            count=count,
+            xx=self.xx + other.xx + weight * np.outer(x, x),
+            yx=self.yx + other.yx + weight * np.outer(y, x),
+            yy=self.yy + other.yy + weight * float(y @ y),
+            x=self.x + part * x,
+            y=self.y + part * y,
+        )
+
+    def moments(self, *, centred: bool) -> Moments:
+        """Compute the moments. Centre them if a bias can absorb the means."""
+        count = max(1, self.count)
+        inputs, cross, power = self.xx / count, self.yx / count, self.yy / count
+        x, y = self.x, self.y
+        if not centred:
+            inputs, cross = inputs + np.outer(x, x), cross + np.outer(y, x)
+            power += float(y @ y)
+            x, y = np.zeros_like(x), np.zeros_like(y)
+        return Moments(
+            inputs=inputs,
+            cross=cross,
+            power=power,
+            input_mean=x,
+            output_mean=y,
+            uncertainty=uncertainty(inputs, count),
+        )
+
+
+def usable(*parts: Rows) -> npt.NDArray[np.bool_]:
+    """Mark the rows of arrays (t, ·) that hold only numbers, and none too large to be squared."""
+    # A comparison with NaN is false.
+    kept = [(np.abs(part) < _LARGEST).all(axis=1) for part in parts]
+    return np.asarray(np.logical_and.reduce(kept), dtype=np.bool_)
+
+
+def sums_of(rows: Rows, outputs: Rows) -> Sums:
+    """Compute the sums over usable rows x (t, n) and y (t, f).
+
+    Products are computed in float32; sums of batches are added in float64.
+    """
+    x, y = _mean(rows), _mean(outputs)
+    # Rounding the means to float32 does no more harm than the rounding of the inputs.
+    dx, dy = rows - x.astype(np.float32), outputs - y.astype(np.float32)
+    return Sums(
+        count=len(rows),
+        xx=(dx.T @ dx).astype(np.float64),
+        yx=(dy.T @ dx).astype(np.float64),
+        yy=float(np.vdot(dy, dy)),
+        x=x,
+        y=y,
+    )
+
+
+def _mean(rows: Rows) -> FloatArray:
+    return np.asarray(rows.sum(axis=0, dtype=np.float64) / max(1, len(rows)))
+
+
+def sample_rows(
+    layer: Layer,
+    node: NodeProto,
+    activation: npt.NDArray[Any],
+    count: int,
+    generator: np.random.Generator,
+) -> Rows:
+    """Draw at most `count` rows x of a layer, shape (rows, c·kh·kw), without replacement.
+
+    A generator with the same state draws the same positions of a tensor of the same shape.
+    """
+    windows = OPERATORS[layer.op].windows(layer, node, activation)
+    positions = windows.shape[: windows.ndim - 1 - len(layer.shape.kernel)]
+    total = prod(positions)
+    drawn = (
+        np.arange(total)
+        if count >= total
+        else np.sort(generator.choice(total, count, replace=False))
+    )
+    rows = windows[np.unravel_index(drawn, positions)] if positions else windows[np.newaxis]
+    return np.ascontiguousarray(rows, dtype=np.float32).reshape(len(drawn), -1)
 
 
 def rows_wanted(shape: LayerShape) -> int:
@@ -29,14 +153,9 @@ def rows_wanted(shape: LayerShape) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampler:
-    """Draws rows of a layer's input, at the same positions in every model.
+    """Draws rows of a layer's input in all batches, at the same positions in every model.
 
-    Attributes
-    ----------
-    index
-        The original model.
-    seed, num_batches
-        Seed of the draws, and the number of batches that share the rows.
+    `index` is that of the original model.
     """
 
     index: ModelIndex
@@ -62,23 +181,9 @@ def input_sums(
     weights: Mapping[str, Rows],
     advance: Callable[[int, int], None],
 ) -> dict[str, Sums]:
-    """Compute the sums over the inputs of layers of the main graph, by layer name.
+    """Compute the sums over the inputs of layers of the main graph, by layer name, in one pass.
 
-    Parameters
-    ----------
-    runner, sampler
-        The data, and the rows to draw.
-    layers
-        Layers of the main graph.
-    weights
-        Transposed weights (n, f) of the wide layers, whose outputs replace their inputs.
-    advance
-        Called after each batch.
-
-    Raises
-    ------
-    RunError
-        If onnxruntime cannot run the model.
+    `weights` are transposed ones (n, f), of the wide layers, whose outputs replace their inputs.
     """
     names = list(dict.fromkeys(sampler.activation(layer) for layer in layers))
     tensors = runner.tensors(sampler.index.model, names)

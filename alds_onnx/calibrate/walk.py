@@ -13,7 +13,6 @@ import contextlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -31,15 +30,7 @@ _LARGEST_IN_MEMORY = 1 << 25
 
 
 class Walk:
-    """The tensors of a model that are live at the current node, for every batch.
-
-    Parameters
-    ----------
-    runner
-        The calibration data.
-    model
-        The model, whose main graph the walk passes.
-    """
+    """The tensors of a model's main graph that are live at the current node, for every batch."""
 
     def __init__(self, runner: Runner, model: ModelProto) -> None:
         self.runner = runner
@@ -55,29 +46,14 @@ class Walk:
         """Give the walk itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Remove the temporary folder."""
         self._folder.cleanup()
 
     def go(self, model: ModelProto, node: int) -> None:
-        """Run all nodes from the current one up to, but without, `node`.
+        """Run all nodes from the current one up to, but without, number `node` of the main graph.
 
-        Parameters
-        ----------
-        model
-            The same nodes as in the model at the start. Their weights may have changed since.
-        node
-            Number of a node of the main graph. Nothing is run if it is not above the current one.
-
-        Raises
-        ------
-        RunError
-            If onnxruntime cannot run these nodes.
+        The model has the same nodes as that at the start, but their weights may have changed since.
         """
         if node <= self._node:
             return
@@ -105,7 +81,12 @@ class Walk:
         return self._segment(model, len(model.graph.node), names)
 
     def _segment(self, model: ModelProto, stop: int, wanted: Sequence[str]) -> ModelProto:
-        given = _types(self._store.get(0))
+        # The ONNX element type and the rank of each live array.
+        given = {
+            name: (onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.ndim)
+            for name, value in self._store.get(0).items()
+            if isinstance(value, np.ndarray)
+        }
         return segment(model, self._node, stop, given, wanted)
 
     def tensor(self, batch: int, name: str) -> _Array:
@@ -146,12 +127,3 @@ class _Store:
         with open(handle, "wb") as file:
             np.save(file, value, allow_pickle=False)
         return np.load(name, mmap_mode="r", allow_pickle=False)
-
-
-def _types(values: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Give the ONNX element type and the rank of each array."""
-    return {
-        name: (onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.ndim)
-        for name, value in values.items()
-        if isinstance(value, np.ndarray)
-    }

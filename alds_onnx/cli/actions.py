@@ -18,11 +18,9 @@ from alds_onnx.errors import LimitError, UsageError
 from alds_onnx.graph.files.save import write_bytes
 from alds_onnx.interrupts import ignore_interrupts
 from alds_onnx.plans import plan_to_json
-from alds_onnx.report.console import make_console, print_report
+from alds_onnx.report.console import make_console, print_merge, print_report, progress_bar
 from alds_onnx.report.json import dump, merge_to_json, report_to_json
-from alds_onnx.report.merged import print_merge
 from alds_onnx.report.origin import find_origin
-from alds_onnx.report.progress import progress_bar
 from alds_onnx.report.swept import print_sweep, sweep_to_csv, sweep_to_json
 from alds_onnx.runtimes import Runtime
 from alds_onnx.settings import CompressOptions, Measuring, MergeSettings, Progress, SweepOptions

@@ -15,14 +15,9 @@ _LARGEST = 1e140
 
 
 class Comparison:
-    """Compares outputs run by run, without keeping them.
+    """Compares graph outputs run by run, without keeping them.
 
-    Parameters
-    ----------
-    names
-        Names of the graph outputs.
-    ignore
-        Reasons why outputs cannot be compared, by name.
+    `ignore` holds the reasons why outputs cannot be compared, by name.
     """
 
     def __init__(self, names: Sequence[str], ignore: dict[str, str] | None = None) -> None:

@@ -23,22 +23,10 @@ def time_in_turns(
     fewest: int = _FEWEST,
     most: int = _MOST,
 ) -> FloatArray:
-    """Run the models A B C A B C ... and time every run.
+    """Run models A B C A B C ..., and give the seconds of each run, shape (sessions, turns).
 
-    Parameters
-    ----------
-    sessions
-        The models, loaded with the same number of threads.
-    feeds
-        The inputs of one run.
-    seconds
-        About how long to measure, after two turns that do not count.
-    fewest, most
-        The number of turns that count is between these two, whatever the time.
-
-    Returns
-    -------
-    Seconds of each run, shape (sessions, turns).
+    The models are loaded with the same number of threads. The turns last about `seconds` after two
+    that do not count, and there are `fewest` to `most` of them, whatever the time.
     """
     turns: list[list[float]] = []
     for _ in range(_WARM_UP):

@@ -28,17 +28,7 @@ class NoScoresError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The output that holds the scores.
-
-    Attributes
-    ----------
-    output
-        Position of the output.
-    num_classes
-        Number of classes, at least 2.
-    others
-        Positions of other outputs that look like scores.
-    """
+    """The position of the output that holds the scores, and of others that look like scores."""
 
     output: int
     num_classes: int
@@ -54,11 +44,6 @@ def choose_output(names: Sequence[str], outputs: Sequence[object], samples: int)
     """Choose the first floating-point output of shape (samples, classes) with two classes or more.
 
     Further axes of size 1 are allowed, as in (samples, classes, 1, 1).
-
-    Raises
-    ------
-    NoScoresError
-        If there is no such output. The message names the outputs and their shapes.
     """
     fitting = [(i, n) for i, output in enumerate(outputs) if (n := num_classes(output, samples))]
     if not fitting:
@@ -89,17 +74,10 @@ def _described(output: object) -> str:
 
 
 def ranks(scores: _Array, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Rank the class of each label among all classes; 0 is the highest score.
+    """Rank the class of each label (samples,) in the scores (samples, classes, 1...); 0 is highest.
 
     Among equal scores the first class ranks higher, as in `numpy.argmax`. A label whose scores
     contain NaN gets the lowest rank.
-
-    Parameters
-    ----------
-    scores
-        Array of shape (samples, classes), possibly with further axes of size 1.
-    labels
-        Array of shape (samples,), each entry below the number of classes.
     """
     classes = scores.size // max(1, len(labels))
     rows = scores.reshape(len(labels), classes)

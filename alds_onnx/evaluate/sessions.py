@@ -55,14 +55,10 @@ class Execution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """A graph input as onnxruntime describes it.
+    """A graph input as onnxruntime describes it; its type is like `tensor(float)`.
 
-    Attributes
-    ----------
-    name, type
-        Name and type, such as `x` and `tensor(float)`.
-    shape
-        Sizes; a symbol or None for a free axis. Empty for a scalar, and if the rank is not known.
+    Sizes are a symbol or None for a free axis. There are none for a scalar, and if the rank is not
+    known.
     """
 
     name: str
@@ -75,13 +71,7 @@ class RunError(Exception):
 
 
 def check_provider(provider: Provider) -> None:
-    """Refuse a provider that this build of onnxruntime does not have.
-
-    Raises
-    ------
-    UsageError
-        If it does not have it. The message names the available providers.
-    """
+    """Refuse a provider that this build of onnxruntime does not have."""
     available = ort.get_available_providers()
     if _PROVIDERS[provider] not in available:
         raise UsageError(
@@ -91,16 +81,7 @@ def check_provider(provider: Provider) -> None:
 
 
 class Session:
-    """A model loaded by onnxruntime.
-
-    Parameters
-    ----------
-    model
-        The model, which may refer to external data.
-    folder
-        Folder of the external data.
-    execution
-        How to run the model.
+    """A model loaded by onnxruntime, with external data in `folder`.
 
     Raises
     ------

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto
@@ -21,14 +22,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from alds_onnx.evaluate.fidelity import Comparison
 from alds_onnx.evaluate.latency import measure
 from alds_onnx.evaluate.samples import Samples
-from alds_onnx.evaluate.sessions import (
-    Execution,
-    Feeds,
-    Outputs,
-    RunError,
-    Session,
-    flatten,
-)
+from alds_onnx.evaluate.sessions import Execution, Feeds, Outputs, RunError, Session, flatten
 from alds_onnx.graph.files.external import is_large
 from alds_onnx.values import Status, Verification
 
@@ -43,20 +37,21 @@ TOLERANCES: Mapping[int, float] = {
 }
 
 
+# The session of the original, to measure latency (None if two sessions would take too much memory),
+# its outputs on all samples, and reasons why some cannot be compared.
+_Original: TypeAlias = "tuple[Session | None, list[Outputs], dict[str, str]]"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidates:
-    """The models to compare.
+    """The models to compare, with external data in `folder`.
 
     Attributes
     ----------
-    original, compressed
-        The models before and after the compression.
     composed
         The original with each W replaced by the product Ŵ of its factors.
     layers
         Outputs of decomposed nodes: tensors of the main graph that all three models have.
-    folder
-        Folder of the external data.
     called
         Name of the compressed model in messages.
     floor
@@ -82,14 +77,9 @@ def verify(
 
     Parameters
     ----------
-    models
-        The original, the compressed model, and the original with each W replaced by Ŵ.
-    samples
-        Inputs of the runs.
-    execution
-        How to run the models.
     tolerance
-        Largest difference between the last two models that counts as rounding; see `TOLERANCES`.
+        Largest difference of `compressed` from `composed` that counts as rounding; see
+        `TOLERANCES`.
 
     Returns
     -------
@@ -106,54 +96,35 @@ def verify(
         return Verification(status=Status.FAILED, reason=f"{models.called}: {e}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Original:
-    """The outputs of the original on all samples, and reasons why some cannot be compared.
-
-    Attributes
-    ----------
-    session
-        The original, to measure latency; None if two sessions would take too much memory.
-    """
-
-    session: Session | None
-    outputs: Sequence[Outputs]
-    ignore: dict[str, str]
-
-
 def _run_original(
     models: Candidates, samples: Samples, execution: Execution, tolerance: float
 ) -> _Original:
     session = Session(models.original, models.folder, execution)
     outputs = [session.run(feeds) for feeds in samples.feeds]
     again = session.run(samples.feeds[0])
-    ignore = unsteady(session.output_names, outputs[0], again, tolerance)
-    ignore |= overflowing(session.output_names, outputs)
-    large = is_large(models.original)
-    return _Original(session=None if large else session, outputs=outputs, ignore=ignore)
+    ignore = incomparable(session.output_names, outputs, again, tolerance)
+    return None if is_large(models.original) else session, outputs, ignore
 
 
-def unsteady(
-    names: Sequence[str], first: Outputs, again: Outputs, tolerance: float
+def incomparable(
+    names: Sequence[str], runs: Sequence[Outputs], again: Outputs, tolerance: float
 ) -> dict[str, str]:
-    """Find outputs that differ between two runs of the same model, because of random operators.
+    """Find outputs that cannot be compared, and say why.
 
-    Differences of rounding, which occur on a GPU, do not count.
+    Because of random operators, some differ between the first run and the same one `again`;
+    differences of rounding, which occur on a GPU, do not count. Others overflow in a run, which may
+    depend on the order of a sum.
     """
     comparison = Comparison(names)
-    comparison.add(first, again)
-    return {
+    comparison.add(runs[0], again)
+    unsteady = {
         output.name: "differs from run to run of the original"
         for output in comparison.outputs()
         if output.relative_l2 > tolerance
     }
-
-
-def overflowing(names: Sequence[str], outputs: Sequence[Outputs]) -> dict[str, str]:
-    """Find outputs that overflow, which may depend on the order of a sum."""
-    return {
+    return unsteady | {
         name: "not finite in the original"
-        for run in outputs
+        for run in runs
         for name, output in zip(names, run, strict=True)
         for array in flatten(output)
         if array.dtype.kind == "f" and not np.isfinite(array).all()
@@ -167,18 +138,18 @@ def _compare(
     tolerance: float,
     original: _Original,
 ) -> Verification:
+    session, original_outputs, ignore = original
     expected = _outputs(models.composed, models, samples, execution)
     compressed = Session(models.compressed, models.folder, execution)
-    exact = Comparison(compressed.output_names, original.ignore)
-    fidelity = Comparison(compressed.output_names, original.ignore)
-    runs = zip(samples.feeds, original.outputs, expected, strict=True)
-    for feeds, outputs, composed in runs:
+    exact = Comparison(compressed.output_names, ignore)
+    fidelity = Comparison(compressed.output_names, ignore)
+    for feeds, outputs, composed in zip(samples.feeds, original_outputs, expected, strict=True):
         actual = compressed.run(feeds)
         exact.add(composed, actual)
         fidelity.add(outputs, actual)
     before = after = None
-    if original.session is not None:
-        before, after = measure(original.session, compressed, samples.feeds[0])
+    if session is not None:
+        before, after = measure(session, compressed, samples.feeds[0])
     del compressed
     layers = _difference_at_layers(models, samples.feeds[0], execution, tolerance)
     difference = max(exact.difference(fidelity, models.floor), layers)
@@ -225,8 +196,7 @@ def _difference_at_layers(
 
     original, again = probe(models.original, runs=2)
     (expected,), (actual,) = probe(models.composed), probe(models.compressed)
-    ignore = unsteady(models.layers, original, again, tolerance)
-    ignore |= overflowing(models.layers, [original, expected])
+    ignore = incomparable(models.layers, [original, expected], again, tolerance)
     exact, reference = Comparison(models.layers, ignore), Comparison(models.layers)
     exact.add(expected, actual)
     reference.add(original, expected)

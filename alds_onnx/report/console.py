@@ -1,20 +1,46 @@
-"""The report on the terminal. Piped output is plain text."""
+"""Progress and reports on the terminal. Piped output is plain text."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import rich.progress
 from rich import box
 from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from alds_onnx.cuts import Cut, Scheme
-from alds_onnx.limits import LimitData, LimitResult, Score
-from alds_onnx.report import numbers
-from alds_onnx.values import Decision, Latency, LayerPlan, OutputFidelity, Report, Verification
+from alds_onnx.report import numbers, words
+from alds_onnx.settings import Progress, Step
+from alds_onnx.steps.merge import MergedLayer, MergeReport
+from alds_onnx.values import Decision, Latency, LayerPlan, Report, Verification
 
 _PIPED_WIDTH = 160
 # Number of layers to mark as the most sensitive ones.
 _MARKED = 3
+
+_STEPS = {
+    Step.LOAD: "Reading the model",
+    Step.SCORES: "Scoring",
+    Step.SPECTRA: "Singular values",
+    Step.STATISTICS: "Observing the layers on the data",
+    Step.SENSITIVITY: "Probing the layers",
+    Step.INPUTS: "Finding inputs",
+    Step.ATTEMPT: "Attempt",
+    Step.SEARCH: "Choosing slices and ranks",
+    Step.TIMING: "Timing cuts",
+    Step.FACTORIZE: "Decomposing",
+    Step.MEASURE: "Measuring",
+    Step.MERGE: "Joining pairs",
+    Step.VERIFY: "Checking with onnxruntime",
+    Step.DONE: "Done",
+}
+
+# Steps that are repeated for every attempt of --max-error and --max-drop.
+_OF_AN_ATTEMPT = (Step.SEARCH, Step.TIMING, Step.FACTORIZE, Step.MEASURE)
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -29,17 +55,23 @@ def print_report(console: Console, report: Report) -> None:
     """Print the layers, the outputs, the summary and the warnings."""
     console.print(_layers(report.plan.layers))
     if report.verification is not None and report.verification.fidelity:
-        console.print(_outputs(report.verification, report.limit_result))
+        console.print(_outputs(report, report.verification))
     console.print(_summary(report))
-    for warning in report.warnings:
+    print_warnings(console, report.warnings)
+
+
+def print_warnings(console: Console, warnings: Sequence[str]) -> None:
+    """Print each warning on a line."""
+    for warning in warnings:
         console.print(Text.assemble(("warning: ", "yellow"), warning))
 
 
-def new_table(title: str, *columns: tuple[str, bool]) -> Table:
-    """Make a table from a title, and for each column its heading and whether to align it right."""
+def new_table(title: str, *columns: str) -> Table:
+    """Make a table from a title and headings; a column is aligned right if ">" comes before it."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
-    for name, right in columns:
-        table.add_column(name, justify="right" if right else "left", no_wrap=right)
+    for name in columns:
+        right = name.startswith(">")
+        table.add_column(name[right:], justify="right" if right else "left", no_wrap=right)
     return table
 
 
@@ -48,17 +80,10 @@ def _layers(rows: tuple[LayerPlan, ...]) -> Table:
     schemes = any(row.cut and row.cut.scheme is not Scheme.ENCODE for row in rows)
     table = new_table(
         "Layers",
-        ("layer", False),
-        ("op", False),
-        ("shape", False),
-        ("decision", False),
-        *((("scheme", False),) if schemes else ()),
-        ("slices k", True),
-        ("rank j", True),
-        ("error", True),
-        *((("local error", True), ("output error", True)) if on_data else ()),
-        ("parameters", True),
-        ("after", True),
+        *("layer", "op", "shape", "decision", *(["scheme"] if schemes else [])),
+        *(">slices k", ">rank j", ">error"),
+        *([">local error", ">output error"] if on_data else []),
+        *(">parameters", ">after"),
     )
     sensitive = _most_sensitive(rows)
     for row in rows:
@@ -88,7 +113,7 @@ def _cells(
         numbers.printable(decision, 80),
         *((row.cut.scheme.value if row.cut else "",) if schemes else ()),
         str(row.cut.num_slices) if row.cut else "",
-        ranks(row.cut) if row.cut else "",
+        _ranks(row.cut) if row.cut else "",
         numbers.error(row.error.relative) if row.error else "",
         *(_errors_on_data(row, row.name in sensitive) if on_data else ()),
         numbers.count(row.parameters_before),
@@ -96,7 +121,7 @@ def _cells(
     )
 
 
-def ranks(cut: Cut) -> str:
+def _ranks(cut: Cut) -> str:
     """Format the rank, or both ranks of Tucker-2."""
     return f"{cut.rank}, {cut.rank_out}" if cut.rank_out else str(cut.rank)
 
@@ -112,43 +137,24 @@ def _style(row: LayerPlan) -> str:
     return "" if row.decision is Decision.DECOMPOSE else "dim"
 
 
-def _outputs(verification: Verification, result: LimitResult | None) -> Table:
-    on = "random" if verification.random_inputs else "calibration"
-    if result is not None and result.data is LimitData.HELD_OUT:
-        on = "held-out calibration"
-    title = f"Outputs compared with the original, on {verification.samples} {on} samples"
+def _outputs(report: Report, checks: Verification) -> Table:
+    on = f"{checks.samples} {words.kind_of_samples(report, checks)} samples"
     table = new_table(
-        title,
-        ("output", False),
-        ("relative L2 error", True),
-        ("largest error", True),
-        ("cosine", True),
-        ("SQNR", True),
-        ("same top-1", True),
+        f"Outputs compared with the original, on {on}",
+        *("output", ">relative L2 error", ">largest error", ">cosine", ">SQNR", ">same top-1"),
     )
-    for output in verification.fidelity:
-        table.add_row(*(Text(cell) for cell in _fidelity(output)))
+    for output in checks.fidelity:
+        name = numbers.printable(output.name, 40)
+        if output.note:
+            name += f" (not compared: {output.note})"
+        cells = ("",) * 5 if output.note else words.fidelity(output)
+        table.add_row(*(Text(cell) for cell in (name, *cells)))
     return table
-
-
-def _fidelity(output: OutputFidelity) -> tuple[str, ...]:
-    name = numbers.printable(output.name, 40)
-    if output.note:
-        return (f"{name} (not compared: {output.note})", "", "", "", "", "")
-    agreement = output.top1_agreement
-    return (
-        name,
-        numbers.error(output.relative_l2),
-        numbers.error(output.max_abs),
-        f"{output.cosine:.6f}",
-        f"{output.sqnr_db:.1f} dB",
-        "" if agreement is None else numbers.percent(agreement),
-    )
 
 
 def _summary(report: Report) -> Table:
     plan, checks = report.plan, report.verification
-    table = new_table("Summary", ("", False), ("before", True), ("after", True), ("", False))
+    table = new_table("Summary", "", ">before", ">after", "")
     table.add_row(
         "parameters",
         numbers.count(plan.parameters),
@@ -178,11 +184,16 @@ def _summary(report: Report) -> Table:
         price = f"x {report.evidence.price:.2f}"
         table.add_row("error increase for fast shapes", "", price, "vs. --target none")
     if report.limit_result is not None:
-        _add_limit(table, report.limit_result)
+        result, count = report.limit_result, len(report.limit_result.trials)
+        reached, on = words.reached(result)
+        text = f"on {on}; the best of {words.counted(count, 'attempt')}"
+        table.add_row(f"--{result.kind.value} {result.limit:g}", "", reached, text)
     for score in report.scores:
-        table.add_row(*_score(score))
+        before, after, change = words.score_cells(score)
+        on = "" if score.samples is None else f", {score.samples:,} samples"
+        table.add_row(numbers.printable(score.name, 40), before, after, change + on)
     if checks is not None:
-        add_checks(table, checks, "rewrite is exact")
+        _add_checks(table, checks, "rewrite is exact")
     return table
 
 
@@ -198,28 +209,6 @@ def _runtime(report: Report) -> str:
     return text
 
 
-def _add_limit(table: Table, result: LimitResult) -> None:
-    on = result.data.value
-    if result.samples is not None:
-        on = f"{result.samples:,} {on}"
-    unit = " points" if result.data is LimitData.LABELLED else ""
-    trials = f"{len(result.trials)} attempt" + ("" if len(result.trials) == 1 else "s")
-    table.add_row(
-        f"--{result.kind.value} {result.limit:g}",
-        "",
-        numbers.error(result.reached) + unit,
-        f"on {on}; the best of {trials}",
-    )
-
-
-def _score(score: Score) -> tuple[str, ...]:
-    if score.samples is None:
-        name, change = numbers.printable(score.name, 40), f"{0 - score.drop:+.4g}"
-        return name, f"{score.before:.6g}", f"{score.after:.6g}", change
-    before, after = numbers.percent(score.before), numbers.percent(score.after)
-    return score.name, before, after, f"{0 - score.drop:+.2f} points, {score.samples:,} samples"
-
-
 def _errors(report: Report) -> str:
     errors = [row.error for row in report.plan.layers if row.error]
     if not errors:
@@ -229,22 +218,16 @@ def _errors(report: Report) -> str:
     return f"relative (true spectral {numbers.error(spectral)}, bound {numbers.error(bound)})"
 
 
-def add_checks(table: Table, checks: Verification, exact: str) -> None:
+def _add_checks(table: Table, checks: Verification, exact: str) -> None:
     """Add the output error, the latency, and the result of the check under the label `exact`."""
-    compared = [output.relative_l2 for output in checks.fidelity if not output.note]
-    if compared:
-        table.add_row(
-            "output error", "0", numbers.error(max(compared)), "relative L2, worst output"
-        )
-    if checks.latency_before and checks.latency_after:
-        threads = f"{checks.threads} thread" + ("s" if checks.threads > 1 else "")
-        table.add_row(
-            "latency",
-            _latency(checks.latency_before),
-            _latency(checks.latency_after),
-            f"x {checks.latency_ratio:.2f}, onnxruntime, {threads}, "
-            f"{checks.latency_after.runs} runs",
-        )
+    error = checks.output_error
+    if error is not None:
+        table.add_row("output error", "0", numbers.error(error), "relative L2, worst output")
+    before, after = checks.latency_before, checks.latency_after
+    if before and after:
+        how = f"onnxruntime, {words.threads(checks)}, {after.runs} runs"
+        text = f"x {checks.latency_ratio:.2f}, {how}"
+        table.add_row("latency", _latency(before), _latency(after), text)
     shown = checks.status.value
     if checks.difference is not None:
         shown += f": differs by {checks.difference:.1e}, allowed {checks.tolerance:.0e}"
@@ -254,3 +237,66 @@ def add_checks(table: Table, checks: Verification, exact: str) -> None:
 def _latency(latency: Latency) -> str:
     spread = (latency.high_ms - latency.low_ms) / 2
     return f"{latency.median_ms:.2f} ± {spread:.2f} ms"
+
+
+def print_merge(console: Console, report: MergeReport) -> None:
+    """Print the joined pairs, the summary and the warnings."""
+    if report.merged:
+        console.print(_merged_layers(report.merged))
+    console.print(_merged_summary(report))
+    print_warnings(console, report.warnings)
+
+
+def _merged_layers(merged: tuple[MergedLayer, ...]) -> Table:
+    schemes = any(row.cut.scheme is not Scheme.ENCODE for row in merged)
+    table = new_table(
+        "Merged",
+        *("layer", "weight", "shape", *(["scheme"] if schemes else [])),
+        *(">slices k", ">rank j", ">parameters", ">after"),
+    )
+    for row in merged:
+        cells = (
+            numbers.printable(row.name, 40),
+            numbers.printable(row.weight, 40),
+            "x".join(str(n) for n in row.shape),
+            *((row.cut.scheme.value,) if schemes else ()),
+            str(row.cut.num_slices),
+            _ranks(row.cut),
+            numbers.count(row.parameters_before),
+            numbers.count(row.parameters_after),
+        )
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _merged_summary(report: MergeReport) -> Table:
+    table = new_table("Summary", "", ">before", ">after", "")
+    before, after = report.parameters_before, report.parameters_after
+    grown = f"x {after / before:.2f}" if before else ""
+    table.add_row("parameters", numbers.count(before), numbers.count(after), grown)
+    sizes = numbers.size(report.bytes_before), numbers.size(report.bytes_after)
+    table.add_row("size", *sizes, f"x {report.bytes_after / report.bytes_before:.2f}")
+    if report.verification is not None:
+        _add_checks(table, report.verification, "merge is exact")
+    return table
+
+
+@contextlib.contextmanager
+def progress_bar(console: Console, *, quiet: bool) -> Iterator[Progress]:
+    """Show a progress bar on a terminal, and nothing without one."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with rich.progress.Progress(
+        *columns, console=console, transient=True, disable=quiet or not console.is_terminal
+    ) as bar:
+        task = bar.add_task(_STEPS[Step.LOAD], total=None)
+        attempt = ""
+
+        def show(step: Step, done: int, total: int) -> None:
+            nonlocal attempt
+            if step is Step.ATTEMPT:
+                attempt = f"Attempt {done} of at most {total}: "
+                return
+            description = (attempt if step in _OF_AN_ATTEMPT else "") + _STEPS[step]
+            bar.update(task, description=description, completed=done, total=total or None)
+
+        yield show

@@ -27,19 +27,10 @@ _LONGEST_TEXT = 1000
 
 
 def report_to_html(made: Report | Sweep, origin: Origin) -> bytes:
-    """Render the page.
+    """Render the page as UTF-8 text.
 
-    Parameters
-    ----------
-    made
-        The report of a run, or a sweep. Plots without data are left out. For a sweep, the page
-        shows one point and compares it with the others.
-    origin
-        The origin of the report; see `alds_onnx.report.origin.find_origin`.
-
-    Returns
-    -------
-    UTF-8 text.
+    Plots without data are left out. For a sweep, the page shows one point and compares it with the
+    others.
     """
     sweep, report = (made, made.shown.report) if isinstance(made, Sweep) else (None, made)
     scripts = [plots.script(), _read("report.js")]
@@ -48,6 +39,7 @@ def report_to_html(made: Report | Sweep, origin: Origin) -> bytes:
     )
     filters: dict[str, Callable[..., str]] = {
         "printable": lambda text: numbers.printable(text, _LONGEST_TEXT),
+        "name": lambda text: numbers.printable(text, words.LONGEST_NAME),
         "count": numbers.count,
         "error": numbers.error,
         "percent": numbers.percent,

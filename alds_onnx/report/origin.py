@@ -16,19 +16,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """The command, the versions, the machine, and the time of a run.
-
-    Attributes
-    ----------
-    command
-        The command, quoted for a POSIX shell; "" for a call from Python.
-    versions
-        Pairs of package and version.
-    system, processor
-        Names of the operating system and of the processor.
-    made
-        Date and time in UTC.
-    """
+    """The command ("" for a call from Python), the versions, the machine, and the time of a run."""
 
     command: str
     versions: tuple[tuple[str, str], ...]
@@ -43,13 +31,7 @@ def versions() -> dict[str, str]:
 
 
 def find_origin(argv: Sequence[str] = ()) -> Origin:
-    """Collect the information about this run.
-
-    Parameters
-    ----------
-    argv
-        Arguments of the command, without its name; empty for a call from Python.
-    """
+    """Collect the information about this run; `argv` is empty for a call from Python."""
     return Origin(
         command=shlex.join(["alds-onnx", *argv]) if argv else "",
         versions=(*versions().items(), ("Python", platform.python_version())),

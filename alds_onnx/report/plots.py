@@ -7,12 +7,14 @@ switch between light, dark and print without drawing again.
 
 from __future__ import annotations
 
-from enum import Enum
+from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import altair as alt
 import vl_convert
+
+_Channel = TypeVar("_Channel")
 
 _INK, _SOFT, _LINE = "var(--ink)", "var(--ink-2)", "var(--line)"
 _ACCENT, _FILL, _BACK = "var(--accent)", "var(--before)", "var(--surface)"
@@ -25,43 +27,25 @@ _AXIS_WIDTH = 58
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 
-class Plot(str, Enum):
-    """A plot, by the name of its place in the page."""
-
-    PARAMETERS = "parameters"
-    SHARES = "shares"
-    ERRORS = "errors"
-    SPECTRUM = "spectrum"
-    COST = "cost"
-    DAMAGE = "damage"
-    TRADE = "trade"
-    TRIALS = "trials"
-    SWEEP = "sweep"
-    LATENCY = "latency"
-
-
 @cache
 def specifications(*, on_data: bool) -> dict[str, Any]:
-    """Give the Vega specifications by the name of the plot.
+    """Give the Vega specifications by the place of the plot in the page.
 
-    Parameters
-    ----------
-    on_data
-        Whether errors are those of outputs, which differ by orders of magnitude.
+    With `on_data`, errors are those of outputs, which differ by orders of magnitude.
     """
     plots = {
-        Plot.PARAMETERS: _bars("before", "after", "parameters", "~s"),
-        Plot.SHARES: _bars("whole", "share", "kept of each layer", ".0%"),
-        Plot.ERRORS: _errors(),
-        Plot.SPECTRUM: _curves("rank", "rank j", "~s", "error left"),
-        Plot.COST: _curves("cost", "parameters of the layer kept", ".0%", "error left"),
-        Plot.DAMAGE: _damage(),
-        Plot.TRADE: _trade(log=on_data),
-        Plot.TRIALS: _trials(),
-        Plot.SWEEP: _sweep(),
-        Plot.LATENCY: _latency(),
+        "parameters": _bars("before", "after", "parameters", "~s"),
+        "shares": _bars("whole", "share", "kept of each layer", ".0%"),
+        "errors": _errors(),
+        "spectrum": _curves("rank", "rank j", "~s"),
+        "cost": _curves("cost", "parameters of the layer kept", ".0%"),
+        "damage": _damage(),
+        "trade": _trade(log=on_data),
+        "trials": _trials(),
+        "sweep": _sweep(),
+        "latency": _latency(),
     }
-    return {plot.value: _compiled(chart) for plot, chart in plots.items()}
+    return {name: _compiled(chart) for name, chart in plots.items()}
 
 
 @cache
@@ -126,20 +110,25 @@ def _full_height(bars: alt.Chart) -> alt.Chart:
     return full
 
 
-def _bars(before: str, after: str, title: str, form: str) -> alt.LayerChart:
-    """Draw bars of each layer before and after; the colour of the latter shows the error."""
-    axis = alt.Axis(
+def _aligned(title: str, form: str, ticks: int) -> alt.Axis:
+    """Describe a vertical axis that stands at the same place in both plots of all layers."""
+    return alt.Axis(
         title=title,
         format=form,
-        tickCount=4,
+        tickCount=ticks,
         minExtent=_AXIS_WIDTH,
         maxExtent=_AXIS_WIDTH,
         domain=False,
         ticks=False,
     )
+
+
+def _bars(before: str, after: str, title: str, form: str) -> alt.LayerChart:
+    """Draw bars of each layer before and after; the colour of the latter shows the error."""
     bars = _table("layers")
     had = bars.mark_bar(color=_FILL).encode(
-        x=_layer_axis(labels=False), y=alt.Y(f"{before}:Q", axis=axis, stack=None)
+        x=_layer_axis(labels=False),
+        y=alt.Y(f"{before}:Q", axis=_aligned(title, form, 4), stack=None),
     )
     skipped = "datum.decision === 'skip'"
     has = bars.mark_bar(strokeDash=[2, 2], strokeWidth=1).encode(
@@ -159,18 +148,9 @@ def _bands(*, whole: bool) -> alt.Scale:
 
 
 def _errors() -> alt.LayerChart:
-    axis = alt.Axis(
-        title="error",
-        tickCount=3,
-        minExtent=_AXIS_WIDTH,
-        maxExtent=_AXIS_WIDTH,
-        domain=False,
-        ticks=False,
-        format="~g",
-    )
     cut = _table("layers").transform_filter("isValid(datum.error)")
     stems = cut.mark_rule(color=_SOFT, strokeWidth=1).encode(
-        x="number:O", y=alt.Y("error:Q", axis=axis), y2=alt.datum(0)
+        x="number:O", y=alt.Y("error:Q", axis=_aligned("error", "~g", 3)), y2=alt.datum(0)
     )
     dots = cut.mark_point(
         filled=True, opacity=1, size=42, stroke=_INK, strokeWidth=0.75, fillOpacity=1
@@ -200,22 +180,20 @@ def _quantity(field: str, title: str, form: str, *, log: bool = False) -> dict[s
     }
 
 
-def _series() -> tuple[alt.StrokeDash, alt.Color]:
-    """Distinguish the chosen line from the other one by its dashes and by its colour."""
-    domain = ["chosen", "other"]
-    return (
-        alt.StrokeDash(
-            "series:N", scale=alt.Scale(domain=domain, range=[[1, 0], [5, 4]]), legend=None
-        ),
-        alt.Color("series:N", scale=alt.Scale(domain=domain, range=[_ACCENT, _SOFT]), legend=None),
-    )
+def _series(channel: Callable[..., _Channel], domain: list[str], values: list[Any]) -> _Channel:
+    """Distinguish two series by the values of a channel, such as colours."""
+    return channel("series:N", scale=alt.Scale(domain=domain, range=values), legend=None)
 
 
 def _lines(table: str, x: alt.X, y: alt.Y) -> list[alt.Chart]:
     """Draw lines, and invisible points that show a text under the pointer."""
-    dash, colour = _series()
-    base = _table(table)
-    lines = base.mark_line(strokeWidth=2, clip=True).encode(x=x, y=y, strokeDash=dash, color=colour)
+    base, domain = _table(table), ["chosen", "other"]
+    lines = base.mark_line(strokeWidth=2, clip=True).encode(
+        x=x,
+        y=y,
+        strokeDash=_series(alt.StrokeDash, domain, [[1, 0], [5, 4]]),
+        color=_series(alt.Color, domain, [_ACCENT, _SOFT]),
+    )
     points = base.mark_point(size=90, opacity=0, filled=True, clip=True).encode(
         x=x, y=y, tooltip=alt.Tooltip("text:N")
     )
@@ -239,9 +217,9 @@ def _name(base: alt.Chart, *, dx: int, dy: int, align: Literal["left", "right"])
     return [halo.encode(stroke=alt.value(_BACK), strokeWidth=alt.value(4)), name]
 
 
-def _curves(field: str, title: str, form: str, y_title: str) -> alt.LayerChart:
+def _curves(field: str, title: str, form: str) -> alt.LayerChart:
     x = alt.X(**_quantity(field, title, form))
-    y = alt.Y(**_quantity("error", y_title, "~g"))
+    y = alt.Y(**_quantity("error", "error left", "~g"))
     cut = _table("cut").mark_rule(color=_ACCENT, strokeDash=[2, 3]).encode(x=x)
     return _stacked(cut, *_lines("curves", x, y), *_mark("cut", x, y), height=220)
 
@@ -267,26 +245,16 @@ def _trade(*, log: bool) -> alt.LayerChart:
 def _trials() -> alt.LayerChart:
     x = alt.X(**_quantity("removed", "parameters of the model to remove", ".0%"))
     y = alt.Y(**_quantity("value", "measured", "~g"))
-    limit = (
-        _table("limit")
-        .mark_rule(color=_INK, strokeDash=[5, 4])
-        .encode(y=alt.Y("value:Q"), tooltip=alt.Tooltip("text:N"))
-    )
+    limit = _table("limit").mark_rule(color=_INK, strokeDash=[5, 4])
+    limit = limit.encode(y=alt.Y("value:Q"), tooltip=alt.Tooltip("text:N"))
     domain = ["held", "not held"]
-    dots = (
-        _table("trials")
-        .mark_point(size=110, opacity=1, strokeWidth=2, filled=False)
-        .encode(
-            x=x,
-            y=y,
-            shape=alt.Shape(
-                "series:N", scale=alt.Scale(domain=domain, range=["circle", "cross"]), legend=None
-            ),
-            color=alt.Color(
-                "series:N", scale=alt.Scale(domain=domain, range=[_ACCENT, _SOFT]), legend=None
-            ),
-            tooltip=alt.Tooltip("text:N"),
-        )
+    dots = _table("trials").mark_point(size=110, opacity=1, strokeWidth=2, filled=False)
+    dots = dots.encode(
+        x=x,
+        y=y,
+        shape=_series(alt.Shape, domain, ["circle", "cross"]),
+        color=_series(alt.Color, domain, [_ACCENT, _SOFT]),
+        tooltip=alt.Tooltip("text:N"),
     )
     return _stacked(limit, dots, height=220)
 
@@ -317,23 +285,16 @@ def _latency() -> alt.LayerChart:
         sort=None,
         axis=alt.Axis(title=None, domain=False, ticks=False, labelFontSize=12, labelColor=_INK),
     )
-    domain = ["before", "after"]
-    colour = alt.Color(
-        "series:N", scale=alt.Scale(domain=domain, range=[_SOFT, _ACCENT]), legend=None
-    )
-    ticks = (
-        _table("times")
-        .mark_tick(thickness=1.5, opacity=0.35, size=34)
-        .encode(x=x, y=y, color=colour)
-    )
+    domain, colours = ["before", "after"], [_SOFT, _ACCENT]
+    colour = _series(alt.Color, domain, colours)
+    ticks = _table("times").mark_tick(thickness=1.5, opacity=0.35, size=34)
+    ticks = ticks.encode(x=x, y=y, color=colour)
     boxes = _table("boxes").encode(y=y, tooltip=alt.Tooltip("text:N"))
     middle = boxes.mark_bar(height=16, fillOpacity=0.25, strokeWidth=1.5).encode(
         x=alt.X("low:Q"),
         x2="high:Q",
         color=colour,
-        stroke=alt.Stroke(
-            "series:N", scale=alt.Scale(domain=domain, range=[_SOFT, _ACCENT]), legend=None
-        ),
+        stroke=_series(alt.Stroke, domain, colours),
     )
     median = boxes.mark_tick(thickness=3, size=40, opacity=1).encode(x="median:Q", color=colour)
     return _stacked(ticks, middle, median, height=140)

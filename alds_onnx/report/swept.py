@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from alds_onnx.report import numbers
-from alds_onnx.report.console import new_table
+from alds_onnx.report import numbers, words
+from alds_onnx.report.console import new_table, print_warnings
 from alds_onnx.report.json import report_to_json
 from alds_onnx.sweeps import Sweep, SweepPoint
 
@@ -28,7 +28,7 @@ _LOSSES = {
 
 def print_sweep(console: Console, sweep: Sweep) -> None:
     """Print a row for each point, mark the Pareto front, and suggest a point."""
-    table = new_table("Sweep", *((name, True) for name in columns(sweep)), ("", False))
+    table = new_table("Sweep", *(f">{name}" for name in columns(sweep)), "")
     for point in sweep.points:
         mark = ("*" if point.on_front else " ") + (" knee" if point is sweep.suggested else "")
         table.add_row(*(Text(cell) for cell in (*cells(point), mark)))
@@ -37,8 +37,7 @@ def print_sweep(console: Console, sweep: Sweep) -> None:
     )
     table.caption_justify = "left"
     console.print(table)
-    if sweep.unreachable:
-        console.print(Text.assemble(("warning: ", "yellow"), unreachable(sweep)))
+    print_warnings(console, [unreachable(sweep)] if sweep.unreachable else [])
     if sweep.suggested is not None:
         console.print(
             f"suggested: --cr {sweep.suggested.cr:g}, the knee of the front", markup=False
@@ -65,7 +64,7 @@ def cells(point: SweepPoint) -> tuple[str, ...]:
         _kept(report.macs_after, report.macs_before),
         numbers.error(plan.max_relative_error),
         "-" if math.isnan(point.output_error) else numbers.error(point.output_error),
-        *(_score(point) for _ in report.scores[:1]),
+        *(words.score_cells(score)[1] for score in report.scores[:1]),
         "" if ratio is None else f"x {ratio:.2f}",
     )
 
@@ -102,11 +101,6 @@ def loss(sweep: Sweep) -> str:
 
 def _kept(after: int | None, before: int | None) -> str:
     return f"x {after / before:.2f}" if before and after is not None else "-"
-
-
-def _score(point: SweepPoint) -> str:
-    score = point.report.scores[0]
-    return f"{score.after:.6g}" if score.samples is None else numbers.percent(score.after)
 
 
 def sweep_to_csv(sweep: Sweep) -> bytes:

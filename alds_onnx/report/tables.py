@@ -9,13 +9,12 @@ from typing import Any
 from alds_onnx.evidence import Evidence, WeightEvidence
 from alds_onnx.limits import LimitResult
 from alds_onnx.report import numbers, swept
-from alds_onnx.report.words import point_error
+from alds_onnx.report.words import LONGEST_NAME, point_error
 from alds_onnx.runtimes import Runtime
 from alds_onnx.sweeps import Sweep, SweepPoint
-from alds_onnx.values import Latency, LayerPlan, Report, Verification
+from alds_onnx.values import LayerPlan, Report, Verification
 
 _DIGITS = 4
-_LONGEST_NAME = 200
 # With thousands of layers, each curve has fewer points, so that the file stays small.
 _MOST_POINTS, _FEWEST_POINTS = 120_000, 16
 # The axis of latencies ends at this multiple of the 95th percentile, because single runs may take
@@ -25,17 +24,17 @@ _TAIL = 1.5
 
 def tables(report: Report, sweep: Sweep | None = None) -> dict[str, Any]:
     """Collect the data of all plots; numbers that are not finite become None."""
-    evidence = report.evidence
+    evidence, result = report.evidence, report.limit_result
     weights = evidence.weights if evidence else ()
     return {
         "layers": _layers(report.plan.layers, weights),
         "weights": [_weight(weight, _points(weights)) for weight in weights],
         "onData": evidence is not None and evidence.on_data,
-        "trade": _trade(evidence),
+        "trade": _trade(evidence) if evidence else [],
         "point": _point(report),
-        "limit": _limit(report.limit_result),
-        "trials": _trials(report.limit_result),
-        "sweep": _sweep(sweep),
+        "limit": rounded(result.limit) if result else None,
+        "trials": _trials(result) if result else [],
+        "sweep": _sweep(sweep) if sweep else [],
         **_latency(report.verification),
     }
 
@@ -60,11 +59,11 @@ def _layers(
     return [
         {
             "number": number,
-            "name": numbers.printable(row.name, _LONGEST_NAME),
+            "name": numbers.printable(row.name, LONGEST_NAME),
             "op": row.op,
             "shape": " × ".join(map(str, row.shape)),
             "decision": row.decision.value,
-            "reason": numbers.printable(row.reason, _LONGEST_NAME),
+            "reason": numbers.printable(row.reason, LONGEST_NAME),
             "scheme": row.cut.scheme.value if row.cut else "",
             "slices": row.cut.num_slices if row.cut else None,
             "rank": row.cut.rank if row.cut else None,
@@ -103,9 +102,7 @@ def _weight(weight: WeightEvidence, most: int) -> dict[str, Any]:
     return {"curves": curves, "probes": probes}
 
 
-def _trade(evidence: Evidence | None) -> list[dict[str, Any]]:
-    if evidence is None:
-        return []
+def _trade(evidence: Evidence) -> list[dict[str, Any]]:
     return [
         {
             "runtime": "" if line.runtime is Runtime.NONE else line.runtime.value,
@@ -124,13 +121,7 @@ def _point(report: Report) -> dict[str, Any] | None:
     return {"removed": round(report.plan.removed, 5), "error": error}
 
 
-def _limit(result: LimitResult | None) -> float | None:
-    return rounded(result.limit) if result else None
-
-
-def _trials(result: LimitResult | None) -> list[dict[str, Any]]:
-    if result is None:
-        return []
+def _trials(result: LimitResult) -> list[dict[str, Any]]:
     return [
         {
             "removed": round(trial.removed, 5),
@@ -141,10 +132,8 @@ def _trials(result: LimitResult | None) -> list[dict[str, Any]]:
     ]
 
 
-def _sweep(sweep: Sweep | None) -> list[dict[str, Any]]:
+def _sweep(sweep: Sweep) -> list[dict[str, Any]]:
     """Give the points of a sweep, with the text that appears beside the pointer."""
-    if sweep is None:
-        return []
     return [
         {
             "cr": point.cr,
@@ -172,19 +161,18 @@ def _latency(checks: Verification | None) -> dict[str, Any]:
     drawn = {name: [t for t in latency.times_ms if t <= end] for name, latency in both.items()}
     return {
         "times": [[name, rounded(t)] for name, times in drawn.items() for t in times],
-        "boxes": [_box(name, latency) for name, latency in both.items()],
+        "boxes": [
+            {
+                "model": name,
+                "low": rounded(latency.low_ms),
+                "median": rounded(latency.median_ms),
+                "high": rounded(latency.high_ms),
+            }
+            for name, latency in both.items()
+        ],
         "beyond": sum(len(latency.times_ms) - len(drawn[name]) for name, latency in both.items()),
     }
 
 
 def _percentile(times: tuple[float, ...]) -> float:
     return sorted(times)[int(0.95 * (len(times) - 1))] if times else 0.0
-
-
-def _box(name: str, latency: Latency) -> dict[str, Any]:
-    return {
-        "model": name,
-        "low": rounded(latency.low_ms),
-        "median": rounded(latency.median_ms),
-        "high": rounded(latency.high_ms),
-    }

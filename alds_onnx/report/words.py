@@ -1,32 +1,26 @@
-"""The texts and single numbers of the HTML report. Its template only lays them out."""
+"""The texts and single numbers of the reports. The template of the HTML one only lays them out."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from alds_onnx.evidence import TradeOff
 from alds_onnx.limits import LimitData, LimitKind, LimitResult, Score
 from alds_onnx.report import numbers
 from alds_onnx.runtimes import Runtime
-from alds_onnx.values import Decision, Latency, Objective, Report, Status, Verification
+from alds_onnx.values import Decision, Objective, OutputFidelity, Report, Status, Verification
 
-_LONGEST_NAME = 200
+LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One quantity, before and after.
+    """One quantity, before and after, with an explanation.
 
-    Attributes
-    ----------
-    label, after
-        Name and new value of the quantity.
-    before, note
-        Old value and explanation; "" if there is none.
-    kept
-        New value divided by the old one, if a small ratio is good; None for other quantities.
+    `kept` is the new value divided by the old one if a small ratio is good, else None.
     """
 
     label: str
@@ -34,20 +28,6 @@ class Card:
     before: str = ""
     note: str = ""
     kept: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
-    """The formatted numbers of one output; only a name and a note if it was not compared."""
-
-    name: str
-    note: str = ""
-    relative: str = ""
-    level: float = 0.0
-    largest: str = ""
-    cosine: str = ""
-    sqnr: str = ""
-    agreement: str = ""
 
 
 def cards(report: Report) -> list[Card]:
@@ -59,28 +39,26 @@ def cards(report: Report) -> list[Card]:
         _count("File size", report.bytes_before, report.bytes_after, numbers.size),
     ]
     if checks is not None and checks.latency_before and checks.latency_after:
-        found.append(_time(checks.latency_before, checks.latency_after, checks))
-    error = worst_output(checks)
-    if checks is not None and error is not None:
+        before, after = checks.latency_before, checks.latency_after
+        times = f"median of {after.runs} runs, {threads(checks)}"
         found.append(
             Card(
-                label="Error of the outputs",
-                after=numbers.error(error),
-                note=f"relative L2, worst output, on {samples(report)}",
+                label="Latency",
+                after=f"{after.median_ms:.3g} ms",
+                before=f"{before.median_ms:.3g} ms",
+                note=f"× {checks.latency_ratio:.2f}, {times}",
             )
         )
-    found.append(
-        Card(
-            label="Largest error of a layer",
-            after=numbers.error(plan.max_relative_error),
-            note="of its weight, relative to the largest singular value",
-        )
-    )
-    return found + [_score(score) for score in report.scores]
+    error = checks.output_error if checks else None
+    if error is not None:
+        note = f"relative L2, worst output, on {samples(report)}"
+        found.append(Card(label="Error of the outputs", after=numbers.error(error), note=note))
+    error, note = plan.max_relative_error, "of its weight, relative to the largest singular value"
+    found.append(Card(label="Largest error of a layer", after=numbers.error(error), note=note))
+    return found + [_score_card(score) for score in report.scores]
 
 
-def _count(label: str, before: int | None, after: int | None, show: object) -> Card:
-    assert callable(show)
+def _count(label: str, before: int | None, after: int | None, show: Callable[[int], str]) -> Card:
     if before is None or after is None:
         return Card(label=label, after="unknown", note="the shapes are not known")
     kept = after / before if before else 1.0
@@ -93,33 +71,37 @@ def _count(label: str, before: int | None, after: int | None, show: object) -> C
     )
 
 
-def _time(before: Latency, after: Latency, checks: Verification) -> Card:
-    return Card(
-        label="Latency",
-        after=f"{after.median_ms:.3g} ms",
-        before=f"{before.median_ms:.3g} ms",
-        note=f"× {checks.latency_ratio:.2f}, median of {after.runs} runs, {threads(checks)}",
-    )
-
-
-def _score(score: Score) -> Card:
-    name = numbers.printable(score.name, _LONGEST_NAME)
+def score_cells(score: Score) -> tuple[str, str, str]:
+    """Format a score before and after, and its change, in percentages if there are samples."""
     if score.samples is None:
-        change = f"{0 - score.drop:+.4g}"
-        return Card(
-            label=name, after=f"{score.after:.6g}", before=f"{score.before:.6g}", note=change
-        )
-    return Card(
-        label=name.capitalize(),
-        after=numbers.percent(score.after),
-        before=numbers.percent(score.before),
-        note=f"{0 - score.drop:+.2f} points on {score.samples:,} samples",
-    )
+        return f"{score.before:.6g}", f"{score.after:.6g}", f"{0 - score.drop:+.4g}"
+    before, after = numbers.percent(score.before), numbers.percent(score.after)
+    return before, after, f"{0 - score.drop:+.2f} points"
+
+
+def _score_card(score: Score) -> Card:
+    name = numbers.printable(score.name, LONGEST_NAME)
+    before, after, note = score_cells(score)
+    if score.samples is not None:
+        name, note = name.capitalize(), f"{note} on {score.samples:,} samples"
+    return Card(label=name, after=after, before=before, note=note)
+
+
+def counted(count: int, what: str) -> str:
+    """Give a number of things, such as 2 threads."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 def threads(checks: Verification) -> str:
     """Describe the number of threads of onnxruntime."""
-    return f"{checks.threads} thread" + ("" if checks.threads == 1 else "s")
+    return counted(checks.threads, "thread")
+
+
+def kind_of_samples(report: Report, checks: Verification) -> str:
+    """Describe the inputs on which the outputs were compared."""
+    if report.limit_result is not None and report.limit_result.data is LimitData.HELD_OUT:
+        return "held-out calibration"
+    return "random" if checks.random_inputs else "calibration"
 
 
 def samples(report: Report) -> str:
@@ -127,16 +109,7 @@ def samples(report: Report) -> str:
     checks = report.verification
     if checks is None:
         return ""
-    kind = "random" if checks.random_inputs else "calibration"
-    if report.limit_result is not None and report.limit_result.data is LimitData.HELD_OUT:
-        kind = "held-out calibration"
-    return f"{checks.samples:,} {kind} sample" + ("" if checks.samples == 1 else "s")
-
-
-def worst_output(checks: Verification | None) -> float | None:
-    """Give the largest relative L2 error of an output that can be compared; None if none can."""
-    fidelity = checks.fidelity if checks is not None else ()
-    return max((output.relative_l2 for output in fidelity if not output.note), default=None)
+    return counted(checks.samples, f"{kind_of_samples(report, checks)} sample")
 
 
 def status(report: Report) -> tuple[bool, str]:
@@ -188,27 +161,21 @@ def layers(report: Report) -> str:
     return f"{len(report.plan.layers)} layers: {', '.join(parts) or 'nothing to do'}."
 
 
-def outputs(checks: Verification | None) -> list[Output]:
-    """Compare the compressed model with the original, output by output."""
-    found = []
-    for output in checks.fidelity if checks else ():
-        name = numbers.printable(output.name, _LONGEST_NAME)
-        if output.note:
-            found.append(Output(name=name, note=f"not compared: {output.note}"))
-            continue
-        agreement = output.top1_agreement
-        found.append(
-            Output(
-                name=name,
-                relative=numbers.error(output.relative_l2),
-                level=min(1.0, output.relative_l2) if math.isfinite(output.relative_l2) else 1.0,
-                largest=numbers.error(output.max_abs),
-                cosine=f"{output.cosine:.6f}",
-                sqnr=f"{output.sqnr_db:.1f} dB",
-                agreement="" if agreement is None else numbers.percent(agreement),
-            )
-        )
-    return found
+def fidelity(output: OutputFidelity) -> tuple[str, str, str, str, str]:
+    """Format the numbers of one output: errors, cosine, SQNR, and how often top-1 is the same."""
+    agreement = output.top1_agreement
+    return (
+        numbers.error(output.relative_l2),
+        numbers.error(output.max_abs),
+        f"{output.cosine:.6f}",
+        f"{output.sqnr_db:.1f} dB",
+        "" if agreement is None else numbers.percent(agreement),
+    )
+
+
+def level(output: OutputFidelity) -> float:
+    """Give the length of the bar of an output's error; 1 is full."""
+    return min(1.0, output.relative_l2) if math.isfinite(output.relative_l2) else 1.0
 
 
 def trade_error(report: Report) -> str:
@@ -232,7 +199,7 @@ def point_error(report: Report) -> float | None:
         return plan.max_relative_error
     if plan.objective is Objective.MAX_OUTPUT_ERROR:
         return max(caused, default=None)
-    measured = worst_output(report.verification)
+    measured = report.verification.output_error if report.verification else None
     if measured is not None:
         return measured
     return math.sqrt(math.fsum(e * e for e in caused)) if caused else None
@@ -249,13 +216,16 @@ def point_origin(report: Report) -> str:
 
 def limit(result: LimitResult) -> str:
     """Describe the limit and the value that was reached."""
-    unit = " points" if result.data is LimitData.LABELLED else ""
     what = "error of the worst output" if result.kind is LimitKind.MAX_ERROR else "drop"
-    on = result.data.value if result.samples is None else f"{result.samples:,} {result.data.value}"
-    return (
-        f"--{result.kind.value} {result.limit:g}: the {what} is "
-        f"{numbers.error(result.reached)}{unit}, measured on {on}."
-    )
+    value, on = reached(result)
+    return f"--{result.kind.value} {result.limit:g}: the {what} is {value}, measured on {on}."
+
+
+def reached(result: LimitResult) -> tuple[str, str]:
+    """Format the value that was reached with its unit, and the data that it was measured on."""
+    unit = " points" if result.data is LimitData.LABELLED else ""
+    samples = "" if result.samples is None else f"{result.samples:,} "
+    return numbers.error(result.reached) + unit, samples + result.data.value
 
 
 def rule(line: TradeOff) -> str:

@@ -15,7 +15,7 @@ from alds_onnx.errors import DataError, LimitError, UsageError
 from alds_onnx.evaluate.fidelity import Comparison
 from alds_onnx.evaluate.samples import Samples
 from alds_onnx.evaluate.sessions import Outputs, RunError
-from alds_onnx.evaluate.verify import TOLERANCES, overflowing, unsteady
+from alds_onnx.evaluate.verify import TOLERANCES, incomparable
 from alds_onnx.limits import LimitData, LimitKind, LimitResult, Trial
 from alds_onnx.settings import Settings
 from alds_onnx.steps.data import Data, count_samples
@@ -115,8 +115,7 @@ class _OutputError:
             again = session.run(runner.batches[0])
         except RunError as e:
             raise DataError(f"--max-error cannot be measured: {e}") from e
-        self._ignore = unsteady(self._names, self._outputs[0], again, _RANDOM_OUTPUT)
-        self._ignore |= overflowing(self._names, self._outputs)
+        self._ignore = incomparable(self._names, self._outputs, again, _RANDOM_OUTPUT)
 
     def _run(self, model: ModelProto, advance: Advance) -> tuple[tuple[str, ...], list[Outputs]]:
         session, batches = self._runner.session(model), self._runner.batches

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from alds_onnx.calibrate.downstream import Downstream, can_be_fed
+from alds_onnx.calibrate.distance import Downstream, can_be_fed
 from alds_onnx.calibrate.reference import reference
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.walk import Walk

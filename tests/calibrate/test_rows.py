@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alds_onnx.calibrate.rows import sample_rows
+from alds_onnx.calibrate.statistics import sample_rows
 from alds_onnx.graph.layers import read_matrix
 from alds_onnx.graph.scopes import ModelIndex
 from tests.graph.builders import NOWHERE, Array, normal, only_layer, parse, run

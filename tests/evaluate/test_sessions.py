@@ -12,9 +12,14 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from alds_onnx.errors import UsageError
 from alds_onnx.evaluate import latency, samples
-from alds_onnx.evaluate.feeds import check_shapes, find_feeds, random_feeds
 from alds_onnx.evaluate.latency import measure
-from alds_onnx.evaluate.samples import measured_shapes, random_samples
+from alds_onnx.evaluate.samples import (
+    check_shapes,
+    find_feeds,
+    measured_shapes,
+    random_feeds,
+    random_samples,
+)
 from alds_onnx.evaluate.sessions import (
     Execution,
     Input,

@@ -13,7 +13,7 @@ import alds_onnx
 from alds_onnx.calibrate.reader import Feed
 from alds_onnx.calibrate.reference import reference
 from alds_onnx.calibrate.runner import Runner
-from alds_onnx.calibrate.sums import Sums
+from alds_onnx.calibrate.statistics import Sums
 from alds_onnx.cuts import Cut
 from alds_onnx.decompose import regression
 from alds_onnx.runtimes import Provider

@@ -10,7 +10,7 @@ import numpy as np
 from alds_onnx.cache import Arrays, Cache
 from alds_onnx.calibrate.reader import Feed
 from alds_onnx.calibrate.sensitivity import Sensitivity
-from alds_onnx.calibrate.sums import Sums
+from alds_onnx.calibrate.statistics import Sums
 from alds_onnx.cuts import ErrorCurve, ErrorNorm, LayerShape, Scheme, Spectra, read_only
 from alds_onnx.graph.files.external import external_tensors
 from alds_onnx.graph.files.load import LoadedModel

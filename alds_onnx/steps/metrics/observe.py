@@ -17,11 +17,9 @@ from alds_onnx.cache import Cache
 from alds_onnx.calibrate.distance import distance_of_weights, spread_batches, walk_order
 from alds_onnx.calibrate.reader import Feed
 from alds_onnx.calibrate.reference import reference
-from alds_onnx.calibrate.rows import Rows
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.sensitivity import Probe, Sensitivity, measure
-from alds_onnx.calibrate.statistics import Sampler, input_sums
-from alds_onnx.calibrate.sums import Sums
+from alds_onnx.calibrate.statistics import Rows, Sampler, Sums, input_sums
 from alds_onnx.calibrate.walk import Walk
 from alds_onnx.cuts import FloatArray, Scheme
 from alds_onnx.decompose.regression import (

@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import alds_onnx
-from alds_onnx.calibrate.rows import sample_rows
+from alds_onnx.calibrate.statistics import sample_rows
 from alds_onnx.cuts import Scheme
 from alds_onnx.graph.accounting import num_parameters, work_of_layers
 from alds_onnx.graph.layers import Skipped, read_matrix

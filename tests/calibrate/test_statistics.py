@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alds_onnx.calibrate.rows import Rows
-from alds_onnx.calibrate.sums import Sums, sums_of, usable
+from alds_onnx.calibrate.statistics import Rows, Sums, sums_of, usable
 from alds_onnx.cuts import FloatArray, LayerShape, Scheme
 from alds_onnx.decompose.regression import Moments, joint_spectra
 
