@@ -67,14 +67,10 @@ def inline_bytes(model: ModelProto) -> int:
     return sum(num_bytes(t) for t in inside if t.data_type != TensorProto.STRING)
 
 
-def number_bytes(model: ModelProto) -> int:
-    """Bytes of a model's numbers, wherever they lie."""
-    return inline_bytes(model) + sum(num_bytes(tensor) for tensor in external_tensors(model))
-
-
 def is_large(model: ModelProto) -> bool:
-    """Whether memory is to be saved at the cost of speed."""
-    return number_bytes(model) > LARGE_MODEL
+    """Whether memory is to be saved at the cost of speed: by its numbers, wherever they lie."""
+    external = sum(num_bytes(tensor) for tensor in external_tensors(model))
+    return inline_bytes(model) + external > LARGE_MODEL
 
 
 def write_data(

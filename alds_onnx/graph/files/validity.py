@@ -31,7 +31,6 @@ from onnx import (
     NodeProto,
     OperatorSetIdProto,
     TensorProto,
-    TypeProto,
 )
 from onnx.shape_inference import InferenceError, infer_shapes
 
@@ -52,6 +51,7 @@ from alds_onnx.graph.scopes import (
     has_arguments,
     subgraphs,
 )
+from alds_onnx.graph.shapes import declared_dims
 from alds_onnx.graph.tensors import FLOATING, every, is_external, type_name
 
 _log = logging.getLogger(__name__)
@@ -147,26 +147,20 @@ def _inputs_problem(graph: GraphProto) -> str:
         element_type = value.type.tensor_type.elem_type
         if element_type not in TensorProto.DataType.values():
             return f"'{value.name}' is of type {element_type}, which ONNX does not have"
-    inputs = {value.name: value.type.tensor_type for value in graph.input}
+    inputs = {value.name: value for value in graph.input}
     for tensor in graph.initializer:
         declared = inputs.get(tensor.name)
         if declared is None:
             continue
         what, other = f"initializer '{tensor.name}'", "the graph input of that name"
-        if declared.elem_type != tensor.data_type:
-            types = type_name(tensor.data_type), type_name(declared.elem_type)
+        element_type = declared.type.tensor_type.elem_type
+        if element_type != tensor.data_type:
+            types = type_name(tensor.data_type), type_name(element_type)
             return f"{what} is of type {types[0]}, {other} of type {types[1]}"
-        dims, sizes = _dims(declared), tuple(tensor.dims)
+        dims, sizes = declared_dims(declared), tuple(tensor.dims)
         if dims is not None and not fits(sizes, dims):
             return f"{what} has shape {text(sizes)}, {other} {text(dims)}"
     return ""
-
-
-def _dims(tensor_type: TypeProto.Tensor) -> Dims | None:
-    """Sizes of a declared or inferred shape; one that is not positive is taken for unknown."""
-    if not tensor_type.HasField("shape"):
-        return None
-    return tuple(d.dim_value if d.dim_value > 0 else None for d in tensor_type.shape.dim)
 
 
 def _operators_problem(model: ModelProto) -> str:
@@ -243,8 +237,7 @@ def _infer(model: ModelProto) -> dict[str, _Value]:
         _log.info("shape inference failed: %s", e)
     found = {t.name: _Value(t.data_type, tuple(t.dims)) for t in graph.initializer}
     for value in (*graph.value_info, *graph.output, *graph.input):
-        tensor_type = value.type.tensor_type
-        found[value.name] = _Value(tensor_type.elem_type, _dims(tensor_type))
+        found[value.name] = _Value(value.type.tensor_type.elem_type, declared_dims(value))
     return found
 
 

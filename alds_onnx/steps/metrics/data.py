@@ -25,7 +25,7 @@ from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.sensitivity import Probe, Sensitivity
 from alds_onnx.calibrate.statistics import Sampler
 from alds_onnx.calibrate.walk import Walk
-from alds_onnx.cuts import Cut, FloatArray, Scheme, Spectra
+from alds_onnx.cuts import Cut, Factors, FloatArray, Scheme, Spectra
 from alds_onnx.decompose.factorize import cut_error, factorize
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.regression import fitted_shape, regress
@@ -96,7 +96,12 @@ class DataMetric:
         """
         try:
             with threadpool_limits(limits=1):
-                return self._decompositions(self._best(choice, reconsider, advance))
+                fits = self._best(choice, reconsider, advance)
+                return [
+                    self._decomposition(weight, fits[weight.name].solution)
+                    for weight in self.survey.weights()
+                    if weight.name in fits
+                ]
         except RunError as e:
             raise DataError(f"the model does not run on the calibration data: {e}") from e
 
@@ -140,7 +145,8 @@ class DataMetric:
                 probe = self.probes[weight.name]
                 task = _task(probe, cuts[weight.name], others)
                 if probe.is_wide and not _fits_wide(task.cut):
-                    found = _cut_by_weight(probe, task)
+                    # Without data, as a plan may ask for.
+                    found = _unmeasured(factorize(probe.weight, task.layer.shape, task.cut))
                 elif _is_observed(weight):
                     node = weight.layers[0].site.node
                     walk.go(original, node)
@@ -186,13 +192,6 @@ class DataMetric:
                 )
                 found[weight.name] = correction(max(0.0, less - more) / expected)
         return found
-
-    def _decompositions(self, fits: Mapping[str, Fit]) -> list[Decomposition]:
-        return [
-            self._decomposition(weight, fits[weight.name].solution)
-            for weight in self.survey.weights()
-            if weight.name in fits
-        ]
 
     def _decomposition(self, weight: Weight, solution: Solution) -> Decomposition:
         name, squared, factors = weight.name, solution.squared_error, solution.factors
@@ -268,6 +267,10 @@ def _solve_unobserved(task: Task) -> Fit:
     shape = fitted_shape(task.layer.shape)
     ridge = max(_RIDGE, task.moments.uncertainty)
     factors = regress(task.matrix, shape, task.moments, task.cut, ridge=ridge, sweeps=_ITERATIONS)
+    return _unmeasured(factors)
+
+
+def _unmeasured(factors: Factors) -> Fit:
     solution = Solution(factors=factors, bias=None, squared_error=None, uncorrected=None)
     return Fit(solution=solution, others={})
 
@@ -275,13 +278,6 @@ def _solve_unobserved(task: Task) -> Fit:
 def _fits_wide(cut: Cut) -> bool:
     """Whether a cut of a wide layer can be fitted: its outputs stand for its inputs."""
     return cut.num_slices == 1 and cut.scheme is Scheme.ENCODE
-
-
-def _cut_by_weight(probe: Probe, task: Task) -> Fit:
-    """Factorize the weight of a wide layer without data, as a plan may ask for."""
-    factors = factorize(probe.weight, task.layer.shape, task.cut)
-    solution = Solution(factors=factors, bias=None, squared_error=None, uncorrected=None)
-    return Fit(solution=solution, others={})
 
 
 def _lifted(probe: Probe, found: Fit) -> Fit:

@@ -37,6 +37,7 @@ from alds_onnx.graph.layers import Layer, read_matrix
 from alds_onnx.graph.rewrite import constant_bias
 from alds_onnx.settings import Settings, Step
 from alds_onnx.steps.clock import Clock
+from alds_onnx.steps.data import make_runner
 from alds_onnx.steps.metrics.data import DataMetric
 from alds_onnx.steps.metrics.kept import (
     identity_of_data,
@@ -72,12 +73,7 @@ def data_metric(
     There is one feed for each run. With a plan, nothing is probed. If the model does not run on the
     data, that is a DataError.
     """
-    runner = Runner(
-        batches=tuple(feeds),
-        folder=survey.loaded.folder,
-        threads=settings.threads,
-        provider=settings.provider,
-    )
+    runner = make_runner(feeds, survey, settings)
     sampler = Sampler(index=survey.index, seed=settings.seed, num_batches=len(runner.batches))
     kept = _Kept(cache=Cache(folder=settings.cache), origin=_origin(survey, runner, settings))
     try:
