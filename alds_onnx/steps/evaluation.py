@@ -87,8 +87,6 @@ def make_scores(before: ModelScores, after: ModelScores) -> tuple[Score, ...]:
 
 
 class _Function:
-    """Scores models with a function of the user."""
-
     def __init__(
         self, function: Callable[[Run], float], folder: Path, execution: Execution
     ) -> None:

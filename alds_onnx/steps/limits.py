@@ -77,8 +77,6 @@ def limited_quantity(
 
 
 class _ScoreDrop:
-    """The drop of the first score."""
-
     kind = LimitKind.MAX_DROP
 
     def __init__(self, limit: float, evaluator: Evaluator, before: ModelScores) -> None:

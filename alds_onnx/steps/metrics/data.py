@@ -226,7 +226,6 @@ def correction(slope: float) -> float:
 
 
 def _dense(weights: Sequence[Weight], fits: Mapping[str, Fit]) -> list[Dense]:
-    """Compose the weights from their factors."""
     return [
         Dense(
             layers=weight.layers,
