@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
@@ -29,7 +29,6 @@ from onnx import (
     GraphProto,
     ModelProto,
     NodeProto,
-    OperatorSetIdProto,
     TensorProto,
 )
 from onnx.shape_inference import InferenceError, infer_shapes
@@ -98,7 +97,13 @@ def contradiction(model: ModelProto) -> str:
     """
     small = skeleton(model)
     problem = _imports_problem(model) or _functions_problem(small) or _inputs_problem(model.graph)
-    return problem or _operators_problem(small)
+    if problem:
+        return problem
+    values, constants = _infer(small), _constants(small.graph)
+    known = {name: value.dims for name, value in values.items() if value.dims is not None}
+    # First what names tensors and sizes: inference names the node only.
+    problem = _operands_problem(small.graph, known, constants, default_opset(small.opset_import))
+    return problem or (_strict_problem(small, values) if _can_be_strict(small) else "")
 
 
 def _imports_problem(model: ModelProto) -> str:
@@ -161,17 +166,6 @@ def _inputs_problem(graph: GraphProto) -> str:
         if dims is not None and not fits(sizes, dims):
             return f"{what} has shape {text(sizes)}, {other} {text(dims)}"
     return ""
-
-
-def _operators_problem(model: ModelProto) -> str:
-    """Look for operators that do not fit what they read; `model` is a skeleton."""
-    values = _infer(model)
-    known = {name: value.dims for name, value in values.items() if value.dims is not None}
-    constants = _constants(model.graph)
-    opset = default_opset(model.opset_import)
-    # First what names tensors and sizes: inference names the node only.
-    problem = _operands_problem(model.graph, known, constants, opset)
-    return problem or (_strict_problem(model, values) if _can_be_strict(model) else "")
 
 
 def _operands_problem(graph: GraphProto, known: Shapes, constants: Shapes, opset: int) -> str:
@@ -277,20 +271,13 @@ def _can_be_strict(model: ModelProto) -> bool:
     functions = {(f.domain, f.name, f.overload) for f in model.functions}
     is_flat = not functions and not any(True for n in model.graph.node for _ in subgraphs(n))
     for imports, body in parts:
-        versions = _versions(imports)
+        versions = {default_domain_unnamed(entry.domain): entry.version for entry in imports}
         if versions.get("", 0) > onnx.defs.onnx_opset_version():
             return False
         for node in () if is_flat else _nodes(body):
-            identity = (node.domain, node.op_type, node.overload)
-            if identity not in functions and not _is_standard(node, versions):
+            if (node.domain, node.op_type, node.overload) in functions:
+                continue
+            domain = default_domain_unnamed(node.domain)
+            if not onnx.defs.has(node.op_type, versions.get(domain, 0), domain):
                 return False
     return not any(is_external(t) for f in model.functions for t in every(TensorProto, f))
-
-
-def _versions(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
-    return {default_domain_unnamed(entry.domain): entry.version for entry in imports}
-
-
-def _is_standard(node: NodeProto, versions: Mapping[str, int]) -> bool:
-    domain = default_domain_unnamed(node.domain)
-    return bool(onnx.defs.has(node.op_type, versions.get(domain, 0), domain))

@@ -109,7 +109,7 @@ class DataMetric:
         """Fit the choice, refine it once, and give the better fits by weight."""
         if not self.refines or not choice.points:
             return self._reconstruct(choice.cuts, {}, advance)
-        first = self._reconstruct(choice.cuts, _neighbours(choice.points), advance)
+        first = self._reconstruct(choice.cuts, choice.points, advance)
         if not first:
             return first
         second = self._reconstruct(
@@ -132,18 +132,21 @@ class DataMetric:
     def _reconstruct(
         self,
         cuts: Mapping[str, Cut],
-        neighbours: Mapping[str, tuple[Cut | None, ...]],
+        points: Mapping[str, Point],
         advance: Advance,
     ) -> dict[str, Fit]:
-        """Fit each weight that is cut, with the weights upstream already fitted."""
+        """Fit each weight that is cut, with the weights upstream already fitted.
+
+        At the points, a little smaller and a little larger cuts are fitted too.
+        """
         done: dict[str, Fit] = {}
         dense: list[Dense] = []
         runner, original = self.runner, self.survey.loaded.model
         with Walk(runner, original) as walk, Walk(runner, original) as compressed:
             for weight in self._in_order(cuts):
-                others = tuple(cut for cut in neighbours.get(weight.name, ()) if cut)
-                probe = self.probes[weight.name]
-                task = _task(probe, cuts[weight.name], others)
+                probe, point = self.probes[weight.name], points.get(weight.name)
+                near = map(point.frontier.cut, point.neighbours()) if point else ()
+                task = _task(probe, cuts[weight.name], tuple(cut for cut in near if cut))
                 if probe.is_wide and not _fits_wide(task.cut):
                     # Without data, as a plan may ask for.
                     found = _unmeasured(factorize(probe.weight, task.layer.shape, task.cut))
@@ -210,14 +213,6 @@ class DataMetric:
             local_error=local,
             output_error=moved,
         )
-
-
-def _neighbours(points: Mapping[str, Point]) -> dict[str, tuple[Cut | None, ...]]:
-    """Give the neighbouring cuts of each weight: a little smaller and a little larger."""
-    return {
-        name: tuple(point.frontier.cut(i) for i in point.neighbours())
-        for name, point in points.items()
-    }
 
 
 def correction(slope: float) -> float:
