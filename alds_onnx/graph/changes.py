@@ -73,7 +73,6 @@ class Changes:
 
 
 def _store(scope: Scope, ir_version: int, tensors: Sequence[TensorProto]) -> None:
-    """Put constants into a scope."""
     body = scope.body
     if isinstance(body, GraphProto) and ir_version >= FIRST_IR_WITH_FREE_INITIALIZERS:
         body.initializer.extend(tensors)
@@ -87,7 +86,6 @@ def _store(scope: Scope, ir_version: int, tensors: Sequence[TensorProto]) -> Non
 
 
 def _forget(body: GraphProto | FunctionProto, names: set[str]) -> None:
-    """Remove every trace of tensors that are gone."""
     _remove(body.value_info, lambda value: value.name in names)
     if isinstance(body, GraphProto):
         _remove(body.initializer, lambda tensor: tensor.name in names)

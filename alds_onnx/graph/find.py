@@ -70,8 +70,6 @@ def row_names(index: ModelIndex) -> dict[Site, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidate:
-    """A node that is looked at."""
-
     index: ModelIndex
     folder: Path
     site: Site

@@ -102,7 +102,6 @@ def _join(index: ModelIndex, folder: Path, changes: Changes, group: Sequence[Pai
 
 
 def _dense(index: ModelIndex, pair: Pair, weight: str) -> NodeProto:
-    """The layer's node."""
     dense = NodeProto()
     dense.CopyFrom(index.node(pair.site))
     position = list(dense.input[:2]).index(pair.code)

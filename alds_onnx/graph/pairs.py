@@ -29,7 +29,7 @@ from alds_onnx.graph.find import row_names
 from alds_onnx.graph.layers import WeightLayout
 from alds_onnx.graph.operators import OPERATORS
 from alds_onnx.graph.operators.operator import Operator
-from alds_onnx.graph.operators.reading import MISFIT, Candidate, Form, Role, Whole, weight_roles
+from alds_onnx.graph.operators.reading import MISFIT, Candidate, Form, Role, weight_roles
 from alds_onnx.graph.scopes import (
     DEFAULT_DOMAINS,
     Definition,
@@ -149,7 +149,10 @@ def _examine(candidate: Candidate, name: str) -> Pair | str:
         if isinstance(factor, str):
             return factor
         factors.append(factor)
-    whole = _whole(candidate, operator, form, [factor.tensor for factor in factors])
+    if len({factor.tensor.data_type for factor in factors}) > 1:
+        return MISFIT
+    nodes = [candidate.index.node(factor.site) for factor in factors]
+    whole = operator.whole(form, nodes, [tuple(factor.tensor.dims) for factor in factors])
     if isinstance(whole, str):
         return whole
     return Pair(
@@ -200,16 +203,6 @@ def _factor(candidate: Candidate, site: Site, name: str) -> Factor | str:
     if tensor.data_type not in DECOMPOSABLE:
         return f"its factor '{name}' is of type {type_name(tensor.data_type)}"
     return Factor(site=site, key=definition.key, tensor=tensor)
-
-
-def _whole(
-    candidate: Candidate, operator: Operator, form: Form, tensors: list[TensorProto]
-) -> Whole | str:
-    """The dense node, or why the factors are not those of one."""
-    if len({tensor.data_type for tensor in tensors}) > 1:
-        return MISFIT
-    nodes = [candidate.index.node(site) for site, _ in form.factors]
-    return operator.whole(form, nodes, [tuple(tensor.dims) for tensor in tensors])
 
 
 def _without_other_uses(

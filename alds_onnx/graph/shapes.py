@@ -70,11 +70,18 @@ def _declared_in_scope(scope: Scope) -> dict[Key, tuple[int | None, ...]]:
         values += [*body.input, *body.output]
     found: dict[Key, tuple[int | None, ...]] = {}
     for value in values:
-        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
-            dims = value.type.tensor_type.shape.dim
-            key = Key(scope.number, value.name)
-            found[key] = tuple(d.dim_value if d.dim_value > 0 else None for d in dims)
+        dims = declared_dims(value)
+        if dims is not None:
+            found[Key(scope.number, value.name)] = dims
     return found
+
+
+def declared_dims(value: ValueInfoProto) -> tuple[int | None, ...] | None:
+    """Sizes of a declared or inferred shape; one that is not positive is taken for unknown."""
+    tensor_type = value.type.tensor_type
+    if not tensor_type.HasField("shape"):
+        return None
+    return tuple(d.dim_value if d.dim_value > 0 else None for d in tensor_type.shape.dim)
 
 
 def _strip(graph: GraphProto) -> None:

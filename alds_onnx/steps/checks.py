@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from onnx import ModelProto
 
 from alds_onnx.calibrate.reader import Feed, ModelInput, model_inputs
-from alds_onnx.cuts import Work
 from alds_onnx.errors import VerificationError
 from alds_onnx.evaluate.samples import Samples, measured_shapes, random_samples
 from alds_onnx.evaluate.sessions import Execution, RunError
@@ -17,7 +16,7 @@ from alds_onnx.graph.accounting import work_of_layers
 from alds_onnx.graph.files.external import Spill, is_large
 from alds_onnx.graph.files.load import LoadedModel
 from alds_onnx.graph.rewrite import Replacement, with_composed_weights
-from alds_onnx.graph.scopes import Key, ModelIndex, Site
+from alds_onnx.graph.scopes import Key, ModelIndex
 from alds_onnx.graph.shapes import infer, known_shapes, sizes_from_weights
 from alds_onnx.settings import MergeSettings, Settings
 from alds_onnx.steps.data import Data
@@ -82,31 +81,19 @@ def find_shapes(
     index = survey.index
     shapes = known_shapes(index, infer(survey.loaded.model, inputs))
     work = work_of_layers(index, shapes)
-    sites = [layer.site for layer in survey.found]
-    unknown = [site for site in sites if site.scope == 0 and not _is_known(work.get(site))]
+    sites = [layer.site for layer in survey.found if layer.site.scope == 0]
+    unknown = [site for site in sites if site not in work or work[site].inputs is None]
     if not unknown or isinstance(samples, str):
         return shapes
     model, folder = survey.loaded.model, survey.loaded.folder
-    names, execution = _tensors_of(index, unknown), execution_of(settings)
+    nodes, execution = [index.node(site) for site in unknown], execution_of(settings)
+    named = {name for node in nodes for name in (*node.input[:2], *node.output[:1])}
+    names = {name for name in named if name and index.resolve(0, name)}
     try:
         shapes |= measured_shapes(model, folder, execution, samples.feeds[0], names)
     except RunError as e:
         _log.info("some shapes stay unknown: %s", e)
     return shapes
-
-
-def _is_known(work: Work | None) -> bool:
-    return work is not None and work.inputs is not None
-
-
-def _tensors_of(index: ModelIndex, sites: Iterable[Site]) -> set[str]:
-    """List the inputs and outputs of nodes that are tensors of the main graph."""
-    names = {
-        name
-        for site in sites
-        for name in (*index.node(site).input[:2], *index.node(site).output[:1])
-    }
-    return {name for name in names if name and index.resolve(0, name)}
 
 
 def check(

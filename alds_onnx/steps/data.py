@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alds_onnx.calibrate.reader import Feed, model_inputs, read_feeds
+from alds_onnx.calibrate.runner import Runner
 from alds_onnx.settings import Settings
 from alds_onnx.steps.survey import Survey
 
@@ -47,6 +48,16 @@ def load_data(survey: Survey, settings: Settings) -> Data | None:
         fit=tuple(f for i, f in enumerate(feeds) if not (apart and i % HOLD_OUT == last)),
         held_out=feeds[last::HOLD_OUT] if apart else (),
         num_spoilt=sum(_num_spoilt(feed) for feed in feeds),
+    )
+
+
+def make_runner(feeds: Sequence[Feed], survey: Survey, settings: Settings) -> Runner:
+    """Make what runs the model, and models like it, on these feeds."""
+    return Runner(
+        batches=tuple(feeds),
+        folder=survey.loaded.folder,
+        threads=settings.threads,
+        provider=settings.provider,
     )
 
 

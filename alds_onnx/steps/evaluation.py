@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -34,6 +34,7 @@ from alds_onnx.evaluate.scores import (
 from alds_onnx.evaluate.sessions import Execution, Outputs, RunError, Session
 from alds_onnx.limits import Score
 from alds_onnx.settings import Settings
+from alds_onnx.steps.data import make_runner
 from alds_onnx.steps.survey import Advance, Survey
 
 _Array = npt.NDArray[Any]
@@ -73,14 +74,8 @@ def make_evaluator(survey: Survey, settings: Settings) -> Evaluator | None:
         threads = settings.threads if settings.max_drop is None else 1
         execution = Execution(threads=threads, provider=settings.provider)
         return _Function(evaluation, loaded.folder, execution)
-    labelled = _read_labelled(evaluation, model_inputs(loaded.model))
-    runner = Runner(
-        batches=labelled.feeds,
-        folder=loaded.folder,
-        threads=settings.threads,
-        provider=settings.provider,
-    )
-    return _TopK(labelled, runner)
+    where, feeds, labels = _read_labelled(evaluation, model_inputs(loaded.model))
+    return _TopK(where, labels, make_runner(feeds, survey, settings))
 
 
 def make_scores(before: ModelScores, after: ModelScores) -> tuple[Score, ...]:
@@ -92,8 +87,6 @@ def make_scores(before: ModelScores, after: ModelScores) -> tuple[Score, ...]:
 
 
 class _Function:
-    """Scores models with a function of the user."""
-
     def __init__(
         self, function: Callable[[Run], float], folder: Path, execution: Execution
     ) -> None:
@@ -120,40 +113,28 @@ class _Function:
         return ModelScores(values=((self._name, value),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Labelled:
-    """Labelled samples, divided into runs; `where` names their source in messages.
-
-    There is one feed for each run. The last one is padded with repetitions if the batch size is
-    fixed; its labels are those of its samples without the repetitions.
-    """
-
-    where: str
-    feeds: tuple[Feed, ...]
-    labels: tuple[_Labels, ...]
-
-
 class _TopK:
     """Scores models by the share of samples whose label is among the k highest scores."""
 
-    def __init__(self, labelled: _Labelled, runner: Runner) -> None:
-        self._labelled, self._runner = labelled, runner
+    def __init__(self, where: str, labels: Sequence[_Labels], runner: Runner) -> None:
+        """`where` names the source; `labels` has those of each of the runner's batches."""
+        self._where, self._labels, self._runner = where, labels, runner
 
     def __call__(self, model: ModelProto, advance: Advance) -> ModelScores:
-        where, all_labels = self._labelled.where, self._labelled.labels
+        batches = self._runner.batches
         try:
             session = self._runner.session(model)
-            batches = range(len(all_labels))
+            runs = self._runner.map(lambda batch: session.run(batches[batch]), range(len(batches)))
             choice, places = None, []
-            for batch, outputs in enumerate(self._runner.map(self._run_with(session), batches)):
-                labels, size = all_labels[batch], _num_samples(self._runner.batches[batch])
+            for outputs, labels, feed in zip(runs, self._labels, batches, strict=True):
+                size = len(next(iter(feed.values())))
                 if choice is None:
                     choice = choose_output(session.output_names, outputs, size)
-                    _check_range(all_labels, choice, where)
+                    _check_range(self._labels, choice, self._where)
                 places.append(ranks(_scores(outputs, choice, size)[: len(labels)], labels))
-                advance(batch + 1, len(all_labels))
+                advance(len(places), len(batches))
         except (RunError, NoScoresError) as e:
-            raise DataError(f"the model cannot be scored on {where}: {e}") from e
+            raise DataError(f"the model cannot be scored on {self._where}: {e}") from e
         assert choice is not None
         place = np.concatenate(places)
         names = session.output_names
@@ -164,9 +145,6 @@ class _TopK:
             others=tuple(names[i] for i in choice.others),
         )
 
-    def _run_with(self, session: Session) -> Callable[[int], Outputs]:
-        return lambda batch: session.run(self._runner.batches[batch])
-
 
 def _scores(outputs: Outputs, choice: Choice, size: int) -> _Array:
     output = outputs[choice.output]
@@ -175,7 +153,7 @@ def _scores(outputs: Outputs, choice: Choice, size: int) -> _Array:
     return np.asarray(output)
 
 
-def _check_range(labels: tuple[_Labels, ...], choice: Choice, where: str) -> None:
+def _check_range(labels: Sequence[_Labels], choice: Choice, where: str) -> None:
     highest = max(int(part.max()) for part in labels)
     if highest >= choice.num_classes:
         raise DataError(
@@ -187,7 +165,11 @@ def _check_range(labels: tuple[_Labels, ...], choice: Choice, where: str) -> Non
 def _read_labelled(
     evaluation: str | os.PathLike[str] | Mapping[str, npt.ArrayLike],
     inputs: tuple[ModelInput, ...],
-) -> _Labelled:
+) -> tuple[str, list[Feed], list[_Labels]]:
+    """Read labelled samples: what names them in messages, and a feed and its labels for each run.
+
+    If the batch size is fixed, the last feed is padded with repetitions; its labels are not.
+    """
     if isinstance(evaluation, Mapping):
         where = "the labelled data"
         arrays = {name: np.asarray(array) for name, array in evaluation.items()}
@@ -205,7 +187,13 @@ def _read_labelled(
             raise DataError(
                 f"{where} has {len(labels)} labels, but {count} samples of input '{spec.name}'"
             )
-    return _in_batches(arrays, labels, inputs, where)
+    step, fixed = batch_size(inputs)
+    feeds: list[Feed] = []
+    for start in range(0, len(labels), step):
+        stop = start + step if fixed else min(start + step, len(labels))
+        feed = {spec.name: _part(arrays[spec.name], start, stop) for spec in inputs}
+        feeds.append({spec.name: fitted(spec, feed, where) for spec in inputs})
+    return where, feeds, [labels[i : i + step] for i in range(0, len(labels), step)]
 
 
 def _read_file(path: Path, inputs: tuple[ModelInput, ...]) -> dict[str, _Array]:
@@ -238,29 +226,11 @@ def _check_labels(arrays: Mapping[str, _Array], where: str) -> _Labels:
     return labels.astype(np.int64)
 
 
-def _in_batches(
-    arrays: Mapping[str, _Array], labels: _Labels, inputs: tuple[ModelInput, ...], where: str
-) -> _Labelled:
-    """Divide all samples into runs, without dropping any if the batch size is fixed."""
-    step, fixed = batch_size(inputs)
-    feeds: list[Feed] = []
-    for start in range(0, len(labels), step):
-        stop = start + step if fixed else min(start + step, len(labels))
-        feed = {spec.name: _part(arrays[spec.name], start, stop) for spec in inputs}
-        feeds.append({spec.name: fitted(spec, feed, where) for spec in inputs})
-    parts = tuple(labels[start : start + step] for start in range(0, len(labels), step))
-    return _Labelled(where=where, feeds=tuple(feeds), labels=parts)
-
-
 def _part(array: _Array, start: int, stop: int) -> _Array:
     """Take a slice. Beyond the end, the last sample is repeated."""
     if stop <= len(array):
         return array[start:stop]
     return array[np.minimum(np.arange(start, stop), len(array) - 1)]
-
-
-def _num_samples(feed: Feed) -> int:
-    return len(next(iter(feed.values())))
 
 
 def check_finite(scores: ModelScores) -> None:

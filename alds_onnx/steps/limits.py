@@ -18,7 +18,7 @@ from alds_onnx.evaluate.sessions import Outputs, RunError
 from alds_onnx.evaluate.verify import TOLERANCES, incomparable
 from alds_onnx.limits import LimitData, LimitKind, LimitResult, Trial
 from alds_onnx.settings import Settings
-from alds_onnx.steps.data import Data, count_samples
+from alds_onnx.steps.data import Data, count_samples, make_runner
 from alds_onnx.steps.evaluation import Evaluator, ModelScores, make_scores
 from alds_onnx.steps.survey import Advance, Survey
 
@@ -72,18 +72,11 @@ def limited_quantity(
         feeds, kind = data.held_out or data.fit, LimitData.HELD_OUT
         if not data.held_out:
             kind = LimitData.FITTED
-    runner = Runner(
-        batches=tuple(feeds),
-        folder=survey.loaded.folder,
-        threads=settings.threads,
-        provider=settings.provider,
-    )
+    runner = make_runner(feeds, survey, settings)
     return _OutputError(settings.max_error, survey.loaded.model, runner, kind)
 
 
 class _ScoreDrop:
-    """The drop of the first score."""
-
     kind = LimitKind.MAX_DROP
 
     def __init__(self, limit: float, evaluator: Evaluator, before: ModelScores) -> None:

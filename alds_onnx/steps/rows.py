@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
+from math import prod
 
 from alds_onnx.cuts import CutError, Factors, FloatArray, Work
 from alds_onnx.graph.layers import Layer, Skipped
@@ -58,38 +57,35 @@ def _row(
     layer: Layer | Skipped, done: Decomposition | None, work: Work | None, kept: str
 ) -> LayerPlan:
     macs = work.macs if work else None
-    if isinstance(layer, Skipped):
-        count = int(np.prod(layer.dims, dtype=np.int64)) if layer.dims else 0
-        return LayerPlan(
-            name=layer.name,
-            op=layer.op,
-            weight=layer.weight_name,
-            shape=layer.dims,
-            decision=Decision.SKIP,
-            reason=layer.reason,
-            parameters_before=count,
-            parameters_after=count,
-            macs_before=macs,
-            macs_after=macs,
-        )
-    dense = layer.shape.num_parameters
-    cut = done.factors.cut if done else None
-    after = work.of_cut(layer.shape, cut) if work and cut else macs
-    return LayerPlan(
+    shape = layer.dims if isinstance(layer, Skipped) else layer.source.shape
+    count = prod(shape) if shape else 0
+    row = LayerPlan(
         name=layer.name,
         op=layer.op,
         weight=layer.weight_name,
-        shape=layer.source.shape,
-        decision=Decision.DECOMPOSE if done else Decision.KEEP,
-        reason="" if done else kept,
+        shape=shape,
+        decision=Decision.SKIP if isinstance(layer, Skipped) else Decision.KEEP,
+        reason=layer.reason if isinstance(layer, Skipped) else kept,
+        parameters_before=count,
+        parameters_after=count,
+        macs_before=macs,
+        macs_after=macs,
+    )
+    if done is None or isinstance(layer, Skipped):
+        return row
+    cut = done.factors.cut
+    after = work.of_cut(layer.shape, cut) if work else None
+    return replace(
+        row,
+        decision=Decision.DECOMPOSE,
+        reason="",
         cut=cut,
-        error=done.error if done else None,
-        parameters_before=dense,
-        parameters_after=cut.num_parameters(layer.shape) if cut else dense,
+        error=done.error,
+        parameters_after=cut.num_parameters(layer.shape),
         macs_before=None if after is None else macs,
         macs_after=after,
-        local_error=done.local_error if done else None,
-        output_error=done.output_error if done else None,
+        local_error=done.local_error,
+        output_error=done.output_error,
     )
 
 

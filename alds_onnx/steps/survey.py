@@ -57,6 +57,10 @@ class Survey:
     excluded: frozenset[str]
     attention: frozenset[str] = frozenset()
 
+    def matrix(self, layer: Layer) -> FloatArray:
+        """Read a layer's weight folded to (f, c·kh·kw), in float64."""
+        return read_matrix(self.index, layer, self.loaded.folder)
+
     def weights(self) -> tuple[Weight, ...]:
         """List the weights that may be decomposed: all of their layers may be."""
         shared: dict[object, list[Layer]] = {}
@@ -98,8 +102,7 @@ def without_unsound(survey: Survey, threads: int, advance: Advance) -> Survey:
 
     def look(weight: Weight) -> str:
         layer = weight.layers[0]
-        matrix = read_matrix(survey.index, layer, survey.loaded.folder)
-        return _unsound(matrix, smallest_normal(layer.source.tensor.data_type))
+        return _unsound(survey.matrix(layer), smallest_normal(layer.source.tensor.data_type))
 
     found = side_by_side(look, weights, threads, advance, size=lambda weight: weight.num_parameters)
     reasons = {

@@ -67,14 +67,10 @@ def inline_bytes(model: ModelProto) -> int:
     return sum(num_bytes(t) for t in inside if t.data_type != TensorProto.STRING)
 
 
-def number_bytes(model: ModelProto) -> int:
-    """Bytes of a model's numbers, wherever they lie."""
-    return inline_bytes(model) + sum(num_bytes(tensor) for tensor in external_tensors(model))
-
-
 def is_large(model: ModelProto) -> bool:
-    """Whether memory is to be saved at the cost of speed."""
-    return number_bytes(model) > LARGE_MODEL
+    """Whether memory is to be saved at the cost of speed: by its numbers, wherever they lie."""
+    external = sum(num_bytes(tensor) for tensor in external_tensors(model))
+    return inline_bytes(model) + external > LARGE_MODEL
 
 
 def write_data(
@@ -143,25 +139,20 @@ def packed(tensor: TensorProto) -> bytes:
 
 def _spans(parts: Iterable[ExternalData]) -> dict[ExternalData, ExternalData]:
     """For each range of bytes, the union of all that overlap it, directly or through others."""
-    spans: dict[ExternalData, ExternalData] = {}
-    group: list[ExternalData] = []
+    groups: list[list[ExternalData]] = []
     end = 0
     for part in sorted(set(parts), key=lambda p: (str(p.path), p.offset, p.length)):
-        if group and (part.path != group[0].path or part.offset >= end):
-            spans.update(_joined(group, end))
-            group = []
-        end = max(end, part.offset + part.length) if group else part.offset + part.length
-        group.append(part)
-    spans.update(_joined(group, end))
+        if not groups or part.path != groups[-1][0].path or part.offset >= end:
+            groups.append([])
+            end = 0
+        end = max(end, part.offset + part.length)
+        groups[-1].append(part)
+    spans: dict[ExternalData, ExternalData] = {}
+    for first, *others in groups:
+        end = max(part.offset + part.length for part in (first, *others))
+        span = ExternalData(first.path, first.offset, end - first.offset)
+        spans |= dict.fromkeys((first, *others), span)
     return spans
-
-
-def _joined(group: list[ExternalData], end: int) -> dict[ExternalData, ExternalData]:
-    if not group:
-        return {}
-    first = group[0]
-    span = ExternalData(first.path, first.offset, end - first.offset)
-    return dict.fromkeys(group, span)
 
 
 def _chunks(found: ExternalData) -> Iterator[bytes]:

@@ -61,18 +61,10 @@ class LoadedModel:
 
 
 def load_model(source: str | os.PathLike[str] | ModelProto) -> LoadedModel:
-    """Read and check a model.
+    """Read and check the model of a file, or check one that is given and not changed.
 
-    Parameters
-    ----------
-    source
-        Path of a file, or a model; the model is not changed.
-
-    Raises
-    ------
-    ModelError
-        If there is no such file, or it is not a valid ONNX model, or its external data is missing,
-        truncated or outside its folder.
+    It is a ModelError if there is no such file, or it is not a valid ONNX model, or its external
+    data is missing, truncated or outside its folder.
     """
     if isinstance(source, ModelProto):
         digest = hashlib.sha256(serialize(source)).hexdigest()

@@ -83,27 +83,14 @@ def write_model(
     *,
     external: bool = False,
 ) -> None:
-    """Write a model, whole or not at all.
+    """Write a model, whole or not at all; it stays as it is.
 
-    Parameters
-    ----------
-    model
-        Stays as it is. Its external tensors are copied to one data file beside `output`.
-    output
-        Replaced only once everything has reached the disk. The data file of a model that it
-        replaces goes, if that was written here too.
-    folder
-        Where the model's external data lies now; never written to.
-    source
-        The file that the model was made from, if any: its data stays, wherever it lies.
-    external
-        Whether initializers of 1 KiB or more go to the data file too; those of a model that would
-        be over 2 GiB do so anyway.
-
-    Raises
-    ------
-    InputError
-        If it cannot be written. Nothing is left over then, and an old `output` stays.
+    Its external tensors, which lie in `folder`, are copied to one data file beside `output`. If
+    `external`, initializers of 1 KiB or more go there too; those of a model that would be over
+    2 GiB do so anyway. An old `output` is replaced only once everything has reached the disk. Its
+    data file goes then, if that was written here too and `source`, the file that the model was made
+    from, does not need it. If the model cannot be written, that is an InputError: nothing is left
+    over, and an old `output` stays.
     """
     output = Path(os.path.realpath(output))
     external = external or inline_bytes(model) > _LARGEST_INLINE

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
@@ -29,9 +29,7 @@ from onnx import (
     GraphProto,
     ModelProto,
     NodeProto,
-    OperatorSetIdProto,
     TensorProto,
-    TypeProto,
 )
 from onnx.shape_inference import InferenceError, infer_shapes
 
@@ -52,6 +50,7 @@ from alds_onnx.graph.scopes import (
     has_arguments,
     subgraphs,
 )
+from alds_onnx.graph.shapes import declared_dims
 from alds_onnx.graph.tensors import FLOATING, every, is_external, type_name
 
 _log = logging.getLogger(__name__)
@@ -98,7 +97,13 @@ def contradiction(model: ModelProto) -> str:
     """
     small = skeleton(model)
     problem = _imports_problem(model) or _functions_problem(small) or _inputs_problem(model.graph)
-    return problem or _operators_problem(small)
+    if problem:
+        return problem
+    values, constants = _infer(small), _constants(small.graph)
+    known = {name: value.dims for name, value in values.items() if value.dims is not None}
+    # First what names tensors and sizes: inference names the node only.
+    problem = _operands_problem(small.graph, known, constants, default_opset(small.opset_import))
+    return problem or (_strict_problem(small, values) if _can_be_strict(small) else "")
 
 
 def _imports_problem(model: ModelProto) -> str:
@@ -147,37 +152,20 @@ def _inputs_problem(graph: GraphProto) -> str:
         element_type = value.type.tensor_type.elem_type
         if element_type not in TensorProto.DataType.values():
             return f"'{value.name}' is of type {element_type}, which ONNX does not have"
-    inputs = {value.name: value.type.tensor_type for value in graph.input}
+    inputs = {value.name: value for value in graph.input}
     for tensor in graph.initializer:
         declared = inputs.get(tensor.name)
         if declared is None:
             continue
         what, other = f"initializer '{tensor.name}'", "the graph input of that name"
-        if declared.elem_type != tensor.data_type:
-            types = type_name(tensor.data_type), type_name(declared.elem_type)
+        element_type = declared.type.tensor_type.elem_type
+        if element_type != tensor.data_type:
+            types = type_name(tensor.data_type), type_name(element_type)
             return f"{what} is of type {types[0]}, {other} of type {types[1]}"
-        dims, sizes = _dims(declared), tuple(tensor.dims)
+        dims, sizes = declared_dims(declared), tuple(tensor.dims)
         if dims is not None and not fits(sizes, dims):
             return f"{what} has shape {text(sizes)}, {other} {text(dims)}"
     return ""
-
-
-def _dims(tensor_type: TypeProto.Tensor) -> Dims | None:
-    """Sizes of a declared or inferred shape; one that is not positive is taken for unknown."""
-    if not tensor_type.HasField("shape"):
-        return None
-    return tuple(d.dim_value if d.dim_value > 0 else None for d in tensor_type.shape.dim)
-
-
-def _operators_problem(model: ModelProto) -> str:
-    """Look for operators that do not fit what they read; `model` is a skeleton."""
-    values = _infer(model)
-    known = {name: value.dims for name, value in values.items() if value.dims is not None}
-    constants = _constants(model.graph)
-    opset = default_opset(model.opset_import)
-    # First what names tensors and sizes: inference names the node only.
-    problem = _operands_problem(model.graph, known, constants, opset)
-    return problem or (_strict_problem(model, values) if _can_be_strict(model) else "")
 
 
 def _operands_problem(graph: GraphProto, known: Shapes, constants: Shapes, opset: int) -> str:
@@ -243,8 +231,7 @@ def _infer(model: ModelProto) -> dict[str, _Value]:
         _log.info("shape inference failed: %s", e)
     found = {t.name: _Value(t.data_type, tuple(t.dims)) for t in graph.initializer}
     for value in (*graph.value_info, *graph.output, *graph.input):
-        tensor_type = value.type.tensor_type
-        found[value.name] = _Value(tensor_type.elem_type, _dims(tensor_type))
+        found[value.name] = _Value(value.type.tensor_type.elem_type, declared_dims(value))
     return found
 
 
@@ -284,20 +271,13 @@ def _can_be_strict(model: ModelProto) -> bool:
     functions = {(f.domain, f.name, f.overload) for f in model.functions}
     is_flat = not functions and not any(True for n in model.graph.node for _ in subgraphs(n))
     for imports, body in parts:
-        versions = _versions(imports)
+        versions = {default_domain_unnamed(entry.domain): entry.version for entry in imports}
         if versions.get("", 0) > onnx.defs.onnx_opset_version():
             return False
         for node in () if is_flat else _nodes(body):
-            identity = (node.domain, node.op_type, node.overload)
-            if identity not in functions and not _is_standard(node, versions):
+            if (node.domain, node.op_type, node.overload) in functions:
+                continue
+            domain = default_domain_unnamed(node.domain)
+            if not onnx.defs.has(node.op_type, versions.get(domain, 0), domain):
                 return False
     return not any(is_external(t) for f in model.functions for t in every(TensorProto, f))
-
-
-def _versions(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
-    return {default_domain_unnamed(entry.domain): entry.version for entry in imports}
-
-
-def _is_standard(node: NodeProto, versions: Mapping[str, int]) -> bool:
-    domain = default_domain_unnamed(node.domain)
-    return bool(onnx.defs.has(node.op_type, versions.get(domain, 0), domain))

@@ -9,7 +9,7 @@ ONNX's shape inference checks little of it, and nothing in a graph with a custom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -38,7 +38,10 @@ class Places:
 def convolution_problem(node: NodeProto, shapes: Shapes, places: Places) -> str:
     """Say how the operands of a convolution contradict each other; "" if they do not."""
     conv = _Convolution(node, places, shapes)
-    return next(filter(None, (check(conv) for check in _CHECKS)), "")
+    if conv.group <= 0:
+        return f"group is {conv.group}"
+    problem = _padding_problem(conv) or _kernel_problem(conv) or _channels_problem(conv)
+    return problem or _reach_problem(conv) or _bias_problem(conv)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +59,6 @@ class _Convolution:
     @property
     def group(self) -> int:
         return integer(self.node, "group", 1)
-
-
-def _group_problem(conv: _Convolution) -> str:
-    return "" if conv.group > 0 else f"group is {conv.group}"
 
 
 def _padding_problem(conv: _Convolution) -> str:
@@ -124,16 +123,6 @@ def _bias_problem(conv: _Convolution) -> str:
     if len(bias) == 1 and fits(bias, (features,)):
         return ""
     return f"bias '{name}' has shape {text(bias)}, weight '{w_name}' makes {features} channels"
-
-
-_CHECKS: tuple[Callable[[_Convolution], str], ...] = (
-    _group_problem,
-    _padding_problem,
-    _kernel_problem,
-    _channels_problem,
-    _reach_problem,
-    _bias_problem,
-)
 
 
 def fits(sizes: Dims, others: Dims) -> bool:

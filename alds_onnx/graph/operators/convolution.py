@@ -22,6 +22,7 @@ from alds_onnx.cuts import Cut, LayerShape
 from alds_onnx.decompose.stages import Array, Dims, match, stages
 from alds_onnx.graph.layers import Layer, WeightLayout
 from alds_onnx.graph.operators.building import Names, NodeChain
+from alds_onnx.graph.operators.checks import Places, Shapes, convolution_problem
 from alds_onnx.graph.operators.operator import Operator
 from alds_onnx.graph.operators.reading import MISFIT, Candidate, Form, Role, Whole
 from alds_onnx.graph.scopes import integer, integers, string
@@ -84,6 +85,10 @@ class Convolution(Operator):
         if len(dims) < 3:
             return {}
         return {1: dims[0] if self.transposed else dims[1] * integer(node, "group", 1)}
+
+    def operand_problem(self, node: NodeProto, shapes: Shapes, opset: int) -> str:
+        """X (n, c, ..), W (f, c/g, kernel) or (c, f/g, kernel), B (f)."""
+        return convolution_problem(node, shapes, Places(transposed=self.transposed))
 
     # The nodes that replace it
 

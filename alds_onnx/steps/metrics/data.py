@@ -25,7 +25,7 @@ from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.sensitivity import Probe, Sensitivity
 from alds_onnx.calibrate.statistics import Sampler
 from alds_onnx.calibrate.walk import Walk
-from alds_onnx.cuts import Cut, FloatArray, Scheme, Spectra
+from alds_onnx.cuts import Cut, Factors, FloatArray, Scheme, Spectra
 from alds_onnx.decompose.factorize import cut_error, factorize
 from alds_onnx.decompose.folding import compose
 from alds_onnx.decompose.regression import fitted_shape, regress
@@ -96,7 +96,12 @@ class DataMetric:
         """
         try:
             with threadpool_limits(limits=1):
-                return self._decompositions(self._best(choice, reconsider, advance))
+                fits = self._best(choice, reconsider, advance)
+                return [
+                    self._decomposition(weight, fits[weight.name].solution)
+                    for weight in self.survey.weights()
+                    if weight.name in fits
+                ]
         except RunError as e:
             raise DataError(f"the model does not run on the calibration data: {e}") from e
 
@@ -104,7 +109,7 @@ class DataMetric:
         """Fit the choice, refine it once, and give the better fits by weight."""
         if not self.refines or not choice.points:
             return self._reconstruct(choice.cuts, {}, advance)
-        first = self._reconstruct(choice.cuts, _neighbours(choice.points), advance)
+        first = self._reconstruct(choice.cuts, choice.points, advance)
         if not first:
             return first
         second = self._reconstruct(
@@ -127,20 +132,24 @@ class DataMetric:
     def _reconstruct(
         self,
         cuts: Mapping[str, Cut],
-        neighbours: Mapping[str, tuple[Cut | None, ...]],
+        points: Mapping[str, Point],
         advance: Advance,
     ) -> dict[str, Fit]:
-        """Fit each weight that is cut, with the weights upstream already fitted."""
+        """Fit each weight that is cut, with the weights upstream already fitted.
+
+        At the points, a little smaller and a little larger cuts are fitted too.
+        """
         done: dict[str, Fit] = {}
         dense: list[Dense] = []
         runner, original = self.runner, self.survey.loaded.model
         with Walk(runner, original) as walk, Walk(runner, original) as compressed:
             for weight in self._in_order(cuts):
-                others = tuple(cut for cut in neighbours.get(weight.name, ()) if cut)
-                probe = self.probes[weight.name]
-                task = _task(probe, cuts[weight.name], others)
+                probe, point = self.probes[weight.name], points.get(weight.name)
+                near = map(point.frontier.cut, point.neighbours()) if point else ()
+                task = _task(probe, cuts[weight.name], tuple(cut for cut in near if cut))
                 if probe.is_wide and not _fits_wide(task.cut):
-                    found = _cut_by_weight(probe, task)
+                    # Without data, as a plan may ask for.
+                    found = _unmeasured(factorize(probe.weight, task.layer.shape, task.cut))
                 elif _is_observed(weight):
                     node = weight.layers[0].site.node
                     walk.go(original, node)
@@ -187,13 +196,6 @@ class DataMetric:
                 found[weight.name] = correction(max(0.0, less - more) / expected)
         return found
 
-    def _decompositions(self, fits: Mapping[str, Fit]) -> list[Decomposition]:
-        return [
-            self._decomposition(weight, fits[weight.name].solution)
-            for weight in self.survey.weights()
-            if weight.name in fits
-        ]
-
     def _decomposition(self, weight: Weight, solution: Solution) -> Decomposition:
         name, squared, factors = weight.name, solution.squared_error, solution.factors
         local = None if squared is None else squared**0.5
@@ -213,21 +215,12 @@ class DataMetric:
         )
 
 
-def _neighbours(points: Mapping[str, Point]) -> dict[str, tuple[Cut | None, ...]]:
-    """Give the neighbouring cuts of each weight: a little smaller and a little larger."""
-    return {
-        name: tuple(point.frontier.cut(i) for i in point.neighbours())
-        for name, point in points.items()
-    }
-
-
 def correction(slope: float) -> float:
     """Convert a measured slope to the factor for a curve: its square root, within bounds."""
     return float(np.clip(np.sqrt(slope), 1 / _LARGEST_CORRECTION, _LARGEST_CORRECTION))
 
 
 def _dense(weights: Sequence[Weight], fits: Mapping[str, Fit]) -> list[Dense]:
-    """Compose the weights from their factors."""
     return [
         Dense(
             layers=weight.layers,
@@ -268,6 +261,10 @@ def _solve_unobserved(task: Task) -> Fit:
     shape = fitted_shape(task.layer.shape)
     ridge = max(_RIDGE, task.moments.uncertainty)
     factors = regress(task.matrix, shape, task.moments, task.cut, ridge=ridge, sweeps=_ITERATIONS)
+    return _unmeasured(factors)
+
+
+def _unmeasured(factors: Factors) -> Fit:
     solution = Solution(factors=factors, bias=None, squared_error=None, uncorrected=None)
     return Fit(solution=solution, others={})
 
@@ -275,13 +272,6 @@ def _solve_unobserved(task: Task) -> Fit:
 def _fits_wide(cut: Cut) -> bool:
     """Whether a cut of a wide layer can be fitted: its outputs stand for its inputs."""
     return cut.num_slices == 1 and cut.scheme is Scheme.ENCODE
-
-
-def _cut_by_weight(probe: Probe, task: Task) -> Fit:
-    """Factorize the weight of a wide layer without data, as a plan may ask for."""
-    factors = factorize(probe.weight, task.layer.shape, task.cut)
-    solution = Solution(factors=factors, bias=None, squared_error=None, uncorrected=None)
-    return Fit(solution=solution, others={})
 
 
 def _lifted(probe: Probe, found: Fit) -> Fit:

@@ -8,7 +8,6 @@ sensitivity   the measured change of the model's outputs when one layer is cut
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -19,9 +18,9 @@ from alds_onnx.calibrate.reader import Feed
 from alds_onnx.calibrate.reference import reference
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.sensitivity import Probe, Sensitivity, measure
-from alds_onnx.calibrate.statistics import Rows, Sampler, Sums, input_sums
+from alds_onnx.calibrate.statistics import Sampler, Sums, input_sums
 from alds_onnx.calibrate.walk import Walk
-from alds_onnx.cuts import FloatArray, Scheme
+from alds_onnx.cuts import Scheme
 from alds_onnx.decompose.regression import (
     is_wide,
     joint_spectra,
@@ -31,10 +30,11 @@ from alds_onnx.decompose.regression import (
 )
 from alds_onnx.errors import DataError
 from alds_onnx.evaluate.sessions import RunError
-from alds_onnx.graph.layers import Layer, read_matrix
+from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import constant_bias
 from alds_onnx.settings import Settings, Step
 from alds_onnx.steps.clock import Clock
+from alds_onnx.steps.data import make_runner
 from alds_onnx.steps.metrics.data import DataMetric
 from alds_onnx.steps.metrics.kept import (
     identity_of_data,
@@ -54,14 +54,6 @@ _MOST_SLICES = 8
 _PROBE_NUMBERS, _MOST_PROBES = 1_000_000, 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Kept:
-    """The cache of measurements, and the key that all of them depend on."""
-
-    cache: Cache
-    origin: tuple[str | int, ...]
-
-
 def data_metric(
     survey: Survey, feeds: Sequence[Feed], settings: Settings, clock: Clock
 ) -> DataMetric:
@@ -70,22 +62,32 @@ def data_metric(
     There is one feed for each run. With a plan, nothing is probed. If the model does not run on the
     data, that is a DataError.
     """
-    runner = Runner(
-        batches=tuple(feeds),
-        folder=survey.loaded.folder,
-        threads=settings.threads,
-        provider=settings.provider,
-    )
+    runner = make_runner(feeds, survey, settings)
     sampler = Sampler(index=survey.index, seed=settings.seed, num_batches=len(runner.batches))
-    kept = _Kept(cache=Cache(folder=settings.cache), origin=_origin(survey, runner, settings))
+    cache, origin = Cache(folder=settings.cache), _origin(survey, runner, settings)
+    weights = survey.weights()
+    layers = [one for weight in weights for one in weight.layers if one.site.scope == 0]
     try:
         clock.start(Step.STATISTICS)
-        sums = _sums(survey, runner, sampler, kept, clock.advance)
+        sums = remembered_sums(
+            cache,
+            lambda: _sums(survey, runner, sampler, layers, clock.advance),
+            *origin,
+            tuple(layer.name for layer in layers),
+        )
         probes = _probes(survey, sums, settings)
         sensitivities: Mapping[str, Sensitivity] = {}
         if settings.plan is None:
             clock.start(Step.SENSITIVITY)
-            sensitivities = _sensitivities(survey, runner, probes, kept, clock.advance)
+            sensitivities = remembered_sensitivities(
+                cache,
+                lambda: _sensitivities(survey, runner, probes, clock.advance),
+                *origin,
+                *(
+                    (name, tuple(curve.num_slices for curve in probe.spectra.curves))
+                    for name, probe in probes.items()
+                ),
+            )
     except RunError as e:
         raise DataError(f"the model does not run on the calibration data: {e}") from e
     return DataMetric(
@@ -112,29 +114,18 @@ def _origin(survey: Survey, runner: Runner, settings: Settings) -> tuple[str | i
 
 
 def _sums(
-    survey: Survey,
-    runner: Runner,
-    sampler: Sampler,
-    kept: _Kept,
-    advance: Advance,
+    survey: Survey, runner: Runner, sampler: Sampler, layers: Sequence[Layer], advance: Advance
 ) -> Mapping[str, Sums]:
-    """Compute the sums over the inputs of the layers of the main graph."""
-    layers = [
-        layer for weight in survey.weights() for layer in weight.layers if layer.site.scope == 0
-    ]
+    """Compute the sums over the inputs of layers of the main graph."""
+    if not layers:
+        return {}
     with threadpool_limits(limits=1):
-        wide = {layer.name: layer for layer in layers if is_wide(layer.shape)}
-        transposed = {name: _transposed(survey, layer) for name, layer in wide.items()}
-        return remembered_sums(
-            kept.cache,
-            lambda: input_sums(runner, sampler, layers, transposed, advance) if layers else {},
-            *kept.origin,
-            tuple(layer.name for layer in layers),
-        )
-
-
-def _transposed(survey: Survey, layer: Layer) -> Rows:
-    return read_matrix(survey.index, layer, survey.loaded.folder).T.astype(np.float32)
+        transposed = {
+            layer.name: survey.matrix(layer).T.astype(np.float32)
+            for layer in layers
+            if is_wide(layer.shape)
+        }
+        return input_sums(runner, sampler, layers, transposed, advance)
 
 
 def _probes(survey: Survey, sums: Mapping[str, Sums], settings: Settings) -> dict[str, Probe]:
@@ -157,9 +148,11 @@ def _probes(survey: Survey, sums: Mapping[str, Sums], settings: Settings) -> dic
 
 def _probe(survey: Survey, weight: Weight, inputs: Sums | None, settings: Settings) -> Probe:
     """Compute the moments and error curves of a weight; without sums, those of white noise."""
-    layer = weight.layers[0]
-    bias = _own_bias(survey, weight)
-    own = read_matrix(survey.index, layer, survey.loaded.folder)
+    layer, *others = weight.layers
+    bias = None  # only that of a weight with one layer, in the main graph, may change
+    if not others and layer.site.scope == 0:
+        bias = constant_bias(survey.index, layer, survey.loaded.folder)
+    own = survey.matrix(layer)
     wide = is_wide(layer.shape)
     matrix = np.eye(len(own)) if wide else own
     if inputs is not None:
@@ -197,34 +190,10 @@ def _slice_counts(layer: Layer, settings: Settings) -> dict[Scheme, tuple[int, .
     }
 
 
-def _own_bias(survey: Survey, weight: Weight) -> FloatArray | None:
-    """Give the bias that may change: that of a weight with one layer, in the main graph."""
-    (first, *others) = weight.layers
-    if others or first.site.scope != 0:
-        return None
-    return constant_bias(survey.index, first, survey.loaded.folder)
-
-
 def _sensitivities(
-    survey: Survey,
-    runner: Runner,
-    probes: Mapping[str, Probe],
-    kept: _Kept,
-    advance: Advance,
+    survey: Survey, runner: Runner, probes: Mapping[str, Probe], advance: Advance
 ) -> Mapping[str, Sensitivity]:
     """Measure the sensitivities of all weights; see `alds_onnx.calibrate.sensitivity`."""
-    ranks = (
-        (name, tuple(curve.num_slices for curve in probe.spectra.curves))
-        for name, probe in probes.items()
-    )
-    return remembered_sensitivities(
-        kept.cache, lambda: _measured(survey, runner, probes, advance), *kept.origin, *ranks
-    )
-
-
-def _measured(
-    survey: Survey, runner: Runner, probes: Mapping[str, Probe], advance: Advance
-) -> dict[str, Sensitivity]:
     model = survey.loaded.model
     few = spread_batches(runner, _PROBE_NUMBERS, _MOST_PROBES)
     in_order = sorted(probes.items(), key=lambda item: walk_order(item[1].layers))

@@ -10,7 +10,7 @@ from alds_onnx.cuts import FloatArray, Scheme, Spectra, distinct
 from alds_onnx.decompose.factorize import cut_error, factorize
 from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.evidence import Damage
-from alds_onnx.graph.layers import Layer, read_matrix
+from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import stored_factors
 from alds_onnx.search.choose import Choice
 from alds_onnx.settings import Settings
@@ -53,7 +53,7 @@ class WeightMetric:
 
         def compute(weight: Weight) -> Decomposition:
             layer = weight.layers[0]
-            matrix = read_matrix(survey.index, layer, survey.loaded.folder)
+            matrix = survey.matrix(layer)
             exact = factorize(matrix, layer.shape, choice.cuts[weight.name])
             factors = stored_factors(layer, exact)
             error = cut_error(matrix, factors, self.spectra[weight.name])
@@ -71,7 +71,7 @@ def weight_metric(survey: Survey, settings: Settings, advance: Advance) -> Weigh
     def compute(weight: Weight) -> Spectra:
         layer = weight.layers[0]
         counts = slice_counts(layer, settings)
-        matrix = read_matrix(survey.index, layer, survey.loaded.folder)
+        matrix = survey.matrix(layer)
         return remembered_spectra(
             cache,
             layer.shape,
