@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -115,6 +115,25 @@ class Point:
         fewer = int(np.abs(cost - cost[self.index] / _STEP).argmin())
         more = int(np.abs(cost - cost[self.index] * _STEP).argmin())
         return min(fewer, max(self.index - 1, 0)), max(more, min(self.index + 1, last))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Choice:
+    """The cuts that a search chose.
+
+    Attributes
+    ----------
+    cuts
+        Cuts by layer name; layers that stay dense have none.
+    points
+        The choice of each layer on its frontier; empty if there was no search.
+    objective
+        Value of the objective; smaller is better, infinite if nothing fits the budget.
+    """
+
+    cuts: Mapping[str, Cut]
+    points: Mapping[str, Point] = field(default_factory=dict)
+    objective: float = 0.0
 
 
 def frontier(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from alds_onnx.cuts import Cut, LayerShape, Spectra
 from alds_onnx.search.frontier import Frontier, frontier, frontier_of_curves
-from alds_onnx.search.smallest import smallest_parameters
+from alds_onnx.search.minmax import smallest_parameters
 
 from .layers import Choice, choices, is_strictly_monotone, layers, made_up, models, undominated
 

@@ -34,8 +34,7 @@ from alds_onnx.errors import DataError
 from alds_onnx.evaluate.sessions import RunError
 from alds_onnx.evidence import Damage
 from alds_onnx.graph.rewrite import Dense, stored_factors, with_dense_weights
-from alds_onnx.search.choose import Choice
-from alds_onnx.search.frontier import Point
+from alds_onnx.search.frontier import Choice, Point
 from alds_onnx.steps.metrics.base import Reconsider
 from alds_onnx.steps.metrics.weights import TOLERANCE
 from alds_onnx.steps.rows import Decomposition
