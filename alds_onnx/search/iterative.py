@@ -17,9 +17,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from alds_onnx.cuts import Cut, Spectra
+from alds_onnx.cuts import Cut, Scheme, Spectra
 from alds_onnx.search.alignment import FREE, Alignment
-from alds_onnx.search.frontier import Frontier, Point, frontier_of_curves
+from alds_onnx.search.frontier import Frontier, Point, frontier
 from alds_onnx.search.minmax import minimize_maximum_error, smallest_cost
 
 _FIXED_STARTS = (3, 5, 7, 9)
@@ -65,10 +65,10 @@ def _largest_error(points: Mapping[str, Point]) -> float:
 
 
 def _allowed(spectra: Spectra, alignment: Alignment) -> Spectra:
-    """Keep the curves of the k that have an allowed rank, and in any case k = 1."""
+    """Keep the paper's scheme at the k that have an allowed rank, and in any case at k = 1."""
     counts = {1, *alignment.counts(spectra.shape, _counts(spectra))}
     kept = tuple(curve for curve in spectra.curves if curve.num_slices in counts)
-    return replace(spectra, curves=kept)
+    return replace(spectra, curves=kept, schemes=(Scheme.ENCODE,))
 
 
 def _counts(spectra: Spectra) -> list[int]:
@@ -82,7 +82,7 @@ def _nearest(spectra: Spectra, wanted: int) -> int:
 
 def _frontiers(layers: _Layers, num_slices: Sequence[int], alignment: Alignment) -> list[Frontier]:
     return [
-        frontier_of_curves(name, s.shape, (s.curve(k),), alignment)
+        frontier(name, replace(s, curves=(s.curve(k),)), alignment)
         for (name, s), k in zip(layers, num_slices, strict=True)
     ]
 

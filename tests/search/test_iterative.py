@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import Cut, LayerShape, Spectra
-from alds_onnx.search.frontier import frontier, frontier_of_curves
+from alds_onnx.search.frontier import frontier
 from alds_onnx.search.iterative import search_iterative
 from alds_onnx.search.minmax import minimize_maximum_error, smallest_cost, smallest_parameters
 
@@ -61,7 +62,7 @@ def test_it_is_as_good_as_each_of_its_fixed_starts(case: Case) -> None:
                 for curve, distance in zip(spectra.curves, distances, strict=True)
                 if distance == min(distances)
             )
-            frontiers.append(frontier_of_curves(name, spectra.shape, (spectra.curve(nearest),)))
+            frontiers.append(frontier(name, replace(spectra, curves=(spectra.curve(nearest),))))
         if smallest_cost(frontiers) <= budget:
             indices = minimize_maximum_error(frontiers, budget)
             best = max(f.error[i] for f, i in zip(frontiers, indices, strict=True))
