@@ -47,7 +47,6 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from alds_onnx.cuts import LayerShape, Scheme, Spectra, distinct
-from alds_onnx.decompose.folding import fold
 from alds_onnx.decompose.spectra import counts_of_folds, spectra_of_schemes
 from alds_onnx.search.alignment import FREE
 from alds_onnx.search.choose import Candidates, LargestError
@@ -207,7 +206,8 @@ def find_spectra(
 
     def compute(name: str) -> Spectra:
         shape, weight = weights[name]
-        return spectra_of_schemes(fold(weight, shape), shape, counts(shape, schemes))
+        matrix = weight.reshape(len(weight), -1).astype(np.float64)
+        return spectra_of_schemes(matrix, shape, counts(shape, schemes))
 
     start, cpu = time.perf_counter(), time.process_time()
     found = side_by_side(

@@ -36,9 +36,9 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from alds_onnx.cuts import Cut, Spectra
+from alds_onnx.cuts import Cut, Scheme, Spectra
 from alds_onnx.decompose.factorize import cut_error, factorize
-from alds_onnx.decompose.spectra import spectra
+from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.errors import AldsError, InputError
 from alds_onnx.graph.accounting import num_parameters
 from alds_onnx.graph.files.load import LoadedModel, load_model
@@ -261,8 +261,10 @@ def prepare(path: Path) -> Prepared:
     layers = tuple(layer for layer in found if isinstance(layer, Layer))
     start = time.process_time()
     curves = {
-        layer.name: spectra(
-            read_matrix(index, layer, loaded.folder), layer.shape, layer.slice_counts
+        layer.name: spectra_of_schemes(
+            read_matrix(index, layer, loaded.folder),
+            layer.shape,
+            {Scheme.ENCODE: layer.slice_counts},
         )
         for layer in layers
     }

@@ -19,7 +19,7 @@ from alds_onnx.calibrate.statistics import Sampler, rows_wanted
 from alds_onnx.calibrate.sums import Sums, sums_of, usable
 from alds_onnx.calibrate.walk import Walk
 from alds_onnx.cuts import Cut, Factors, FloatArray
-from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.factorize import compose
 from alds_onnx.decompose.regression import (
     Moments,
     bias_change,

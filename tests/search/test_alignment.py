@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from alds_onnx import runtimes
 from alds_onnx.cuts import Cut, LayerShape, Spectra
-from alds_onnx.decompose.spectra import spectra
 from alds_onnx.runtimes import Preset, Runtime, preset
 from alds_onnx.search.alignment import FREE, Alignment
 from alds_onnx.search.choose import affordable
@@ -19,6 +18,7 @@ from alds_onnx.search.frontier import frontier
 from alds_onnx.search.iterative import search_iterative
 from alds_onnx.search.minmax import smallest_parameters
 
+from ..decompose.matrices import spectra
 from .layers import choices, cost, errors, models_and_budgets, search_exact, tied
 
 Case = tuple[dict[str, Spectra], int]

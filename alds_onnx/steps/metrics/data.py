@@ -26,8 +26,7 @@ from alds_onnx.calibrate.sensitivity import Probe, Sensitivity
 from alds_onnx.calibrate.statistics import Sampler
 from alds_onnx.calibrate.walk import Walk
 from alds_onnx.cuts import Cut, FloatArray, Scheme, Spectra
-from alds_onnx.decompose.factorize import cut_error, factorize
-from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.factorize import compose, cut_error, factorize
 from alds_onnx.decompose.regression import fitted_shape, regress
 from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.errors import DataError
