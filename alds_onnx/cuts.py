@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from alds_onnx.linalg.arrays import FloatArray, IntArray, read_only
 from alds_onnx.schemes import Scheme, distinct, scheme_of
 from alds_onnx.schemes.base import Curves, ErrorNorm, Parts
-from alds_onnx.schemes.shapes import LayerShape
+from alds_onnx.schemes.shapes import LayerShape, Ranks
 
 __all__ = [
     "Cut",
@@ -28,7 +27,6 @@ __all__ = [
     "Scheme",
     "Spectra",
     "Work",
-    "by_fold",
     "distinct",
     "one_cut",
     "read_only",
@@ -36,23 +34,10 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """How one weight is decomposed: k slices, each of rank j.
+class Cut(Ranks):
+    """How one weight is decomposed: k slices, each of rank j, of the matrix of a scheme."""
 
-    Attributes
-    ----------
-    num_slices, rank
-        k and j. Tucker-2: 1, and the channels that the inputs are reduced to.
-    scheme
-        Of which matrix these are the slices.
-    rank_out
-        Tucker-2: the channels that the outputs are made from; 0 for the other schemes.
-    """
-
-    num_slices: int
-    rank: int
     scheme: Scheme = Scheme.ENCODE
-    rank_out: int = 0
 
     def num_parameters(self, shape: LayerShape) -> int:
         """Entries of all factors together."""
@@ -66,15 +51,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Cuts:
-    """Several cuts of one layer, of one scheme and number of slices.
-
-    Attributes
-    ----------
-    scheme, num_slices
-        Of all.
-    rank, rank_out
-        Of each, as in `Cut`; both (cuts,).
-    """
+    """Several cuts of one layer, of one scheme and number of slices; ranks are (cuts,)."""
 
     scheme: Scheme
     num_slices: int
@@ -84,6 +61,14 @@ class Cuts:
     def where(self, chosen: npt.NDArray[np.bool_]) -> Cuts:
         """Those that are marked."""
         return replace(self, rank=self.rank[chosen], rank_out=self.rank_out[chosen])
+
+    def each(self) -> list[Cut]:
+        """All of them, one by one."""
+        k, scheme = self.num_slices, self.scheme
+        return [
+            Cut(num_slices=k, rank=int(rank), scheme=scheme, rank_out=int(rank_out))
+            for rank, rank_out in zip(self.rank, self.rank_out, strict=True)
+        ]
 
     def parameters_of_factors(self, shape: LayerShape) -> tuple[IntArray, ...]:
         """Entries of each factor, in the order in which they are applied; each (cuts,)."""
@@ -212,16 +197,14 @@ class Spectra:
     @property
     def by_fold(self) -> Curves:
         """Errors after keeping each rank, by fold and number of slices."""
-        return by_fold(self.curves)
+        return {
+            (fold, curve.num_slices): curve.relative_error
+            for curve in self.curves
+            for fold in curve.scheme.structure.folds
+        }
 
     def curve(self, num_slices: int, scheme: Scheme = Scheme.ENCODE) -> ErrorCurve:
-        """Give the curve at k slices of a fold.
-
-        Raises
-        ------
-        KeyError
-            If there is none.
-        """
+        """Give the curve at k slices of a fold; KeyError if there is none."""
         for curve in self.curves:
             if curve.num_slices == num_slices and curve.scheme is scheme:
                 return curve
@@ -237,15 +220,6 @@ class Spectra:
             float(self.curve(one.num_slices, scheme_of(one.fold)).relative_error[one.rank])
             for one in cut.scheme.structure.projections(cut)
         )
-
-
-def by_fold(curves: Iterable[ErrorCurve]) -> Curves:
-    """Errors after keeping each rank, by fold and number of slices."""
-    return {
-        (fold, curve.num_slices): curve.relative_error
-        for curve in curves
-        for fold in curve.scheme.structure.folds
-    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -295,7 +269,9 @@ class Factors:
     @classmethod
     def zeros(cls, shape: LayerShape, cut: Cut) -> Factors:
         """Give factors of the right sizes, for models that are only timed."""
-        return cls.of_parts(shape, cut.scheme, cut.scheme.structure.zeros(shape, cut))
+        structure = cut.scheme.structure
+        weights = [np.zeros(stage.weight_shape(shape)) for stage in structure.stages(shape, cut)]
+        return cls.of_parts(shape, cut.scheme, structure.parts_of_stages(shape, cut, weights))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

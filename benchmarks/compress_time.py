@@ -47,9 +47,10 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from alds_onnx.cuts import LayerShape, Scheme, Spectra, distinct
-from alds_onnx.decompose.folding import fold
 from alds_onnx.decompose.spectra import counts_of_folds, spectra_of_schemes
-from alds_onnx.search.exact import search_exact
+from alds_onnx.search.alignment import FREE
+from alds_onnx.search.choose import Candidates, LargestError
+from alds_onnx.search.costs import PARAMETERS_ONLY
 from alds_onnx.settings import default_threads
 from alds_onnx.steps.survey import side_by_side
 
@@ -205,7 +206,8 @@ def find_spectra(
 
     def compute(name: str) -> Spectra:
         shape, weight = weights[name]
-        return spectra_of_schemes(fold(weight, shape), shape, counts(shape, schemes))
+        matrix = weight.reshape(len(weight), -1).astype(np.float64)
+        return spectra_of_schemes(matrix, shape, counts(shape, schemes))
 
     start, cpu = time.perf_counter(), time.process_time()
     found = side_by_side(
@@ -224,7 +226,10 @@ def measure(network: str, weights: Weights, names: str, rates: Rates, threads: i
     schemes = tuple(Scheme) if names == "all" else (Scheme(names),)
     curves, seconds, cpu = find_spectra(weights, schemes, threads)
     parameters = sum(shape.num_parameters for shape, _ in weights.values())
-    _, search = timed(lambda: search_exact(curves, parameters // 2))
+    candidates = Candidates(spectra=curves)
+    _, search = timed(
+        lambda: LargestError().search(candidates, FREE, PARAMETERS_ONLY, parameters // 2)
+    )
     flops = [flops_of(shape, schemes) for shape, _ in weights.values()]
     grams, values = (sum(column) for column in zip(*flops, strict=True))
     return Row(

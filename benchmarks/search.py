@@ -34,12 +34,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
-from alds_onnx.cuts import Cut, Spectra
+from alds_onnx.cuts import Cut, Scheme, Spectra
 from alds_onnx.decompose.factorize import cut_error, factorize
-from alds_onnx.decompose.spectra import spectra
+from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.errors import AldsError, InputError
 from alds_onnx.graph.accounting import num_parameters
 from alds_onnx.graph.files.load import LoadedModel, load_model
@@ -47,8 +46,9 @@ from alds_onnx.graph.find import find_layers
 from alds_onnx.graph.layers import Layer, read_matrix
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks
-from alds_onnx.search.exact import search_exact
-from alds_onnx.search.iterative import search_iterative
+from alds_onnx.search.alignment import FREE
+from alds_onnx.search.choose import Candidates, Iterative, LargestError
+from alds_onnx.search.costs import PARAMETERS_ONLY
 
 _HERE = Path(__file__).resolve().parent
 _REFERENCE = _HERE / "reference"
@@ -261,8 +261,10 @@ def prepare(path: Path) -> Prepared:
     layers = tuple(layer for layer in found if isinstance(layer, Layer))
     start = time.process_time()
     curves = {
-        layer.name: spectra(
-            read_matrix(index, layer, loaded.folder), layer.shape, layer.slice_counts
+        layer.name: spectra_of_schemes(
+            read_matrix(index, layer, loaded.folder),
+            layer.shape,
+            {Scheme.ENCODE: layer.slice_counts},
         )
         for layer in layers
     }
@@ -270,13 +272,22 @@ def prepare(path: Path) -> Prepared:
     return Prepared(loaded=loaded, index=index, layers=layers, curves=curves, cpu_seconds=elapsed)
 
 
+def search(
+    objective: LargestError | Iterative, model: Prepared, budget: int
+) -> dict[str, Cut | None]:
+    """Choose the cuts of all layers within a number of parameters."""
+    candidates = Candidates(spectra=model.curves)
+    points = objective.search(candidates, FREE, PARAMETERS_ONLY, budget)
+    return {name: point.cut for name, point in points.items()}
+
+
 def compare(model: Prepared, theirs: Theirs, *, spectral: bool) -> Row:
     """Search at their budget."""
     budget = theirs.parameter_budget - model.other_parameters
     start = time.process_time()
-    exact = search_exact(model.curves, budget)
+    exact = search(LargestError(), model, budget)
     elapsed = time.process_time() - start
-    iterative = search_iterative(model.curves, budget, np.random.default_rng(_SEED))
+    iterative = search(Iterative(seed=_SEED), model, budget)
     for method, cuts in (("exact", exact), ("iterative", iterative)):
         _check_budget(model, cuts, budget, f"{theirs.model}, keep {theirs.keep}, {method}")
     return Row(

@@ -20,9 +20,8 @@ import numpy as np
 import onnx
 
 import alds_onnx
-from alds_onnx.cuts import LayerShape
-from alds_onnx.decompose.folding import fold
-from alds_onnx.decompose.spectra import spectra
+from alds_onnx.cuts import LayerShape, Scheme
+from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.values import LayerPlan
 
 ROOT = Path(__file__).parent.parent
@@ -65,7 +64,8 @@ def slices() -> None:
     shape = LayerShape(
         out_features=weight.shape[0], in_channels=weight.shape[1], kernel=weight.shape[2:]
     )
-    found = spectra(fold(weight, shape), shape, tuple(_SLICES))
+    matrix = weight.reshape(len(weight), -1).astype(np.float64)
+    found = spectra_of_schemes(matrix, shape, {Scheme.ENCODE: tuple(_SLICES)})
     figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
     for num_slices, colour in _SLICES.items():
         error = found.curve(num_slices).relative_error[1:]

@@ -17,7 +17,7 @@ from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.statistics import Rows, Sampler, Sums, rows_wanted, sums_of, usable
 from alds_onnx.calibrate.walk import Walk
 from alds_onnx.cuts import Cut, Factors, FloatArray
-from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.factorize import compose
 from alds_onnx.decompose.regression import (
     Moments,
     bias_change,

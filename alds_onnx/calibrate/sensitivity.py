@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from alds_onnx.cuts import Cut, Factors, FloatArray, Spectra
-from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.factorize import compose
 from alds_onnx.decompose.regression import Moments, bias_change, fitted_shape, regress, widened
 from alds_onnx.graph.layers import Layer
 

@@ -1,4 +1,4 @@
-"""Cutting one weight to rank: the factors, and the error that they really have."""
+"""Cutting one weight to rank: the factors, their product, and the error that they really have."""
 
 from __future__ import annotations
 
@@ -8,42 +8,29 @@ from dataclasses import replace
 import numpy as np
 
 from alds_onnx.cuts import Cut, CutError, Factors, FloatArray, LayerShape, Spectra
-from alds_onnx.decompose.folding import compose
 from alds_onnx.linalg.eigen import spectral_norm
 from alds_onnx.linalg.scaling import scaled
 
 
 def factorize(matrix: FloatArray, shape: LayerShape, cut: Cut) -> Factors:
-    """Best factors of a weight, balanced.
+    """Best factors of W (f, c·kh·kw), finite, balanced; see the schemes.
 
-    Parameters
-    ----------
-    matrix
-        W, shape (f, c·kh·kw), finite.
-    shape
-        Its sizes.
-    cut
-        What to cut it to; k divides c, and no rank is above the full one (`Structure.misfit`).
-
-    Returns
-    -------
-    For a fold U_i·sqrt(S_i) and sqrt(S_i)·V_iᵀ of each slice's truncated SVD; see the schemes.
+    k divides c, and no rank is above the full one (`Structure.misfit`).
     """
     parts = cut.scheme.structure.factorize(matrix, shape, cut)
     return Factors.of_parts(shape, cut.scheme, parts)
 
 
+def compose(factors: Factors) -> FloatArray:
+    """Multiply the factors back to Ŵ (f, c·kh·kw), in float64."""
+    parts = tuple(np.asarray(part, np.float64) for part in factors.parts)
+    return factors.scheme.structure.compose(factors.shape, parts)
+
+
 def cut_error(matrix: FloatArray, factors: Factors, spectra: Spectra) -> CutError:
     """Measure the errors of factors under their three names (ALDS, section 2.3 and Theorem 1).
 
-    Parameters
-    ----------
-    matrix
-        W, shape (f, c·kh·kw).
-    factors
-        What W was cut to.
-    spectra
-        The error curves of W; must hold the number of slices of `factors`.
+    `spectra` are the error curves of W (f, c·kh·kw), that of the number of slices among them.
     """
     cut, errors = factors.cut, spectra.errors(factors.cut)
     return CutError(

@@ -35,7 +35,7 @@ from alds_onnx.cuts import (
     Spectra,
     read_only,
 )
-from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.factorize import compose
 from alds_onnx.decompose.spectra import counts_of_folds
 from alds_onnx.linalg.alternating import joint_errors
 from alds_onnx.linalg.least_squares import Problem, mean_power, shrunk
@@ -80,20 +80,12 @@ class Moments:
 
 
 def uncertainty(inputs: FloatArray, count: int) -> float:
-    """The ridge that brings sample moments nearest to the true ones, relative to their mean.
+    """The ridge that brings sample moments C (n, n) nearest to the true ones.
 
-    Parameters
-    ----------
-    inputs
-        C, shape (n, n), a mean over samples.
-    count
-        Number of samples.
-
-    Returns
-    -------
-    ρ / (1 - ρ), where (1 - ρ) C + ρ (tr C / n) I is the oracle approximating shrinkage estimate of
-    Chen, Wiesel, Eldar and Hero ("Shrinkage algorithms for MMSE covariance estimation", 2010,
-    equation 23): about (1 + p) / count, where p is the number of directions that matter. At most 1.
+    Relative to their mean it is ρ / (1 - ρ), where (1 - ρ) C + ρ (tr C / n) I is the oracle
+    approximating shrinkage estimate of Chen, Wiesel, Eldar and Hero ("Shrinkage algorithms for MMSE
+    covariance estimation", 2010, equation 23) from `count` samples: about (1 + p) / count, where p
+    is the number of directions that matter. At most 1.
     """
     n = len(inputs)
     squares, square = float(np.vdot(inputs, inputs)), float(np.trace(inputs)) ** 2
@@ -121,15 +113,7 @@ def widened(factors: Factors, weight: FloatArray, shape: LayerShape) -> Factors:
 
 
 def predicted_moments(matrix: FloatArray, inputs: Moments) -> Moments:
-    """Moments of inputs as observed and of the outputs y = W x that follow.
-
-    Parameters
-    ----------
-    matrix
-        W, shape (f, n).
-    inputs
-        Moments whose outputs are not used.
-    """
+    """Moments of inputs as observed, and of the outputs y = W x that follow from W (f, n)."""
     cross = matrix @ inputs.inputs
     return Moments(
         inputs=inputs.inputs,
@@ -143,39 +127,25 @@ def predicted_moments(matrix: FloatArray, inputs: Moments) -> Moments:
 
 def white_moments(matrix: FloatArray) -> Moments:
     """Moments of white noise: errors of outputs are then errors of the weight W (f, n)."""
-    f, n = matrix.shape
-    return Moments(
-        inputs=np.eye(n),
-        cross=matrix,
-        power=float(np.vdot(matrix, matrix)),
-        input_mean=np.zeros(n),
-        output_mean=np.zeros(f),
-    )
+    return _centred(np.eye(matrix.shape[1]), matrix, float(np.vdot(matrix, matrix)))
 
 
 def outputs_of_white_noise(matrix: FloatArray) -> Moments:
     """Moments of the outputs of a wide weight W (f, n) for white noise, as for `is_wide`."""
     gram = matrix @ matrix.T
-    f = len(gram)
+    return _centred(gram, gram, float(np.trace(gram)))
+
+
+def _centred(inputs: FloatArray, cross: FloatArray, power: float) -> Moments:
+    f, n = cross.shape
+    means = np.zeros(n), np.zeros(f)
     return Moments(
-        inputs=gram,
-        cross=gram,
-        power=float(np.trace(gram)),
-        input_mean=np.zeros(f),
-        output_mean=np.zeros(f),
+        inputs=inputs, cross=cross, power=power, input_mean=means[0], output_mean=means[1]
     )
 
 
 def squared_error(matrix: FloatArray, moments: Moments) -> float:
-    """Mean squared error of y ≈ A x, relative to the power of y.
-
-    Parameters
-    ----------
-    matrix
-        A, shape (f, n).
-    moments
-        Of x and y.
-    """
+    """Mean squared error of y ≈ A x, relative to the power of y, for a map A (f, n)."""
     if moments.power <= 0.0:
         return 0.0
     explained = 2 * np.vdot(matrix, moments.cross) - np.vdot(matrix @ moments.inputs, matrix)
@@ -190,24 +160,14 @@ def joint_spectra(
 ) -> Spectra:
     """Error curves of a layer on data, for each scheme and number of slices.
 
-    Parameters
-    ----------
-    matrix
-        W, shape (f, n); the identity of a wide layer, which has curves of one slice of `ENCODE`
-        only.
-    shape
-        Its sizes.
-    moments
-        Of its inputs.
-    slice_counts
-        The k to try for each of the schemes that may be chosen, ascending; none for Tucker-2.
+    `matrix` is W (f, n), or the identity of a wide layer, which has curves of one slice of `ENCODE`
+    only. `slice_counts` has the k to try, ascending, for each of the schemes that may be chosen;
+    none for Tucker-2.
 
-    Returns
-    -------
-    `relative_error[rank]` is the relative error (root mean square) of the layer's output, if every
-    slice is encoded by its own leading components and one decoder reads all codes; `regress` with
-    the same ridge does no worse. `norm` is the root mean square of the output. Curves end at the
-    last rank that saves parameters.
+    In the result `relative_error[rank]` is the relative error (root mean square) of the layer's
+    output, if every slice is encoded by its own leading components and one decoder reads all codes;
+    `regress` with the same ridge does no worse. `norm` is the root mean square of the output.
+    Curves end at the last rank that saves parameters.
 
     Raises
     ------
@@ -270,14 +230,12 @@ def _with_enough_ridge(solve: Callable[[float], _T], ridge: float) -> _T:
 def regress(
     matrix: FloatArray, shape: LayerShape, moments: Moments, cut: Cut, *, ridge: float, sweeps: int
 ) -> Factors:
-    """Factors that reproduce y from x as well as a cut can.
+    """Balanced factors that reproduce y from x as well as a cut can.
 
     Parameters
     ----------
-    matrix
+    matrix, shape
         W, shape (f, n): what the regression shrinks towards where data says little.
-    shape
-        Its sizes.
     moments
         Of the inputs that the compressed layer will see, and of the outputs that it should give.
     cut
@@ -287,10 +245,6 @@ def regress(
     sweeps
         How often to go through encoders and decoders at most, unless there is a closed form (one
         slice of `ENCODE`); less if the error hardly falls.
-
-    Returns
-    -------
-    Balanced factors: U and V of a slice have the same norm, rank by rank.
     """
     scale = mean_power(moments.inputs)
 

@@ -13,37 +13,14 @@ from alds_onnx.linalg.slices import singular_values
 _LARGEST = float(np.finfo(np.float64).max)
 
 
-def spectra(matrix: FloatArray, shape: LayerShape, slice_counts: tuple[int, ...]) -> Spectra:
-    """Error curves of W for each number of slices.
-
-    Parameters
-    ----------
-    matrix
-        W, shape (f, c·kh·kw), finite.
-    shape
-        Its sizes.
-    slice_counts
-        The k to try, ascending; each divides c. The curve for k = 1 is always there.
-
-    Returns
-    -------
-    Errors relative to ||W||_2 (ALDS, section 2.3); all zero for a weight of zeros.
-    """
-    return spectra_of_schemes(matrix, shape, {Scheme.ENCODE: slice_counts})
-
-
 def spectra_of_schemes(
     matrix: FloatArray, shape: LayerShape, slice_counts: Mapping[Scheme, tuple[int, ...]]
 ) -> Spectra:
-    """Error curves of W for each scheme and number of slices.
+    """Error curves of W (f, c·kh·kw), finite, relative to ||W||_2 (ALDS, section 2.3).
 
-    Parameters
-    ----------
-    matrix, shape
-        As for `spectra`.
-    slice_counts
-        The k to try for each of the schemes that may be chosen; none for Tucker-2. The curve for
-        k = 1 of each fold, and of that of `ENCODE`, which gives the norm, is always there.
+    `slice_counts` has the k to try for each of the schemes that may be chosen, none for Tucker-2;
+    each divides c. The curve for k = 1 of each fold, and of that of `ENCODE`, which gives the norm,
+    is always there. All errors of a weight of zeros are zero.
     """
     matrix, scale = scaled(matrix)
     counts = counts_of_folds({Scheme.ENCODE: (), **slice_counts})

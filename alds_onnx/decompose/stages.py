@@ -53,30 +53,15 @@ def match(weights: Sequence[Dims], num_slices: int) -> tuple[LayerShape, Cut] | 
     kernel = tuple(map(prod, zip(*(dims[2:] for dims in weights), strict=True)))
     shape = LayerShape(out_features=f, in_channels=num_slices * width, kernel=kernel)
     groups = [num_slices, *(1 for _ in weights[1:])]
-    cut = match_stages(shape, weights, groups)
-    return None if cut is None else (shape, cut)
-
-
-def match_stages(shape: LayerShape, weights: Sequence[Dims], groups: Sequence[int]) -> Cut | None:
-    """The cut of a layer whose stages have weights of these shapes, of the first scheme that fits.
-
-    Parameters
-    ----------
-    shape
-        The layer.
-    weights, groups
-        Shape (out, in / groups, *kernel) of the weight of each stage, and its groups.
-    """
-    channels = [dims[0] for dims in weights]
-    for scheme in Scheme:
+    for scheme in Scheme if num_slices > 0 else ():
         structure = scheme.structure
-        if groups[0] < 1 or len(structure.axes(shape)) != len(weights):
+        if len(structure.axes(shape)) != len(weights):
             continue
-        k, rank, rank_out = structure.ranks_of_channels(channels, groups[0])
+        channels = [dims[0] for dims in weights]
+        k, rank, rank_out = structure.ranks_of_channels(channels, num_slices)
         cut = Cut(num_slices=k, rank=rank, scheme=scheme, rank_out=rank_out)
-        found = structure.stages(shape, cut)
-        sizes = [(stage.weight_shape(shape), stage.groups) for stage in found]
+        sizes = [(one.weight_shape(shape), one.groups) for one in structure.stages(shape, cut)]
         fits = k == 1 or structure.sliced(shape) is not None
         if fits and sizes == list(zip(weights, groups, strict=True)):
-            return cut
+            return shape, cut
     return None

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto
 
-from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.factorize import compose
 from alds_onnx.decompose.stages import factors_of_stages
 from alds_onnx.graph.changes import Changes
 from alds_onnx.graph.files.external import Spill

@@ -14,7 +14,7 @@ import numpy as np
 from onnx import ModelProto
 
 from alds_onnx.cuts import Factors, FloatArray, read_only
-from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.factorize import compose
 from alds_onnx.decompose.stages import stage_weights
 from alds_onnx.errors import VerificationError
 from alds_onnx.graph.changes import FIRST_IR_WITH_FREE_INITIALIZERS, Changes

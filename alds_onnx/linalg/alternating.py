@@ -53,7 +53,11 @@ _STEPS, _RESIDUAL = 2, 1e-10
 
 
 class Blocks:
-    """Alternating least squares over the encoders E_i, one by one, and all decoders together.
+    """Alternating least squares over the encoders E_i and all decoders together.
+
+    With `rank_out`, at most so many rows of the decoders differ, over all taps: the decoders side
+    by side are outer (f, rank_out) times inner (rank_out, T·k·j). For given encoders, both together
+    are a reduced-rank regression of y on the codes.
 
     Attributes
     ----------
@@ -69,7 +73,16 @@ class Blocks:
         decoders.
     """
 
-    def __init__(self, problem: Problem, *, num_slices: int, rank: int, taps: int = 1) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        num_slices: int,
+        rank: int,
+        taps: int = 1,
+        rank_out: int = 0,
+    ) -> None:
+        self.rank_out = rank_out
         self.C, self.B, self.power, self.W = problem.C, problem.B, problem.power, problem.W
         f, n = self.B.shape
         self.taps, places = taps, taps * num_slices
@@ -130,7 +143,9 @@ class Blocks:
         return self.E
 
     def _encoded(self, inverses: Sequence[FloatArray]) -> FloatArray:
-        """The best E_i for the decoder D_i and the other slices, one after the other."""
+        """Better encoders; at one tap the best E_i for D_i and the others, one after the other."""
+        if self.taps > 1:
+            return self.encoded(np.stack(inverses), _STEPS)
         E, coded = self.E.copy(), self.coded.copy()
         k, j, _ = E.shape
         decoders = self.D.transpose(1, 0, 2).reshape(-1, k * j)  # (f, k·j)
@@ -145,7 +160,11 @@ class Blocks:
         """The best decoders for the codes of all taps and slices."""
         j = self.E.shape[1]
         gram, cross = self._moments_of_codes()
-        decoder = self._decoder(gram, cross)  # (f, T·k·j)
+        if not self.rank_out:
+            decoder = solved(gram, cross.T).T  # (f, T·k·j)
+        else:
+            outer, inner = self._factored(gram, cross)
+            decoder = outer @ inner
         self.explained = float(np.vdot(decoder, 2 * cross - decoder @ gram))
         self.D = decoder.reshape(len(decoder), -1, j).transpose(1, 0, 2)
 
@@ -158,25 +177,10 @@ class Blocks:
         cross = np.concatenate([self.B[:, b] @ E.T for b, E in pairs], axis=1)
         return gram, cross
 
-    def _decoder(self, gram: FloatArray, cross: FloatArray) -> FloatArray:
-        return solved(gram, cross.T).T
-
-
-class SharedBlocks(Blocks):
-    """The same for encoders that serve several taps each."""
-
-    def _encoded(self, inverses: Sequence[FloatArray]) -> FloatArray:
-        return self.encoded(np.stack(inverses), _STEPS)
-
     def encoded(self, inverses: FloatArray, steps: int) -> FloatArray:
-        """Go towards the best encoders for the decoders by conjugate gradients.
+        """Go towards the best encoders for the decoders by steps of conjugate gradients.
 
-        Parameters
-        ----------
-        inverses
-            The preconditioner of each slice, shape (k, m, m).
-        steps
-            At most so many.
+        `inverses` (k, m, m) has the preconditioner of each slice.
         """
         E = self.E.copy()
         decoders = np.concatenate(self.D, axis=1)  # (f, T·k·j)
@@ -210,20 +214,6 @@ class SharedBlocks(Blocks):
         total: FloatArray = np.stack(parts).reshape(self.taps, *self.E.shape).sum(axis=0)
         return total
 
-
-class ReducedBlocks(SharedBlocks):
-    """The same with decoders that have at most `rank_out` rows which differ, over all taps.
-
-    The decoders side by side are outer (f, rank_out) times inner (rank_out, T·k·j). For given
-    encoders, both together are a reduced-rank regression of y on the codes.
-    """
-
-    def __init__(
-        self, problem: Problem, *, num_slices: int, rank: int, taps: int, rank_out: int
-    ) -> None:
-        super().__init__(problem, num_slices=num_slices, rank=rank, taps=taps)
-        self.rank_out = rank_out
-
     def factored(self) -> tuple[FloatArray, FloatArray]:
         """Outer and inner part of the best decoders for the encoders as they are."""
         return self._factored(*self._moments_of_codes())
@@ -233,20 +223,6 @@ class ReducedBlocks(SharedBlocks):
         outer, inner = reduced_rank(cross, shrunk(gram, JITTER), rank)
         missing = self.rank_out - rank
         return np.pad(outer, ((0, 0), (0, missing))), np.pad(inner, ((0, missing), (0, 0)))
-
-    def _decoder(self, gram: FloatArray, cross: FloatArray) -> FloatArray:
-        outer, inner = self._factored(gram, cross)
-        return outer @ inner
-
-
-def alternate(
-    problem: Problem, *, num_slices: int, rank: int, taps: int, sweeps: int
-) -> tuple[FloatArray, FloatArray]:
-    """Decoders (T·k, f, j) and encoders (k, j, m) of y ≈ Σ D_ti E_i x_ti; see above."""
-    kind = SharedBlocks if taps > 1 else Blocks
-    blocks = kind(problem, num_slices=num_slices, rank=rank, taps=taps)
-    blocks.solve(sweeps)
-    return blocks.D, blocks.E
 
 
 def first_encoders(
@@ -265,11 +241,8 @@ def joint_errors(problem: Problem, *, num_slices: int, rank: int, taps: int) -> 
     """Relative errors of y ≈ W x at every rank, for encoders as they begin and the best decoder.
 
     The codes are ordered by rank first, so that those of every rank are a prefix: one Cholesky
-    factorization of their moments gives all errors.
-
-    Returns
-    -------
-    Shape (rank + 1,), root mean squares relative to y = W x; never rises.
+    factorization of their moments gives all errors (rank + 1,), root mean squares relative to
+    y = W x, which never rise.
     """
     W, C = problem.W, problem.C
     if problem.power == 0.0:
@@ -294,16 +267,8 @@ def _moments_by_rank(
 ) -> tuple[FloatArray, FloatArray]:
     """Moments of codes of unit power, ordered by rank first, with themselves and with y.
 
-    Parameters
-    ----------
-    E, C, taps
-        Encoders (k, j, m), and E[x xᵀ] (n, n) of inputs that are taps first.
-    cross
-        E[x yᵀ], shape (n, f).
-
-    Returns
-    -------
-    Shapes (j·T·k, j·T·k) and (j·T·k, f).
+    From encoders (k, j, m), E[x xᵀ] (n, n) of inputs that are taps first, and E[x yᵀ] (n, f), to
+    (j·T·k, j·T·k) and (j·T·k, f).
     """
     k, j, m = E.shape
     if taps == 1:

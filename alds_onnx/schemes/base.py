@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 from math import prod
-from typing import Any, TypeAlias, TypeVar
-
-import numpy as np
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from alds_onnx.linalg.arrays import FloatArray, IntArray
 from alds_onnx.linalg.least_squares import Problem
@@ -22,6 +19,9 @@ from alds_onnx.schemes.shapes import LayerShape, Ranks, Stage
 Count = TypeVar("Count", int, IntArray)
 #: The factors of a weight, in the order in which they are applied.
 Parts: TypeAlias = tuple[FloatArray, ...]
+#: Cuts of one layer and scheme: the number of slices of all, then rank, second rank and error of
+#: each, (cuts,).
+Candidates: TypeAlias = tuple[int, IntArray, IntArray, FloatArray]
 #: Errors after keeping each rank, by fold and number of slices.
 Curves: TypeAlias = Mapping[tuple[Fold, int], FloatArray]
 #: Which ranks are allowed for the matrix of a fold (its sizes) at k slices, up to a highest one.
@@ -39,37 +39,12 @@ class ErrorNorm(Enum):
         return max(errors) if self is ErrorNorm.SPECTRAL else math.hypot(*errors)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Projection:
-    """A matrix that a cut projects to a lower rank: what it leaves out is the error.
-
-    Attributes
-    ----------
-    fold, num_slices, rank
-        Which matrix, into how many slices it is cut, and the rank of each.
-    """
+class Projection(NamedTuple):
+    """A matrix that a cut projects to a lower rank, slice by slice: what is left is the error."""
 
     fold: Fold
     num_slices: int
     rank: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Candidates:
-    """Cuts of one layer, of one scheme and number of slices, and the error of each.
-
-    Attributes
-    ----------
-    num_slices
-        Of all.
-    rank, rank_out, error
-        Of each, (cuts,).
-    """
-
-    num_slices: int
-    rank: IntArray
-    rank_out: IntArray
-    error: FloatArray
 
 
 class Structure(ABC):
@@ -157,10 +132,7 @@ class Structure(ABC):
         """Entries of each factor of a cut, or of several; those of the weights of the stages."""
         between: Sequence[Any] = self.channels(num_slices, rank, rank_out)
         chain = [shape.in_channels, *between, shape.out_features]
-        kernels = [
-            prod(n for n, own in zip(shape.kernel, axes, strict=True) if own)
-            for axes in self.axes(shape)
-        ]
+        kernels = [prod(shape.kernel_along(axes)) for axes in self.axes(shape)]
         first, *others = (
             before * after * size
             for (before, after), size in zip(pairwise(chain), kernels, strict=True)
@@ -171,11 +143,6 @@ class Structure(ABC):
         """Every k that leaves a rank that saves parameters, ascending."""
         sliced = self.sliced(shape)
         return (1,) if sliced is None else sliced.slice_counts()
-
-    def zeros(self, shape: LayerShape, cut: Ranks) -> Parts:
-        """Factors of the right sizes, for models that are only timed."""
-        weights = [np.zeros(stage.weight_shape(shape)) for stage in self.stages(shape, cut)]
-        return self.parts_of_stages(shape, cut, weights)
 
     def misfit(self, shape: LayerShape, cut: Ranks, name: str) -> str | None:
         """Why a cut cannot be made of this weight, in a sentence about the scheme of this name."""

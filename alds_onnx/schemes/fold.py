@@ -40,13 +40,11 @@ class Fold:
 
     def column_kernel(self, shape: LayerShape) -> tuple[int, ...]:
         """The kernel of the encoder: 1 along the axes that are rows."""
-        kept = self.axes(shape)
-        return tuple(n if own else 1 for n, own in zip(shape.kernel, kept, strict=True))
+        return shape.kernel_along(self.axes(shape))
 
     def row_kernel(self, shape: LayerShape) -> tuple[int, ...]:
         """The kernel of the decoder: 1 along the axes that are columns."""
-        kept = self.axes(shape)
-        return tuple(1 if own else n for n, own in zip(shape.kernel, kept, strict=True))
+        return shape.kernel_along(not own for own in self.axes(shape))
 
     def num_taps(self, shape: LayerShape) -> int:
         """Entries of the decoder's kernel."""

@@ -16,7 +16,7 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
-from alds_onnx.linalg.alternating import alternate
+from alds_onnx.linalg.alternating import Blocks
 from alds_onnx.linalg.arrays import FloatArray
 from alds_onnx.linalg.eigen import truncated
 from alds_onnx.linalg.least_squares import Problem
@@ -81,8 +81,7 @@ class Folded(Structure):
         for (fold, k), error in curves.items():
             if fold is self.fold:
                 rank = allowed(sizes, k, min(sizes.max_rank(k), len(error) - 1))
-                none = np.zeros_like(rank)
-                yield Candidates(num_slices=k, rank=rank, rank_out=none, error=error[rank])
+                yield k, rank, np.zeros_like(rank), error[rank]
 
     def factorize(self, matrix: FloatArray, shape: LayerShape, cut: Ranks) -> Parts:
         """Truncated SVDs of the slices (Eckart-Young), the singular values split evenly.
@@ -98,11 +97,12 @@ class Folded(Structure):
         k, j = cut.num_slices, cut.rank
         taps = self.fold.taps(shape)
         ordered = problem.reordered(taps.ravel())
-        D, E = alternate(ordered, num_slices=k, rank=j, taps=len(taps), sweeps=sweeps)
+        blocks = Blocks(ordered, num_slices=k, rank=j, taps=len(taps))
+        blocks.solve(sweeps)
         # (T·k, f, j) to rows of the fold, which are outputs first: (k, f·T, j)
         f = len(problem.W)
-        U = D.reshape(len(taps), k, f, j).transpose(1, 2, 0, 3).reshape(k, f * len(taps), j)
-        return balanced(E, U)
+        U = blocks.D.reshape(len(taps), k, f, j).transpose(1, 2, 0, 3).reshape(k, f * len(taps), j)
+        return balanced(blocks.E, U)
 
     def compose(self, shape: LayerShape, parts: Parts) -> FloatArray:
         """The fold is [U_1 V_1 ... U_k V_k]."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,10 @@ class LayerShape:
         """Entries of the dense weight."""
         return self.out_features * self.num_columns
 
+    def kernel_along(self, axes: Iterable[bool]) -> tuple[int, ...]:
+        """The kernel with 1 along the axes that are not marked."""
+        return tuple(n if own else 1 for n, own in zip(self.kernel, axes, strict=True))
+
     def full_rank(self, num_slices: int = 1) -> int:
         """Largest rank that a slice of the matrix can have: min(f, c/k·kh·kw)."""
         return min(self.out_features, self.num_columns // num_slices)
@@ -63,20 +67,21 @@ class LayerShape:
         return tuple(k for k in divisors if self.max_rank(k) > 0)
 
 
-class Ranks(Protocol):
-    """The numbers of a cut; see `alds_onnx.cuts.Cut`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """The numbers of a cut.
 
-    @property
-    def num_slices(self) -> int:
-        """Slices k."""
+    Attributes
+    ----------
+    num_slices, rank
+        k and j. Tucker-2: 1, and the channels that the inputs are reduced to.
+    rank_out
+        Tucker-2: the channels that the outputs are made from; 0 for the other schemes.
+    """
 
-    @property
-    def rank(self) -> int:
-        """Rank j."""
-
-    @property
-    def rank_out(self) -> int:
-        """Second rank; 0 for schemes that have only one."""
+    num_slices: int
+    rank: int
+    rank_out: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +103,7 @@ class Stage:
 
     def kernel(self, shape: LayerShape) -> tuple[int, ...]:
         """The kernel of this convolution."""
-        return tuple(n if own else 1 for n, own in zip(shape.kernel, self.axes, strict=True))
+        return shape.kernel_along(self.axes)
 
     def weight_shape(self, shape: LayerShape) -> tuple[int, ...]:
         """Sizes of its weight: (outputs, inputs of a group, *kernel)."""

@@ -17,7 +17,7 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
-from alds_onnx.linalg.alternating import ReducedBlocks
+from alds_onnx.linalg.alternating import Blocks
 from alds_onnx.linalg.arrays import FloatArray, IntArray
 from alds_onnx.linalg.eigen import inverse_or_zero, leading_eigenvectors
 from alds_onnx.linalg.least_squares import Problem
@@ -86,9 +86,7 @@ class Tucker2(Structure):
         saves = sum(self.sizes(shape, 1, rank, rank_out), 0 * rank) < shape.num_parameters
         if norm is ErrorNorm.FROBENIUS:  # further rows of the core would be zero
             saves &= np.less_equal(rank_out, rank * shape.kernel_size)
-        yield Candidates(
-            num_slices=1, rank=rank[saves], rank_out=rank_out[saves], error=error[saves]
-        )
+        yield 1, rank[saves], rank_out[saves], error[saves]
 
     def factorize(self, matrix: FloatArray, shape: LayerShape, cut: Ranks) -> Parts:
         """The truncated higher-order SVD (Tucker 1966; De Lathauwer et al. 2000).
@@ -107,13 +105,8 @@ class Tucker2(Structure):
     def regress(self, problem: Problem, shape: LayerShape, cut: Ranks, sweeps: int) -> Parts:
         """Alternating least squares; see above."""
         taps = DECODE.taps(shape)
-        blocks = ReducedBlocks(
-            problem.reordered(taps.ravel()),
-            num_slices=1,
-            rank=cut.rank,
-            taps=len(taps),
-            rank_out=cut.rank_out,
-        )
+        ordered, j, j_out = problem.reordered(taps.ravel()), cut.rank, cut.rank_out
+        blocks = Blocks(ordered, num_slices=1, rank=j, taps=len(taps), rank_out=j_out)
         blocks.solve(sweeps)
         A, inner = blocks.factored()  # (f, j_out), (j_out, T·j)
         B, R = np.linalg.qr(blocks.E[0].T)  # (c, j), (j, j)

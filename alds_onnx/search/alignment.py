@@ -1,7 +1,7 @@
 """Which (k, j) may be chosen, so that the pair is fast in the runtime that will run it.
 
 A rule over sizes, applied before anything is searched: what the search finds is the optimum over
-the pairs that are allowed, not a rounded one. Where that loses too much (`affordable`), a finer
+the pairs that are allowed, not a rounded one. Where that loses too much (`search.choose`), a finer
 rule takes its place: at high ratios small ranks of many slices are what keeps the accuracy. One
 slice with a rank below the block is allowed in every preset, and with it the smallest cut there is
 (k = 1, j = 1): what can be reached does not depend on the runtime.
@@ -39,28 +39,19 @@ class Alignment:
         """Whether everything is allowed."""
         return self.preset.runtime is Runtime.NONE
 
-    def finer(self) -> tuple[Alignment, ...]:
-        """Rules that allow more, in the order in which they cost time; the same slices at most."""
-        if self.is_free:
-            return ()
-        return (
-            replace(self, any_single_rank=True),
-            replace(self, preset=replace(self.preset, block=1)),
-        )
-
     def tiers(self) -> tuple[Alignment, ...]:
-        """The rule itself, then all finer ones."""
-        return (self, *self.finer())
+        """The rule, then those that allow more, as they cost time; the same slices at most."""
+        if self.is_free:
+            return (self,)
+        unaligned = replace(self, preset=replace(self.preset, block=1))
+        return self, replace(self, any_single_rank=True), unaligned
 
     def allows(self, shape: LayerShape, cut: Cut) -> bool:
         """Whether a cut follows the rule; if it has two ranks, both have to."""
         return all(
-            self._is_rank(one.fold.sizes(shape), one.num_slices, one.rank)
+            one.rank in self.ranks(one.fold.sizes(shape), one.num_slices, one.rank)
             for one in cut.scheme.structure.projections(cut)
         )
-
-    def _is_rank(self, shape: LayerShape, num_slices: int, rank: int) -> bool:
-        return bool((self.ranks(shape, num_slices, rank) == rank).any())
 
     def counts(self, shape: LayerShape, counts: Sequence[int]) -> tuple[int, ...]:
         """Those k of `counts` for which a rank is allowed that saves parameters."""
@@ -87,19 +78,6 @@ class Alignment:
         if known.depthwise and width == 1 and c % known.block == 0 and len(shape.kernel) == 2:
             return ranks[:1]
         return ranks[:0]
-
-
-def affordable(objectives: Sequence[float], price: float) -> int:
-    """Index of the first rule whose optimum is at most `price` times that of the last, finest one.
-
-    Parameters
-    ----------
-    objectives
-        What the search reached by each of the tiers.
-    price
-        At least 1.
-    """
-    return next(i for i, reached in enumerate(objectives) if reached <= price * objectives[-1])
 
 
 def _within(k: int, most: int | None) -> bool:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
 
 import numpy as np
 
-from alds_onnx.cuts import Cut, FloatArray, LayerShape
+from alds_onnx.cuts import FloatArray, LayerShape
 from alds_onnx.errors import BudgetError
 from alds_onnx.search.costs import PARAMETERS, Cost, Mixture, total_cost
+from alds_onnx.search.frontier import Choice
 from alds_onnx.values import Budget, BudgetKind
 
 # Fraction of the original cost that may stay unspent: the removed fraction should be within one
@@ -100,44 +100,13 @@ def parameter_budget(before: int, removed: float) -> CostedBudget:
     return CostedBudget(budget=Budget(before=before, removed=removed), cost=PARAMETERS)
 
 
-class Solution(Protocol):
-    """The result of a search: the value of its objective, and the cuts that it chose."""
-
-    @property
-    def objective(self) -> float:
-        """Value of the objective; smaller is better."""
-
-    @property
-    def cuts(self) -> Mapping[str, Cut]:
-        """Cuts by layer name; layers that stay dense have none."""
-
-
-_S = TypeVar("_S", bound=Solution)
-
-
 def search_within(
     budgets: Sequence[CostedBudget],
     shapes: Mapping[str, LayerShape],
     smallest: Callable[[Cost], int],
-    solve: Callable[[Allowance], _S],
-) -> _S:
-    """Search within all budgets.
-
-    Parameters
-    ----------
-    budgets
-        One or more.
-    shapes
-        Sizes of the layers by name.
-    smallest
-        Gives the least that all layers together can cost.
-    solve
-        Searches within one allowance.
-
-    Returns
-    -------
-    The solution with the smallest objective among those found that keep all budgets. With one
-    budget, this is the result of `solve`.
+    solve: Callable[[Allowance], Choice],
+) -> Choice:
+    """Search within all budgets; `smallest` gives the least that all layers together can cost.
 
     Raises
     ------
@@ -159,27 +128,26 @@ def search_within(
 def search_allowances(
     allowances: Sequence[Allowance],
     shapes: Mapping[str, LayerShape],
-    solve: Callable[[Allowance], _S],
-) -> _S | None:
-    """Find the best solution that keeps all allowances; None if none was found.
+    solve: Callable[[Allowance], Choice],
+) -> Choice | None:
+    """Find the choice with the smallest objective that keeps all allowances; None if none does.
 
     With one allowance, this is the result of `solve`.
     """
     if len(allowances) == 1:
         return solve(allowances[0])
 
-    def shares(solution: _S) -> FloatArray:
-        """Divide the cost of a solution by each allowance."""
-        totals = (total_cost(one.cost, shapes, solution.cuts) for one in allowances)
+    def shares(choice: Choice) -> FloatArray:
+        """Divide the cost of a choice by each allowance."""
         return np.array(
-            [t / max(1, one.allowed) for t, one in zip(totals, allowances, strict=True)]
+            [total_cost(one.cost, shapes, choice.cuts) / max(1, one.allowed) for one in allowances]
         )
 
     for allowance in allowances:
         single = solve(allowance)
         if (shares(single) <= 1).all():
             return single
-    best: _S | None = None
+    best: Choice | None = None
     weights, shrunk = np.full(len(allowances), 1 / len(allowances)), 1.0
     for _ in range(_MIXTURES):
         found = solve(_mixed(allowances, weights, shrunk))

@@ -16,29 +16,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-from alds_onnx.cuts import Cut, FloatArray, LayerShape, Spectra, read_only
-from alds_onnx.search.alignment import Alignment, affordable
+from alds_onnx.cuts import FloatArray, LayerShape, Spectra, read_only
+from alds_onnx.search.alignment import Alignment
 from alds_onnx.search.budgets import Allowance, CostedBudget, search_within
-from alds_onnx.search.costs import PARAMETERS_ONLY, Cost, CostModel, ExcludedRanks
-from alds_onnx.search.frontier import Frontier, Point, frontier, frontier_of_curves
+from alds_onnx.search.costs import PARAMETERS_ONLY, Cost, CostModel, Excluded
+from alds_onnx.search.frontier import Choice, Frontier, Point, frontier
 from alds_onnx.search.iterative import search_iterative
 from alds_onnx.search.knapsack import minimize_sum_of_errors
 from alds_onnx.search.leftovers import finer_points
-from alds_onnx.search.minmax import minimize_maximum_error
-from alds_onnx.search.smallest import smallest_total
+from alds_onnx.search.minmax import minimize_maximum_error, smallest_cost
 from alds_onnx.search.ties import break_ties
 
-#: Cuts excluded from the search, by layer name.
-Excluded: TypeAlias = Mapping[str, Sequence[ExcludedRanks]]
 #: Converts the local errors of a layer, given by name, to the errors that the search counts.
 Damage: TypeAlias = Callable[[str, FloatArray], FloatArray]
-
-_NOTHING: Excluded = MappingProxyType({})
 
 
 def local_error(name: str, error: FloatArray) -> FloatArray:
@@ -73,16 +67,8 @@ class Candidates:
         self, rule: Alignment, cost_model: CostModel = PARAMETERS_ONLY
     ) -> dict[str, Frontier]:
         """Build the frontier of each layer over the cuts that a rule allows."""
-        return {
-            name: self._counted(frontier(name, spectra, rule, cost_model))
-            for name, spectra in self.spectra.items()
-        }
-
-    def frontier_of(self, name: str, num_slices: int, rule: Alignment) -> Frontier:
-        """Build the frontier of one layer over the ranks at k slices of the paper's scheme."""
-        spectra = self.spectra[name]
-        curves = (spectra.curve(num_slices),)
-        return self._counted(frontier_of_curves(name, spectra.shape, curves, rule))
+        found = (frontier(n, spectra, rule, cost_model) for n, spectra in self.spectra.items())
+        return {f.name: replace(f, error=self._errors(f.name, f.error)) for f in found}
 
     def counted_spectra(self) -> dict[str, Spectra]:
         """Give the error curves in the errors that the search counts."""
@@ -97,42 +83,8 @@ class Candidates:
             for name, spectra in self.spectra.items()
         }
 
-    def _counted(self, local: Frontier) -> Frontier:
-        return replace(local, error=self._errors(local.name, local.error))
-
     def _errors(self, name: str, error: FloatArray) -> FloatArray:
         return self.damage(name, error) * self.scale.get(name, 1.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Choice:
-    """The chosen cuts.
-
-    Attributes
-    ----------
-    cuts
-        Cuts by layer name; layers that stay dense have none.
-    points
-        The choice of each layer on its frontier; empty if there was no search.
-    objective
-        Value of the objective; infinite if nothing fits the budget.
-    """
-
-    cuts: Mapping[str, Cut]
-    points: Mapping[str, Point] = field(default_factory=dict)
-    objective: float = 0.0
-
-
-class Objective(Protocol):
-    """The quantity that a search minimises."""
-
-    def search(
-        self, candidates: Candidates, rule: Alignment, cost_model: CostModel, allowed: int
-    ) -> dict[str, Point]:
-        """Choose a point for every layer, with a total cost of at most `allowed` if possible."""
-
-    def value(self, errors: Sequence[float]) -> float:
-        """Compute the objective from the errors of all layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +124,7 @@ class SumOfErrors:
 class Iterative:
     """The largest error of a layer, by Algorithm 1 of the ALDS paper. Counts parameters only.
 
-    Attributes
-    ----------
-    seed
-        Seed of the random starts.
+    `seed` is that of the random starts.
     """
 
     seed: int
@@ -185,20 +134,15 @@ class Iterative:
     ) -> dict[str, Point]:
         """Choose a point for every layer."""
         generator = np.random.default_rng(self.seed)
-        cuts = search_iterative(candidates.counted_spectra(), allowed, generator, rule)
-        return {
-            name: self._point(candidates, rule, name, cuts[name]) for name in candidates.spectra
-        }
+        return search_iterative(candidates.counted_spectra(), allowed, generator, rule)
 
     def value(self, errors: Sequence[float]) -> float:
         """Give the largest error."""
         return max(errors, default=0.0)
 
-    @staticmethod
-    def _point(candidates: Candidates, rule: Alignment, name: str, cut: Cut | None) -> Point:
-        found = candidates.frontier_of(name, cut.num_slices if cut else 1, rule)
-        rank = cut.rank if cut else 0
-        return Point(found, int(np.flatnonzero(found.rank == rank)[0]))
+
+#: The quantity that a search minimises, and how it is made small.
+Objective: TypeAlias = LargestError | SumOfErrors | Iterative
 
 
 def choose(
@@ -209,7 +153,7 @@ def choose(
     *,
     tolerance: float,
     scale: Mapping[str, float] | None = None,
-    excluded: Excluded = _NOTHING,
+    excluded: Excluded | None = None,
 ) -> Choice:
     """Choose the cut of every layer.
 
@@ -246,11 +190,12 @@ def choose(
     rules = alignment.tiers()
 
     def smallest(cost: Cost) -> int:
-        cost_model = CostModel(cost=cost, excluded=excluded)
-        return smallest_total(candidates.spectra, rules[-1], cost_model)
+        frontiers = candidates.frontiers(rules[-1], CostModel(cost=cost, excluded=excluded or {}))
+        return smallest_cost(list(frontiers.values()))
 
     def solve(allowance: Allowance) -> Choice:
-        cost_model, allowed = CostModel(cost=allowance.cost, excluded=excluded), allowance.allowed
+        cost_model = CostModel(cost=allowance.cost, excluded=excluded or {})
+        allowed = allowance.allowed
         found = [_solved(candidates, objective, rule, cost_model, allowed) for rule in rules]
         at = affordable([choice.objective for choice in found], tolerance)
         first, judged = found[at], candidates
@@ -261,6 +206,11 @@ def choose(
         return _with_leftovers(first, finer, allowance, objective)
 
     return search_within(budgets, candidates.shapes, smallest, solve)
+
+
+def affordable(objectives: Sequence[float], price: float) -> int:
+    """Index of the first of some rules whose optimum is at most `price` times the last one's."""
+    return next(i for i, reached in enumerate(objectives) if reached <= price * objectives[-1])
 
 
 def _points(frontiers: Mapping[str, Frontier], chosen: Sequence[int]) -> dict[str, Point]:
@@ -300,9 +250,5 @@ def _with_leftovers(
     points = dict(choice.points)
     for frontiers in finer:
         left = allowance.allowed - sum(point.cost for point in points.values())
-        names = list(points)
-        new = finer_points(
-            list(points.values()), [frontiers[name] for name in names], left, allowance.slack
-        )
-        points |= {names[position]: point for position, point in new.items()}
+        points |= finer_points(points, frontiers, left, allowance.slack)
     return _choice(points, objective)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -132,9 +132,6 @@ class ExcludedRanks:
         return np.asarray(~concerned | np.less_equal(cuts.rank, self.above))
 
 
-PARAMETERS = Parameters()
-
-
 class CutFilter(Protocol):
     """Excludes cuts of a layer from the search."""
 
@@ -142,20 +139,18 @@ class CutFilter(Protocol):
         """Which of the cuts may be chosen."""
 
 
+#: Cuts excluded from the search, by layer name.
+Excluded: TypeAlias = Mapping[str, Sequence[CutFilter]]
+
+PARAMETERS = Parameters()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CostModel:
-    """What cuts cost, and which of them are excluded from the search.
-
-    Attributes
-    ----------
-    cost
-        What the search counts.
-    excluded
-        Filters by layer name.
-    """
+    """What the search counts as the cost of cuts, and which of them are excluded."""
 
     cost: Cost = PARAMETERS
-    excluded: Mapping[str, Sequence[CutFilter]] = field(default_factory=dict)
+    excluded: Excluded = field(default_factory=dict)
 
     def allows(self, name: str, cuts: Cuts) -> npt.NDArray[np.bool_]:
         """Which of the cuts of a layer may be chosen."""

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from alds_onnx.cuts import (
-    Cut,
-    Cuts,
-    ErrorCurve,
-    ErrorNorm,
-    FloatArray,
-    IntArray,
-    LayerShape,
-    Scheme,
-    Spectra,
-    by_fold,
-)
-from alds_onnx.schemes.base import Curves
+from alds_onnx.cuts import Cut, Cuts, FloatArray, IntArray, LayerShape, Scheme, Spectra
+from alds_onnx.schemes.base import Candidates
 from alds_onnx.search.alignment import FREE, Alignment
 from alds_onnx.search.costs import PARAMETERS_ONLY, CostModel
 
 _SCHEMES = tuple(Scheme)
-# Cuts of one scheme and k, and the error of each.
-_Choices: TypeAlias = tuple[Cuts, FloatArray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -117,6 +103,25 @@ class Point:
         return min(fewer, max(self.index - 1, 0)), max(more, min(self.index + 1, last))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Choice:
+    """The cuts that a search chose.
+
+    Attributes
+    ----------
+    cuts
+        Cuts by layer name; layers that stay dense have none.
+    points
+        The choice of each layer on its frontier; empty if there was no search.
+    objective
+        Value of the objective; smaller is better, infinite if nothing fits the budget.
+    """
+
+    cuts: Mapping[str, Cut]
+    points: Mapping[str, Point] = field(default_factory=dict)
+    objective: float = 0.0
+
+
 def frontier(
     name: str,
     spectra: Spectra,
@@ -128,73 +133,40 @@ def frontier(
     Ties go to the smaller k: fewer slices are simpler and no runtime is slower with them; then to
     the scheme that comes first.
     """
-    curves, norm = spectra.by_fold, spectra.error_norm
-    choices = [
-        choice
-        for scheme in spectra.schemes
-        for choice in _choices(scheme, spectra.shape, curves, alignment, norm)
-    ]
-    return _undominated(name, spectra.shape, choices, cost_model)
-
-
-def frontier_of_curves(
-    name: str,
-    shape: LayerShape,
-    curves: tuple[ErrorCurve, ...],
-    alignment: Alignment = FREE,
-    cost_model: CostModel = PARAMETERS_ONLY,
-) -> Frontier:
-    """Build the frontier over the given curves only, each for the scheme that it names."""
-    choices = [
-        choice
-        for curve in curves
-        for choice in _choices(curve.scheme, shape, by_fold([curve]), alignment)
-    ]
-    return _undominated(name, shape, choices, cost_model)
-
-
-def _undominated(
-    name: str, shape: LayerShape, choices: Sequence[_Choices], cost_model: CostModel
-) -> Frontier:
-    """Keep what is not excluded and no other choice beats."""
+    shape, curves = spectra.shape, spectra.by_fold
     dense = np.array([[cost_model.cost.dense(name, shape)], [0.0], [0], [0], [0], [0]])
-    columns = [_columns(name, shape, cuts, error, cost_model) for cuts, error in choices]
+    columns = [
+        _columns(name, shape, scheme, candidates, cost_model)
+        for scheme in spectra.schemes
+        for candidates in scheme.structure.candidates(
+            shape, curves, alignment.ranks, spectra.error_norm
+        )
+    ]
     table = np.concatenate([*columns, dense], axis=1)
     table = table[:, np.lexsort((table[4], table[2], table[1], table[0]))]
     best_before = np.minimum.accumulate(np.concatenate([[np.inf], table[1, :-1]]))
     kept = table[:, table[1] < best_before]
-    cost, num_slices, rank, scheme, rank_out = kept[[0, 2, 3, 4, 5]].astype(np.int64)
+    cost, num_slices, rank, schemes, rank_out = kept[[0, 2, 3, 4, 5]].astype(np.int64)
     return Frontier(
         name=name,
         cost=cost,
         error=kept[1].copy(),
         num_slices=num_slices,
         rank=rank,
-        scheme=scheme,
+        scheme=schemes,
         rank_out=rank_out,
     )
 
 
 def _columns(
-    name: str, shape: LayerShape, cuts: Cuts, error: FloatArray, cost_model: CostModel
+    name: str, shape: LayerShape, scheme: Scheme, candidates: Candidates, cost_model: CostModel
 ) -> FloatArray:
     """Cuts that are not excluded, (6, cuts): cost, error, k, j, scheme, second rank."""
+    num_slices, rank, rank_out, error = candidates
+    cuts = Cuts(scheme=scheme, num_slices=num_slices, rank=rank, rank_out=rank_out)
     left = cost_model.allows(name, cuts)
     cuts = cuts.where(left)
     cost = cost_model.cost.cuts(name, shape, cuts)
-    k = np.full_like(cost, cuts.num_slices)
-    scheme = np.full_like(cost, _SCHEMES.index(cuts.scheme))
-    return np.stack([cost, error[left], k, cuts.rank, scheme, cuts.rank_out])
-
-
-def _choices(
-    scheme: Scheme,
-    shape: LayerShape,
-    curves: Curves,
-    alignment: Alignment,
-    norm: ErrorNorm = ErrorNorm.SPECTRAL,
-) -> Iterator[_Choices]:
-    """The cuts of a scheme that save parameters and are allowed, and their errors."""
-    for found in scheme.structure.candidates(shape, curves, alignment.ranks, norm):
-        k, rank, rank_out = found.num_slices, found.rank, found.rank_out
-        yield Cuts(scheme=scheme, num_slices=k, rank=rank, rank_out=rank_out), found.error
+    k = np.full_like(cost, num_slices)
+    schemes = np.full_like(cost, _SCHEMES.index(scheme))
+    return np.stack([cost, error[left], k, cuts.rank, schemes, cuts.rank_out])

@@ -17,9 +17,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from alds_onnx.cuts import Cut, Spectra
+from alds_onnx.cuts import Cut, Scheme, Spectra
 from alds_onnx.search.alignment import FREE, Alignment
-from alds_onnx.search.frontier import Frontier, frontier_of_curves
+from alds_onnx.search.frontier import Frontier, Point, frontier
 from alds_onnx.search.minmax import minimize_maximum_error, smallest_cost
 
 _FIXED_STARTS = (3, 5, 7, 9)
@@ -32,7 +32,7 @@ def search_iterative(
     budget: int,
     generator: np.random.Generator,
     alignment: Alignment = FREE,
-) -> dict[str, Cut | None]:
+) -> dict[str, Point]:
     """Choose (k, j) for every layer by alternating between ranks and numbers of slices.
 
     Parameters
@@ -40,65 +40,64 @@ def search_iterative(
     spectra
         Error curves by layer name.
     budget
-        Largest total number of parameters of the layers; at least
-        `alds_onnx.search.smallest.smallest_parameters`.
+        Most parameters of the layers together; the cheapest cuts must fit.
     generator
         Draws the random starts.
     alignment
         The allowed (k, j).
-
-    Returns
-    -------
-    The cut of each layer; None where it stays dense.
     """
     # Sort the layers, so that the draws do not depend on their order.
     layers = [(name, _allowed(s, alignment)) for name, s in sorted(spectra.items())]
-    starts = [_nearest(layers, k) for k in _FIXED_STARTS]
-    starts += [_drawn(layers, generator) for _ in range(_NUM_STARTS - len(_FIXED_STARTS))]
+    starts = [[_nearest(s, k) for _, s in layers] for k in _FIXED_STARTS]
+    starts += [
+        [int(generator.choice(_counts(s))) for _, s in layers]
+        for _ in range(_NUM_STARTS - len(_FIXED_STARTS))
+    ]
     solutions = (_descend(layers, start, budget, alignment) for start in starts)
-    return min(solutions, key=lambda solution: solution[0])[1]
+    return min(solutions, key=_largest_error)
 
 
 _Layers = Sequence[tuple[str, Spectra]]
-_Solution = tuple[float, dict[str, Cut | None]]
+
+
+def _largest_error(points: Mapping[str, Point]) -> float:
+    return max((point.error for point in points.values()), default=0.0)
 
 
 def _allowed(spectra: Spectra, alignment: Alignment) -> Spectra:
-    """Keep the curves of the k that have an allowed rank, and in any case k = 1."""
+    """Keep the paper's scheme at the k that have an allowed rank, and in any case at k = 1."""
     counts = {1, *alignment.counts(spectra.shape, _counts(spectra))}
     kept = tuple(curve for curve in spectra.curves if curve.num_slices in counts)
-    return replace(spectra, curves=kept)
+    return replace(spectra, curves=kept, schemes=(Scheme.ENCODE,))
 
 
 def _counts(spectra: Spectra) -> list[int]:
     return [curve.num_slices for curve in spectra.curves]
 
 
-def _nearest(layers: _Layers, wanted: int) -> list[int]:
-    """Find the k of each layer that is nearest to `wanted`, the larger one of a tie."""
-    return [min(reversed(_counts(s)), key=lambda k: abs(k - wanted)) for _, s in layers]
-
-
-def _drawn(layers: _Layers, generator: np.random.Generator) -> list[int]:
-    return [int(generator.choice(_counts(s))) for _, s in layers]
+def _nearest(spectra: Spectra, wanted: int) -> int:
+    """The k that is nearest to `wanted`, the larger one of a tie."""
+    return min(reversed(_counts(spectra)), key=lambda k: abs(k - wanted))
 
 
 def _frontiers(layers: _Layers, num_slices: Sequence[int], alignment: Alignment) -> list[Frontier]:
     return [
-        frontier_of_curves(name, s.shape, (s.curve(k),), alignment)
+        frontier(name, replace(s, curves=(s.curve(k),)), alignment)
         for (name, s), k in zip(layers, num_slices, strict=True)
     ]
 
 
-def _descend(layers: _Layers, start: list[int], budget: int, alignment: Alignment) -> _Solution:
+def _descend(
+    layers: _Layers, start: list[int], budget: int, alignment: Alignment
+) -> dict[str, Point]:
     """Alternate both steps from one start, and give the best round."""
     affordable = _affordable(layers, start, budget, alignment)
     best = current = _best_ranks(layers, affordable, budget, alignment)
     for _ in range(_NUM_ROUNDS):
         # At its new k each layer has a rank within its current parameters: the budget is kept.
-        num_slices = _best_slices(layers, current[1], alignment)
+        num_slices = [_best_count(s, current[name].cut, alignment) for name, s in layers]
         current = _best_ranks(layers, num_slices, budget, alignment)
-        best = min(best, current, key=lambda solution: solution[0])
+        best = min(best, current, key=_largest_error)
     return best
 
 
@@ -118,22 +117,15 @@ def _affordable(layers: _Layers, start: list[int], budget: int, alignment: Align
 
 def _best_ranks(
     layers: _Layers, num_slices: Sequence[int], budget: int, alignment: Alignment
-) -> _Solution:
+) -> dict[str, Point]:
     """Take the global step: the best ranks for these numbers of slices."""
     frontiers = _frontiers(layers, num_slices, alignment)
     chosen = minimize_maximum_error(frontiers, budget)
-    error = max((float(f.error[i]) for f, i in zip(frontiers, chosen, strict=True)), default=0.0)
-    return error, {f.name: f.cut(i) for f, i in zip(frontiers, chosen, strict=True)}
-
-
-def _best_slices(
-    layers: _Layers, cuts: Mapping[str, Cut | None], alignment: Alignment
-) -> list[int]:
-    """Take the local step: for each layer, the k with the smallest error at its parameters."""
-    return [_best_count(s, cuts[name], alignment) for name, s in layers]
+    return {f.name: Point(f, i) for f, i in zip(frontiers, chosen, strict=True)}
 
 
 def _best_count(spectra: Spectra, cut: Cut | None, alignment: Alignment) -> int:
+    """Take the local step: the k with the smallest error at the parameters of a layer's cut."""
     shape = spectra.shape
     budget = cut.num_parameters(shape) if cut else shape.num_parameters
     errors = []

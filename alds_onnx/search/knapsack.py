@@ -13,34 +13,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from alds_onnx.search.frontier import Frontier
+from alds_onnx.search.minmax import total_cost
 
 # Halvings of the logarithm of the price: the last step is far below the gap between vertices.
 _BISECTIONS = 100
 
 
 def minimize_sum_of_errors(frontiers: Sequence[Frontier], budget: int) -> list[int]:
-    """Make a choice for each layer so that the sum of the errors is small.
+    """Give the index of a choice on each frontier so that the sum of the errors is small.
 
-    Parameters
-    ----------
-    frontiers
-        One for each layer.
-    budget
-        Largest total cost of the layers; at least `smallest_cost`.
-
-    Returns
-    -------
-    The index of the choice on each frontier. The result is optimal on the convex hulls, and at most
-    one step of one layer away from the optimum.
+    `budget` is the largest total cost of the layers, at least `smallest_cost`. The result is
+    optimal on the convex hulls, and at most one step of one layer away from the optimum.
     """
-    chosen = _at_price(frontiers, np.inf)
+    chosen = [0 for _ in frontiers]
     low, high = -60.0, 60.0  # natural logarithm of the price
-    if frontiers and _cost(frontiers, _at_price(frontiers, 0.0)) <= budget:
+    if frontiers and total_cost(frontiers, _at_price(frontiers, 0.0)) <= budget:
         return _at_price(frontiers, 0.0)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         candidate = _at_price(frontiers, float(np.exp(middle)))
-        if _cost(frontiers, candidate) <= budget:
+        if total_cost(frontiers, candidate) <= budget:
             chosen, high = candidate, middle
         else:
             low = middle
@@ -48,19 +40,13 @@ def minimize_sum_of_errors(frontiers: Sequence[Frontier], budget: int) -> list[i
 
 
 def _at_price(frontiers: Sequence[Frontier], price: float) -> list[int]:
-    if np.isinf(price):
-        return [0 for _ in frontiers]
     return [int(np.argmin(f.error + price * f.cost)) for f in frontiers]
-
-
-def _cost(frontiers: Sequence[Frontier], chosen: Sequence[int]) -> int:
-    return sum(int(f.cost[i]) for f, i in zip(frontiers, chosen, strict=True))
 
 
 def _spend_leftover(frontiers: Sequence[Frontier], chosen: list[int], budget: int) -> list[int]:
     """Take the step with the largest gain per cost, of any length, as long as one fits."""
     chosen = list(chosen)
-    left = budget - _cost(frontiers, chosen)
+    left = budget - total_cost(frontiers, chosen)
     while True:
         steps = [
             step
@@ -82,8 +68,7 @@ def _best_step(
     affordable = int(np.searchsorted(costs, left, side="right"))
     if not affordable:
         return None
-    gains = (f.error[current] - f.error[current + 1 : current + 1 + affordable]) / costs[
-        :affordable
-    ]
+    saved = f.error[current] - f.error[current + 1 : current + 1 + affordable]
+    gains = saved / costs[:affordable]
     best = int(np.argmax(gains))
     return float(gains[best]), f.name, layer, current + 1 + best

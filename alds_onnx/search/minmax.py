@@ -12,11 +12,12 @@ choice is a knapsack problem.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from alds_onnx.search.frontier import Frontier
+from alds_onnx.cuts import Spectra
+from alds_onnx.search.frontier import Frontier, frontier
 
 
 def smallest_cost(frontiers: Sequence[Frontier]) -> int:
@@ -24,19 +25,20 @@ def smallest_cost(frontiers: Sequence[Frontier]) -> int:
     return sum(int(f.cost[0]) for f in frontiers)
 
 
+def smallest_parameters(spectra: Mapping[str, Spectra]) -> int:
+    """Count the parameters of all layers, each cut as far as possible."""
+    return smallest_cost([frontier(name, curves) for name, curves in spectra.items()])
+
+
+def total_cost(frontiers: Sequence[Frontier], chosen: Sequence[int]) -> int:
+    """Add up the costs of the choices at these indices."""
+    return sum(int(f.cost[i]) for f, i in zip(frontiers, chosen, strict=True))
+
+
 def minimize_maximum_error(frontiers: Sequence[Frontier], budget: int) -> list[int]:
-    """Make a choice for each layer so that the largest error is as small as possible.
+    """Give the index of the choice on each frontier that makes the largest error smallest.
 
-    Parameters
-    ----------
-    frontiers
-        One for each layer.
-    budget
-        Largest total cost of the layers; at least `smallest_cost`.
-
-    Returns
-    -------
-    The index of the choice on each frontier.
+    `budget` is the largest total cost of the layers; at least `smallest_cost`.
     """
     threshold = _smallest_threshold(frontiers, budget)
     chosen = [f.cheapest(threshold) for f in frontiers]
@@ -50,8 +52,7 @@ def _smallest_threshold(frontiers: Sequence[Frontier], budget: int) -> float:
     low, high = 0, len(thresholds) - 1  # the highest always fits: each layer at its cheapest
     while low < high:
         middle = (low + high) // 2
-        cost = sum(int(f.cost[f.cheapest(thresholds[middle])]) for f in frontiers)
-        if cost <= budget:
+        if total_cost(frontiers, [f.cheapest(thresholds[middle]) for f in frontiers]) <= budget:
             high = middle
         else:
             low = middle + 1
@@ -61,7 +62,7 @@ def _smallest_threshold(frontiers: Sequence[Frontier], budget: int) -> float:
 def _spend_leftover(frontiers: Sequence[Frontier], chosen: list[int], budget: int) -> list[int]:
     """Improve the worst layer step by step; leave a layer whose next step does not fit."""
     chosen = list(chosen)
-    left = budget - sum(int(f.cost[i]) for f, i in zip(frontiers, chosen, strict=True))
+    left = budget - total_cost(frontiers, chosen)
 
     def step(layer: int) -> tuple[float, int, str, int]:
         f, i = frontiers[layer], chosen[layer]

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from alds_onnx.cuts import FloatArray
-
 
 def pareto_front(size: Sequence[float], loss: Sequence[float]) -> npt.NDArray[np.bool_]:
     """Mark the points that no other point dominates.
@@ -23,15 +21,10 @@ def pareto_front(size: Sequence[float], loss: Sequence[float]) -> npt.NDArray[np
     """
     sizes, losses = np.asarray(size, np.float64), np.asarray(loss, np.float64)
     known = np.isfinite(sizes) & np.isfinite(losses)
-    beaten = np.array([_is_beaten(i, sizes, losses) for i in range(len(sizes))], dtype=np.bool_)
-    return np.asarray(known & ~beaten)
-
-
-def _is_beaten(point: int, sizes: FloatArray, losses: FloatArray) -> bool:
-    """Whether another point is no worse in size and loss, and better in one of them."""
-    size, loss = sizes[point], losses[point]
-    no_worse = np.less_equal(sizes, size) & np.less_equal(losses, loss)
-    return bool((no_worse & (np.less(sizes, size) | np.less(losses, loss))).any())
+    size_of_each, loss_of_each = sizes[:, None], losses[:, None]
+    no_worse = (sizes <= size_of_each) & (losses <= loss_of_each)
+    better = (sizes < size_of_each) | (losses < loss_of_each)
+    return np.asarray(known & ~(no_worse & better).any(axis=1))
 
 
 def knee(size: Sequence[float], loss: Sequence[float]) -> int | None:

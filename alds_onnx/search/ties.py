@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from alds_onnx.cuts import Cut, Cuts, ErrorCurve, ErrorNorm, Spectra, read_only
+from alds_onnx.cuts import Cuts, ErrorCurve, ErrorNorm, Spectra, read_only
 from alds_onnx.search.alignment import Alignment
 from alds_onnx.search.costs import CostModel
 from alds_onnx.search.frontier import Frontier, Point, frontier
@@ -103,16 +103,4 @@ class _ErrorBound:
 
     def allows(self, cuts: Cuts) -> npt.NDArray[np.bool_]:
         """Which of the cuts are left."""
-        pairs = zip(cuts.rank, cuts.rank_out, strict=True)
-        errors = [
-            self.spectra.relative_error(
-                Cut(
-                    num_slices=cuts.num_slices,
-                    rank=int(rank),
-                    scheme=cuts.scheme,
-                    rank_out=int(rank_out),
-                )
-            )
-            for rank, rank_out in pairs
-        ]
-        return np.array(errors) <= self.most
+        return np.array([self.spectra.relative_error(cut) for cut in cuts.each()]) <= self.most

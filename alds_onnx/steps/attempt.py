@@ -17,15 +17,14 @@ from alds_onnx.plans import match_plan
 from alds_onnx.search.budgets import CostedBudget, parameter_budget
 from alds_onnx.search.choose import (
     Candidates,
-    Choice,
-    Excluded,
     Iterative,
     LargestError,
     Objective,
     SumOfErrors,
     choose,
 )
-from alds_onnx.search.costs import Macs
+from alds_onnx.search.costs import Excluded, Macs
+from alds_onnx.search.frontier import Choice
 from alds_onnx.settings import Settings, Step
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.limits import Measurement

@@ -10,7 +10,7 @@ from alds_onnx.evaluate.samples import Samples
 from alds_onnx.graph.accounting import num_parameters, work_of_layers
 from alds_onnx.graph.files.load import load_model
 from alds_onnx.graph.scopes import Site
-from alds_onnx.search.smallest import smallest_parameters
+from alds_onnx.search.minmax import smallest_parameters
 from alds_onnx.settings import Settings, Source, Step
 from alds_onnx.steps.checks import find_shapes, make_samples
 from alds_onnx.steps.clock import Clock

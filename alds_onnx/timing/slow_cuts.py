@@ -17,8 +17,7 @@ from typing import TypeVar
 from alds_onnx.cuts import Cut, LayerShape, Scheme, distinct
 from alds_onnx.errors import BudgetError
 from alds_onnx.search.alignment import FREE
-from alds_onnx.search.choose import Excluded
-from alds_onnx.search.costs import ExcludedRanks
+from alds_onnx.search.costs import Excluded, ExcludedRanks
 from alds_onnx.timing.curves import Grid, TimeCurve, Variant, grid_of, measure_curves
 from alds_onnx.timing.layer_times import LayerTimes
 from alds_onnx.timing.timer import Timing

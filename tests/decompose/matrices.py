@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from alds_onnx.cuts import FloatArray, LayerShape
+from alds_onnx.cuts import FloatArray, LayerShape, Scheme, Spectra
+from alds_onnx.decompose.spectra import spectra_of_schemes
 
 # Singular values come from Gram matrices in float64, whose square roots resolve about
 # sqrt(2^-52) = 1.5e-8 of the largest one; ten times that for the sums in the products.
@@ -30,6 +31,11 @@ class Weight:
 
     def full_rank(self, num_slices: int) -> int:
         return min(self.shape.out_features, self.shape.num_columns // num_slices)
+
+
+def spectra(matrix: FloatArray, shape: LayerShape, slice_counts: tuple[int, ...]) -> Spectra:
+    """Error curves of the paper's scheme."""
+    return spectra_of_schemes(matrix, shape, {Scheme.ENCODE: slice_counts})
 
 
 def layer_shapes() -> st.SearchStrategy[LayerShape]:

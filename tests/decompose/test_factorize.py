@@ -13,9 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import Cut, CutError, Factors, FloatArray, LayerShape
-from alds_onnx.decompose.factorize import cut_error, factorize
-from alds_onnx.decompose.folding import compose
-from alds_onnx.decompose.spectra import spectra
+from alds_onnx.decompose.factorize import compose, cut_error, factorize
 from alds_onnx.linalg import eigen as module
 from alds_onnx.linalg.eigen import spectral_norm
 from alds_onnx.linalg.slices import slices
@@ -27,6 +25,7 @@ from .matrices import (
     columns_of_slices,
     random_matrix,
     singular_values,
+    spectra,
     weights,
     weights_and_counts,
     weights_and_cuts,

@@ -16,9 +16,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from alds_onnx.api import Result, compress
 from alds_onnx.cuts import Cut, Factors, FloatArray, LayerShape
-from alds_onnx.decompose.factorize import cut_error, factorize
-from alds_onnx.decompose.folding import compose
-from alds_onnx.decompose.spectra import spectra
+from alds_onnx.decompose.factorize import compose, cut_error, factorize
 from alds_onnx.errors import AldsError, VerificationError
 from alds_onnx.graph.rewrite import Replacement, rewrite, with_composed_weights
 from alds_onnx.linalg import eigen
@@ -27,6 +25,8 @@ from alds_onnx.runtimes import Runtime
 from alds_onnx.values import Decision, Status
 from tests.decompose.matrices import RESOLUTION
 from tests.graph.builders import only_layer
+
+from .matrices import spectra
 
 TYPES = {
     "float16": (TensorProto.FLOAT16, np.dtype(np.float16)),

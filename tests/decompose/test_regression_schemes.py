@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import Cut, ErrorNorm, LayerShape, Scheme, Spectra, distinct
-from alds_onnx.decompose.factorize import factorize
-from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.factorize import compose, factorize
 from alds_onnx.decompose.regression import (
     is_wide,
     joint_spectra,

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import FloatArray, LayerShape, Spectra
-from alds_onnx.decompose.spectra import spectra
 from alds_onnx.linalg import slices as module
 
-from .matrices import RESOLUTION, ROUNDING, Weight, random_matrix, singular_values, weights
+from .matrices import RESOLUTION, ROUNDING, Weight, random_matrix, singular_values, spectra, weights
 
 # At k = 1, 2, 3 the slices of this weight are wide, at 6 and 12 narrow; neither 2 nor 3 divides the
 # other.

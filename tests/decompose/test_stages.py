@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import Cut, Factors, FloatArray, LayerShape, Scheme, distinct
-from alds_onnx.decompose.factorize import factorize
-from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.factorize import compose, factorize
 from alds_onnx.decompose.stages import factors_of_stages, match, stage_weights, stages
 from tests.schemes.test_structures import cuts, drawn, full, shape_of
 

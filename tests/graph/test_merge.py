@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.factorize import compose
 from alds_onnx.graph.merge import merge_pairs
 from alds_onnx.graph.rewrite import Replacement, rewrite, stored_factors
 from alds_onnx.graph.tensors import make_tensor

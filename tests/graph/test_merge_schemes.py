@@ -10,8 +10,7 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from alds_onnx.cuts import Cut, Scheme, distinct
-from alds_onnx.decompose.factorize import factorize
-from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.factorize import compose, factorize
 from alds_onnx.graph.layers import Layer, read_matrix
 from alds_onnx.graph.merge import Merging, merge_pairs
 from alds_onnx.graph.rewrite import Replacement, rewrite

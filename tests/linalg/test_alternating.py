@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alds_onnx.linalg.alternating import Blocks, ReducedBlocks, SharedBlocks, mean_moments
+from alds_onnx.linalg.alternating import Blocks, mean_moments
 from alds_onnx.linalg.arrays import FloatArray
 from alds_onnx.linalg.least_squares import Problem, inverse
 
@@ -67,8 +67,8 @@ def composed(blocks: Blocks) -> FloatArray:
     return np.hstack(list(blocks.D)) @ placed(blocks.E, blocks.taps)
 
 
-def started(data: Samples, taps: int, num_slices: int, rank: int, sweeps: int = 0) -> SharedBlocks:
-    blocks = SharedBlocks(data.problem(), num_slices=num_slices, rank=rank, taps=taps)
+def started(data: Samples, taps: int, num_slices: int, rank: int, sweeps: int = 0) -> Blocks:
+    blocks = Blocks(data.problem(), num_slices=num_slices, rank=rank, taps=taps)
     blocks.solve(sweeps)
     return blocks
 
@@ -135,9 +135,7 @@ def test_sweeps_over_shared_encoders_never_raise_the_error(
     for sweeps in (0, 1, 2, 5, 20):
         size = {"num_slices": num_slices, "rank": rank, "taps": taps}
         problem = data.problem()
-        blocks = (
-            ReducedBlocks(problem, **size, rank_out=2) if reduced else SharedBlocks(problem, **size)
-        )
+        blocks = Blocks(problem, **size, rank_out=2 if reduced else 0)
         blocks.solve(sweeps)
         errors.append(data.left(composed(blocks)))
     assert (np.diff(errors) <= JITTERED).all(), errors
@@ -158,7 +156,7 @@ def test_sweeps_over_shared_encoders_lower_the_error(
 def test_reduced_decoders_are_an_svd_of_whitened_codes(rank_out: int) -> None:
     taps, m, rank = 3, 4, 2
     data = samples(taps * m)
-    blocks = ReducedBlocks(data.problem(), num_slices=1, rank=rank, taps=taps, rank_out=rank_out)
+    blocks = Blocks(data.problem(), num_slices=1, rank=rank, taps=taps, rank_out=rank_out)
     blocks.solve(0)
     codes = data.x @ placed(blocks.E, taps).T
     U, _, _ = np.linalg.svd(codes, full_matrices=False)  # whitened samples
@@ -173,7 +171,7 @@ def test_reduced_decoders_are_an_svd_of_whitened_codes(rank_out: int) -> None:
 
 def test_a_core_with_more_rows_than_codes_is_padded_with_zeros() -> None:
     data = samples(8, f=7)
-    blocks = ReducedBlocks(data.problem(), num_slices=1, rank=1, taps=2, rank_out=6)
+    blocks = Blocks(data.problem(), num_slices=1, rank=1, taps=2, rank_out=6)
     blocks.solve(3)
     outer, inner = blocks.factored()
     assert (outer.shape, inner.shape) == ((7, 6), (6, 2))
@@ -226,7 +224,7 @@ def test_a_sweep_that_loses_is_the_last_and_is_undone(monkeypatch: pytest.Monkey
 def test_strides_that_went_too_far_are_taken_back(taps: int) -> None:
     """Whatever the stride is: the error does not rise, and the next one is shorter."""
     data = samples(12)
-    blocks: Blocks = sliced(data) if taps == 1 else started(data, taps, 2, 2)
+    blocks = sliced(data) if taps == 1 else started(data, taps, 2, 2)
     before = blocks.explained
     assert blocks._sweep([*preconditioners(blocks)], 1e4) == 5e3
     assert blocks.explained >= before

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import Cut, Factors, FloatArray, LayerShape, Scheme, Spectra, distinct
-from alds_onnx.decompose.factorize import cut_error, factorize
-from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.factorize import compose, cut_error, factorize
 from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.linalg.slices import slices
 

@@ -9,6 +9,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import Cut, ErrorCurve, FloatArray, LayerShape, Spectra
+from alds_onnx.search.alignment import FREE, Alignment
+from alds_onnx.search.costs import PARAMETERS_ONLY, CostModel
+from alds_onnx.search.frontier import frontier
+from alds_onnx.search.minmax import minimize_maximum_error
 
 
 class Choice(NamedTuple):
@@ -131,6 +135,18 @@ def best_errors(model: dict[str, Spectra], budget: int) -> list[float]:
         for combination in combinations
         if sum(c.num_parameters for c in combination) <= budget
     )
+
+
+def search_exact(
+    model: dict[str, Spectra],
+    budget: int,
+    alignment: Alignment = FREE,
+    cost_model: CostModel = PARAMETERS_ONLY,
+) -> dict[str, Cut | None]:
+    """The cuts of the smallest possible largest error."""
+    frontiers = [frontier(name, curves, alignment, cost_model) for name, curves in model.items()]
+    chosen = minimize_maximum_error(frontiers, budget)
+    return {f.name: f.cut(i) for f, i in zip(frontiers, chosen, strict=True)}
 
 
 def tied(model: dict[str, Spectra]) -> bool:

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from alds_onnx import runtimes
 from alds_onnx.cuts import Cut, LayerShape, Spectra
-from alds_onnx.decompose.spectra import spectra
 from alds_onnx.runtimes import Preset, Runtime, preset
-from alds_onnx.search.alignment import FREE, Alignment, affordable
-from alds_onnx.search.exact import search_exact
+from alds_onnx.search.alignment import FREE, Alignment
+from alds_onnx.search.choose import affordable
 from alds_onnx.search.frontier import frontier
 from alds_onnx.search.iterative import search_iterative
-from alds_onnx.search.smallest import smallest_parameters
+from alds_onnx.search.minmax import smallest_parameters
 
-from .layers import choices, cost, errors, models_and_budgets, tied
+from ..decompose.matrices import spectra
+from .layers import choices, cost, errors, models_and_budgets, search_exact, tied
 
 Case = tuple[dict[str, Spectra], int]
 RUNTIMES = st.sampled_from(Runtime)
@@ -74,7 +74,7 @@ def test_onnxruntime(runtime: Runtime, block: int, shape: LayerShape) -> None:
 def test_none_allows_all(shape: LayerShape) -> None:
     counts = shape.slice_counts()
     assert FREE.counts(shape, counts) == counts
-    assert FREE.finer() == ()
+    assert FREE.tiers() == (FREE,)
     for k in counts:
         assert FREE.ranks(shape, k, 12).tolist() == list(range(1, 13))
 
@@ -91,7 +91,7 @@ def test_finer_rules_allow_more_but_no_more_slices(runtime: Runtime, shape: Laye
     for k in shape.slice_counts():
         most = rule.preset.most_slices if shape.kernel else rule.preset.most_product_slices
         known = set(rule.ranks(shape, k, 40).tolist())
-        for finer in rule.finer():
+        for finer in rule.tiers()[1:]:
             more = set(finer.ranks(shape, k, 40).tolist())
             assert known <= more
             known = more
@@ -122,7 +122,8 @@ def test_no_allowed_combination_is_better(case: Case, rule: Alignment) -> None:
 def test_all_searches_keep_to_the_rule_and_the_budget(case: Case, rule: Alignment) -> None:
     model, budget = case
     generator = np.random.default_rng(0)
-    iterative = search_iterative(model, budget, generator, rule)
+    points = search_iterative(model, budget, generator, rule)
+    iterative = {name: point.cut for name, point in points.items()}
     exact = search_exact(model, budget, rule)
     for cuts in (exact, iterative):
         assert cost(model, cuts) <= budget
@@ -142,7 +143,7 @@ def test_none_is_what_the_paper_has(case: Case, rule: Alignment) -> None:
 @given(shape=SHAPES)
 def test_no_grouped_convolutions_where_they_are_slow(runtime: Runtime, shape: LayerShape) -> None:
     rule = Alignment(preset=preset(runtime))
-    for wanted in (rule, *rule.finer()):
+    for wanted in rule.tiers():
         assert set(wanted.counts(shape, shape.slice_counts())) <= {1}
 
 

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import LayerShape, Scheme, Spectra
-from alds_onnx.decompose.spectra import spectra
 from alds_onnx.errors import BudgetError
 from alds_onnx.runtimes import Runtime, preset
 from alds_onnx.search.alignment import FREE, Alignment
@@ -27,6 +26,7 @@ from alds_onnx.search.choose import (
 from alds_onnx.search.costs import PARAMETERS_ONLY, ExcludedRanks
 from alds_onnx.values import Budget
 
+from ..decompose.matrices import spectra
 from .layers import best_errors, cost, errors, models_and_budgets
 from .test_alignment import RULES
 

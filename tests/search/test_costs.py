@@ -20,10 +20,9 @@ from alds_onnx.search.costs import (
     cost_of,
     total_cost,
 )
-from alds_onnx.search.exact import search_exact
 from alds_onnx.search.frontier import frontier
 
-from .layers import choices, errors, made_up, models, models_and_budgets
+from .layers import choices, errors, made_up, models, models_and_budgets, search_exact
 
 # Shares are whole numbers of 2^-40 of a budget.
 ROUNDING = 1e-9

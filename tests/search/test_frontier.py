@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import Cut, LayerShape, Spectra
-from alds_onnx.search.frontier import Frontier, frontier, frontier_of_curves
-from alds_onnx.search.smallest import smallest_parameters
+from alds_onnx.search.frontier import Frontier, frontier
+from alds_onnx.search.minmax import smallest_parameters
 
 from .layers import Choice, choices, is_strictly_monotone, layers, made_up, models, undominated
 
@@ -46,7 +48,7 @@ def test_cheapest_is_the_first_choice_at_or_below_the_threshold(
 @given(layers())
 def test_a_frontier_of_some_curves_is_that_of_a_layer_without_the_others(spectra: Spectra) -> None:
     for curve in spectra.curves:
-        found = frontier_of_curves("layer", spectra.shape, (curve,))
+        found = frontier("layer", replace(spectra, curves=(curve,)))
         alone = Spectra(shape=spectra.shape, norm=1.0, curves=(curve,))
         assert choices_of(found) == undominated(alone)
 

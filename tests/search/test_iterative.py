@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -11,13 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import Cut, LayerShape, Spectra
-from alds_onnx.search.exact import search_exact
-from alds_onnx.search.frontier import frontier, frontier_of_curves
+from alds_onnx.search.frontier import frontier
 from alds_onnx.search.iterative import search_iterative
-from alds_onnx.search.minmax import minimize_maximum_error, smallest_cost
-from alds_onnx.search.smallest import smallest_parameters
+from alds_onnx.search.minmax import minimize_maximum_error, smallest_cost, smallest_parameters
 
-from .layers import choices, chosen, cost, errors, made_up, models, models_and_budgets
+from .layers import choices, chosen, cost, errors, made_up, models, models_and_budgets, search_exact
 
 Case = tuple[dict[str, Spectra], int]
 # 75 global steps for each search: fewer examples.
@@ -25,7 +24,8 @@ slow = settings(max_examples=10)
 
 
 def search(model: dict[str, Spectra], budget: int, seed: int = 0) -> dict[str, Cut | None]:
-    return search_iterative(model, budget, np.random.default_rng(seed))
+    points = search_iterative(model, budget, np.random.default_rng(seed))
+    return {name: point.cut for name, point in points.items()}
 
 
 @slow
@@ -62,7 +62,7 @@ def test_it_is_as_good_as_each_of_its_fixed_starts(case: Case) -> None:
                 for curve, distance in zip(spectra.curves, distances, strict=True)
                 if distance == min(distances)
             )
-            frontiers.append(frontier_of_curves(name, spectra.shape, (spectra.curve(nearest),)))
+            frontiers.append(frontier(name, replace(spectra, curves=(spectra.curve(nearest),))))
         if smallest_cost(frontiers) <= budget:
             indices = minimize_maximum_error(frontiers, budget)
             best = max(f.error[i] for f, i in zip(frontiers, indices, strict=True))
@@ -154,7 +154,7 @@ def test_the_local_step_reads_the_error_of_the_rank_that_is_paid_for(
         WIDE, flat | {1: list(np.linspace(0.95, 0.8, 15)), 16: [0.6, 0.1, 0.05], 32: [0.5]}
     )
     generator = cast(np.random.Generator, AlwaysTheSmallest())
-    assert search_iterative({"wide": spectra}, budget, generator) == {"wide": best}
+    assert search_iterative({"wide": spectra}, budget, generator)["wide"].cut == best
 
 
 def test_halving_the_slices_makes_any_start_affordable() -> None:

@@ -15,9 +15,10 @@ from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.runtimes import Runtime, preset
 from alds_onnx.search.alignment import FREE, Alignment
 from alds_onnx.search.costs import CostModel, ExcludedRanks, Macs
-from alds_onnx.search.exact import search_exact
 from alds_onnx.search.frontier import frontier
-from alds_onnx.search.smallest import smallest_parameters
+from alds_onnx.search.minmax import smallest_parameters
+
+from .layers import search_exact
 
 RULES = [FREE, *(Alignment(preset=preset(r)) for r in (Runtime.TFLITE, Runtime.ORT_AVX2))]
 KERNELS = [(3, 3), (1, 3), (2, 4), (5,), (2, 3, 2), (1, 1)]

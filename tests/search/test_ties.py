@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import Cut, LayerShape, Spectra
-from alds_onnx.decompose.factorize import factorize
-from alds_onnx.decompose.folding import compose
-from alds_onnx.decompose.spectra import spectra
+from alds_onnx.decompose.factorize import compose, factorize
 from alds_onnx.linalg.arrays import FloatArray
 from alds_onnx.search.alignment import FREE
 from alds_onnx.search.choose import Candidates, LargestError
 from alds_onnx.search.costs import PARAMETERS_ONLY
 from alds_onnx.search.frontier import Point
 from alds_onnx.search.minmax import minimize_maximum_error
+
+from ..decompose.matrices import spectra
 
 SIZE = 64
 SHAPE = LayerShape(out_features=SIZE, in_channels=SIZE)

@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 
 from alds_onnx.cuts import FloatArray, Spectra
 from alds_onnx.evidence import Damage
-from alds_onnx.search.choose import Choice
+from alds_onnx.search.frontier import Choice
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Advance
 

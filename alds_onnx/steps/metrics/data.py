@@ -26,16 +26,14 @@ from alds_onnx.calibrate.sensitivity import Probe, Sensitivity
 from alds_onnx.calibrate.statistics import Sampler
 from alds_onnx.calibrate.walk import Walk
 from alds_onnx.cuts import Cut, Factors, FloatArray, Scheme, Spectra
-from alds_onnx.decompose.factorize import cut_error, factorize
-from alds_onnx.decompose.folding import compose
+from alds_onnx.decompose.factorize import compose, cut_error, factorize
 from alds_onnx.decompose.regression import fitted_shape, regress
 from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.errors import DataError
 from alds_onnx.evaluate.sessions import RunError
 from alds_onnx.evidence import Damage
 from alds_onnx.graph.rewrite import Dense, stored_factors, with_dense_weights
-from alds_onnx.search.choose import Choice
-from alds_onnx.search.frontier import Point
+from alds_onnx.search.frontier import Choice, Point
 from alds_onnx.steps.metrics.base import Reconsider
 from alds_onnx.steps.metrics.weights import TOLERANCE
 from alds_onnx.steps.rows import Decomposition

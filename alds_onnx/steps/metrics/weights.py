@@ -12,7 +12,7 @@ from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.evidence import Damage
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import stored_factors
-from alds_onnx.search.choose import Choice
+from alds_onnx.search.frontier import Choice
 from alds_onnx.settings import Settings
 from alds_onnx.steps.metrics.base import Reconsider
 from alds_onnx.steps.metrics.kept import remembered_spectra

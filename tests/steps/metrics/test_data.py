@@ -14,12 +14,13 @@ import alds_onnx
 from alds_onnx.calibrate.reference import Reference, reference
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.cuts import LayerShape
-from alds_onnx.decompose.spectra import spectra
 from alds_onnx.runtimes import Provider
 from alds_onnx.search.frontier import Frontier, Point, frontier
 from alds_onnx.steps.metrics.data import DataMetric, correction
 from tests.graph.builders import normal
 from tests.steps.nets import feeds, models
+
+from ...decompose.matrices import spectra
 
 
 def curve(f: int, c: int, seed: int) -> Frontier:

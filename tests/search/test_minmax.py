@@ -8,9 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import Cut, Spectra
-from alds_onnx.search.exact import search_exact
 from alds_onnx.search.frontier import frontier
-from alds_onnx.search.smallest import smallest_parameters
+from alds_onnx.search.minmax import smallest_parameters
 
 from .layers import (
     best_errors,
@@ -21,6 +20,7 @@ from .layers import (
     made_up,
     models,
     models_and_budgets,
+    search_exact,
     tied,
 )
 from .test_frontier import TIED

@@ -1,4 +1,4 @@
-"""Folding, slicing and composing only move numbers around."""
+"""Slicing and composing only move numbers around."""
 
 from __future__ import annotations
 
@@ -8,28 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import Cut, Factors, LayerShape
-from alds_onnx.decompose.folding import compose, fold
+from alds_onnx.decompose.factorize import compose
 from alds_onnx.linalg.slices import slices
 
-from .matrices import ROUNDING, Weight, columns_of_slices, layer_shapes, weights_and_counts
-
-
-@given(layer_shapes(), st.integers(0, 100))
-def test_unfolding_a_folded_weight_gives_it_back(shape: LayerShape, seed: int) -> None:
-    dims = (shape.out_features, shape.in_channels, *shape.kernel)
-    weight = np.random.default_rng(seed).standard_normal(dims).astype(np.float32)
-    folded = fold(weight, shape)
-    assert folded.shape == (shape.out_features, shape.num_columns)
-    assert folded.dtype == np.float64
-    np.testing.assert_array_equal(folded.reshape(dims), weight)
-
-
-def test_the_columns_of_a_channel_stand_together() -> None:
-    weight = np.arange(2 * 3 * 2 * 2).reshape(2, 3, 2, 2)
-    folded = fold(weight, LayerShape(out_features=2, in_channels=3, kernel=(2, 2)))
-    for channel in range(3):
-        columns = folded[:, 4 * channel : 4 * channel + 4]
-        np.testing.assert_array_equal(columns, weight[:, channel].reshape(2, 4))
+from .matrices import ROUNDING, Weight, columns_of_slices, weights_and_counts
 
 
 @given(weights_and_counts())
