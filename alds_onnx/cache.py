@@ -34,31 +34,15 @@ _LIBRARIES = ("alds-onnx", "numpy", "scipy", "onnxruntime")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cache:
-    """A folder of results.
-
-    Attributes
-    ----------
-    folder
-        None keeps nothing.
-    """
+    """A folder of results; None keeps nothing."""
 
     folder: Path | None = None
 
     def arrays(self, compute: Callable[[], Arrays], kind: str, *parts: object) -> Arrays:
         """Give the arrays that `compute` returns, from the folder if they are there.
 
-        Parameters
-        ----------
-        compute
-            Computes the arrays.
-        kind, parts
-            Everything that the arrays depend on: text, numbers, tuples of them, enum members,
-            arrays, bytes.
-
-        Raises
-        ------
-        InputError
-            If the folder cannot be written.
+        `kind` and `parts` are everything that the arrays depend on: text, numbers, tuples of them,
+        enum members, arrays, bytes.
         """
         if self.folder is None:
             return compute()
@@ -66,17 +50,13 @@ class Cache:
         found = _read(path)
         if found is None:
             found = compute()
-            write_bytes(_packed(found), path)
+            buffer = io.BytesIO()
+            np.savez(buffer, allow_pickle=False, **dict(found))
+            write_bytes(buffer.getvalue(), path)
         return found
 
     def prepare(self) -> None:
-        """Create the folder.
-
-        Raises
-        ------
-        UsageError
-            If the folder cannot be created.
-        """
+        """Create the folder."""
         if self.folder is None:
             return
         try:
@@ -86,7 +66,8 @@ class Cache:
 
 
 def _key(*parts: object) -> str:
-    digest = hashlib.sha256(repr((_FORMAT, _versions())).encode())
+    versions = tuple(importlib.metadata.version(name) for name in _LIBRARIES)
+    digest = hashlib.sha256(repr((_FORMAT, versions)).encode())
     for part in parts:
         if isinstance(part, np.ndarray):
             digest.update(f"array {part.dtype.str} {part.shape}".encode())
@@ -96,16 +77,6 @@ def _key(*parts: object) -> str:
         else:
             digest.update(f"value {part!r}\0".encode())
     return digest.hexdigest()
-
-
-def _versions() -> tuple[str, ...]:
-    return tuple(importlib.metadata.version(name) for name in _LIBRARIES)
-
-
-def _packed(arrays: Arrays) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **dict(arrays))
-    return buffer.getvalue()
 
 
 def _read(path: Path) -> Arrays | None:

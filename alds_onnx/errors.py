@@ -1,15 +1,5 @@
 """The error tree. Each class holds the exit code of the command line.
 
-    AldsError                 1   anything that this package refuses
-    ├── UsageError            2   options that make no sense (cr outside (0, 1), OUT = IN)
-    ├── InputError            2   a file that cannot be used
-    │   ├── ModelError        2   not a model, a broken one, or one that breaks the rules of ONNX
-    │   ├── PlanError         2   a plan that cannot be read or does not fit the model
-    │   └── DataError         2   data that cannot be read or does not fit the model
-    ├── BudgetError           2   a budget out of reach
-    ├── LimitError            1   no compression stays within the requested limit
-    └── VerificationError     1   the compressed model is not what was planned
-
 A message is one line that says what is wrong, where, and what to do about it.
 """
 

@@ -13,8 +13,6 @@ class ThinCurve:
 
     Attributes
     ----------
-    num_slices
-        k.
     parameters_per_rank
         Number of factor entries for each unit of rank.
     ranks, errors
@@ -37,16 +35,10 @@ class Damage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightEvidence:
-    """The data about one weight.
+    """The data about one weight, and the names of the layers that read it.
 
-    Attributes
-    ----------
-    layers
-        Names of the layers that read the weight.
-    curves
-        Error curves at one slice and at the chosen number of slices, ascending in k.
-    probes
-        In ascending order; empty without calibration data.
+    The error curves are those at one slice and at the chosen number of slices, ascending in k. The
+    probes are in ascending order; there are none without calibration data.
     """
 
     layers: tuple[str, ...]
@@ -66,12 +58,8 @@ class TradePoint:
 class TradeOff:
     """The smallest objective for each removed fraction, as predicted by the search.
 
-    Attributes
-    ----------
-    runtime
-        The runtime whose slices and ranks are allowed; `NONE` allows all.
-    points
-        Ascending in the removed fraction. Each is an optimum for its number of parameters.
+    Only slices and ranks of the runtime are allowed; `NONE` allows all. The points ascend in the
+    removed fraction. Each is an optimum for its number of parameters.
     """
 
     runtime: Runtime
@@ -86,8 +74,6 @@ class Evidence:
     ----------
     on_data
         Whether errors are those of layer outputs on calibration data instead of weights.
-    weights
-        One entry for each weight that can be decomposed.
     trade_offs
         Trade-offs of the plan's objective: for the runtime, if there is one, and for all slices and
         ranks. Empty if a plan was applied, because then nothing is searched.

@@ -11,16 +11,20 @@ from types import FrameType
 from typing import Any
 
 
+def _handle(handler: Any) -> list[tuple[signal.Signals, Any]]:
+    """Set the handler of both signals and give the earlier ones; only the main thread can do so."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    return [(n, signal.signal(n, handler)) for n in (signal.SIGINT, signal.SIGTERM)]
+
+
 @contextmanager
 def loading() -> Iterator[None]:
     """End the process at once while modules load.
 
     Nothing is open yet, and what is loading could catch an exception.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = [(n, signal.signal(n, _stop)) for n in (signal.SIGINT, signal.SIGTERM)]
+    before = _handle(_stop)
     try:
         yield
     finally:
@@ -36,11 +40,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 class Interruption:
     """Makes SIGTERM end the work like Ctrl-C, so that temporary files are removed.
 
-    Attributes
-    ----------
-    came
-        Whether one of the two signals came: libraries may turn a KeyboardInterrupt in one of their
-        callbacks into an error of their own.
+    It remembers whether a signal came: libraries may turn a KeyboardInterrupt in one of their
+    callbacks into an error of their own.
     """
 
     def __init__(self) -> None:
@@ -48,9 +49,7 @@ class Interruption:
         self._before: list[tuple[signal.Signals, Any]] = []
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before.append((number, signal.signal(number, self._interrupt)))
+        self._before = _handle(self._interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,6 +63,4 @@ class Interruption:
 
 def ignore_interrupts() -> None:
     """Let the rest run to its end, once OUT is in place: exit 130 says that nothing was written."""
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+    _handle(signal.SIG_IGN)

@@ -68,13 +68,7 @@ def run_sweep(source: Source, settings: Settings, progress: Progress) -> Iterato
 def _within_limit(
     prepared: Prepared, quantity: LimitedQuantity, clock: Clock
 ) -> tuple[Attempt, LimitResult]:
-    """Find the largest compression that stays within the limit.
-
-    Raises
-    ------
-    LimitError
-        If no compression does.
-    """
+    """Find the largest compression that stays within the limit."""
     candidates = fractions(reach(prepared))
     numbers = count(1)
 

@@ -147,13 +147,7 @@ def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def plan_from_json(data: object) -> Plan:
-    """Convert JSON values to a plan.
-
-    Raises
-    ------
-    PlanError
-        If the values are not a plan of schema 1. The message names the row.
-    """
+    """Convert JSON values to a plan; see `read_plan`."""
     fields = _Fields(data, "the plan", _PLAN)
     if fields.get("schema", int) != SCHEMA:
         raise PlanError(f"the plan has a schema other than {SCHEMA}: write a new one")
@@ -280,19 +274,8 @@ def _closest(name: str, names: Collection[str]) -> str:
 def match_plan(plan: Plan, rows: Mapping[str, LayerPlan], sha256: str) -> dict[str, Cut]:
     """Check that a plan fits a model, and give its cuts by the names of the rows.
 
-    Parameters
-    ----------
-    plan
-        Read from a file or made by hand. An empty `sha256` fits any model with the same layers.
-    rows
-        The model's rows by name. A row that cannot be decomposed has the decision to skip.
-    sha256
-        The hash of the model.
-
-    Raises
-    ------
-    PlanError
-        If the plan does not fit. The message names the row.
+    `rows` are those of the model; one that cannot be decomposed has the decision to skip. A plan
+    with an empty `sha256` fits any model with the same layers.
     """
     if plan.sha256 and plan.sha256 != sha256:
         raise PlanError(

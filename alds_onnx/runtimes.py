@@ -44,8 +44,6 @@ class Preset:
 
     Attributes
     ----------
-    runtime
-        Its name.
     block
         Of a Conv, the rank j and the channels of a slice c/k are multiples of this; 1: no matter.
         With one slice, ranks below the block are as good.

@@ -13,8 +13,15 @@ from alds_onnx.cuts import Scheme
 from alds_onnx.errors import UsageError
 from alds_onnx.options.amount import Amount, Model, Ratios, Source, check_fraction
 from alds_onnx.options.choice import Measuring, Search, Selection, Timing
-from alds_onnx.options.progress import Progress, Step, silent
-from alds_onnx.options.run import Data, Execution, Reuse, default_threads
+from alds_onnx.options.run import (
+    Data,
+    Execution,
+    Progress,
+    Reuse,
+    Step,
+    default_threads,
+    silent,
+)
 from alds_onnx.runtimes import Runtime, preset
 from alds_onnx.search.alignment import Alignment
 from alds_onnx.values import Objective, SearchMethod
@@ -59,13 +66,7 @@ class MergeOptions(Execution, Model):
 
 @dataclass(kw_only=True, eq=False)
 class MergeSettings(Execution):
-    """The options of a merge, checked.
-
-    Raises
-    ------
-    UsageError
-        If a number makes no sense.
-    """
+    """The options of a merge, checked."""
 
     def __post_init__(self) -> None:
         self.check()
@@ -75,15 +76,7 @@ class MergeSettings(Execution):
 class Settings(_Compression):
     """The options of one compression or sweep, checked.
 
-    Attributes
-    ----------
-    sweep
-        The ratios of a sweep, a model for each; `()` for a single compression.
-
-    Raises
-    ------
-    UsageError
-        If the options make no sense together.
+    `sweep` holds the ratios of a sweep, a model for each; `()` stands for a single compression.
     """
 
     sweep: tuple[float, ...] = ()
@@ -104,12 +97,12 @@ class Settings(_Compression):
 
     @property
     def alignment(self) -> Alignment:
-        """The rule that `runtime` stands for; for a budget of time, onnxruntime's if there is none.
+        """The rule that `target` stands for; for a budget of time, onnxruntime's if there is none.
 
         Tables of time are drawn for the slices and ranks that the runtime is fast at.
         """
-        timed = self.latency_ratio is not None and self.runtime is Runtime.NONE
-        return Alignment(preset=preset(Runtime.ORT if timed else self.runtime))
+        timed = self.latency_ratio is not None and self.target is Runtime.NONE
+        return Alignment(preset=preset(Runtime.ORT if timed else self.target))
 
     @property
     def candidates(self) -> tuple[Scheme, ...]:

@@ -18,8 +18,6 @@ class SweepPoint:
     ----------
     cr
         The requested fraction to remove.
-    report
-        The results of the compression.
     loss
         The loss, in the measure of the sweep, at least 0; NaN if it is not known. For a score on
         labelled samples the unit is percentage points.

@@ -66,8 +66,6 @@ class Budget:
 
     Attributes
     ----------
-    kind
-        The cost that is bounded.
     before
         The cost of the original: its floating-point parameters, the known multiply-accumulates of
         one run, or the nanoseconds of one run.
@@ -181,12 +179,8 @@ class OutputFidelity:
 
     Attributes
     ----------
-    name
-        Name of the graph output.
     relative_l2
         ||y - ŷ||_2 / ||y||_2 over all samples.
-    max_abs
-        Largest absolute difference.
     cosine
         Cosine of the angle between y and ŷ.
     sqnr_db
@@ -209,16 +203,9 @@ class OutputFidelity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Time of one run. Runs of the two models are measured alternately.
+    """Time of one run in milliseconds: the median, the quartiles, and all of them in order.
 
-    Attributes
-    ----------
-    median_ms, low_ms, high_ms
-        Median and quartiles, in milliseconds.
-    runs
-        Number of runs.
-    times_ms
-        The time of each run, in order.
+    Runs of the two models are measured alternately.
     """
 
     median_ms: float
@@ -289,8 +276,6 @@ class Report:
 
     Attributes
     ----------
-    plan
-        The decision for each layer.
     verification
         The checks with onnxruntime; None for a dry run.
     macs_before, macs_after
@@ -299,8 +284,6 @@ class Report:
         Sizes of the models, external data included.
     seconds
         Wall time of each step, in order.
-    warnings
-        Messages for the user.
     scores
         Scores of the task; empty without an evaluation, and for a dry run.
     limit_result

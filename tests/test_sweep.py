@@ -14,8 +14,7 @@ import onnx
 import pytest
 
 import alds_onnx
-from alds_onnx import cli
-from alds_onnx.cli import run
+from alds_onnx.cli import actions, run
 from alds_onnx.errors import BudgetError, UsageError
 from alds_onnx.sweeps import make_sweep
 from tests.graph.builders import Array, normal, parse
@@ -128,7 +127,7 @@ def test_a_page_without_the_packages_for_it_is_refused_at_once(
 ) -> None:
     monkeypatch.delitem(sys.modules, "alds_onnx.report.html", raising=False)
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    monkeypatch.setattr(cli, "sweep", None)
+    monkeypatch.setattr(actions, "sweep", None)
     assert run([str(source), "--sweep", "0.2,0.4", "--report", str(source.parent / "r.html")]) == 2
     assert "pip install 'alds-onnx[report]'" in capsys.readouterr().err
 

@@ -17,6 +17,7 @@ from alds_onnx.calibrate.reference import Reference
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.walk import Walk
 from alds_onnx.cuts import FloatArray
+from alds_onnx.evaluate.sessions import batch_size
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import Dense, with_dense_weights
 from alds_onnx.graph.scopes import unused
@@ -122,8 +123,7 @@ def walk_order(layers: Sequence[Layer]) -> tuple[bool, int]:
 
 def spread_batches(runner: Runner, numbers: int, most: int) -> Runner:
     """Pick evenly spread batches with about `numbers` input numbers and at most `most` samples."""
-    first = next(iter(runner.batches[0].values()), np.zeros(1))
-    size = max(1, len(first) if first.ndim else 1)
+    size = max(1, batch_size(runner.batches[0]))
     own = sum(array.size for array in runner.batches[0].values()) / size
     samples = int(np.clip(numbers / max(1, own), _FEWEST_SAMPLES, most))
     count = min(len(runner.batches), max(1, -(-samples // size)))

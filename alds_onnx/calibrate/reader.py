@@ -131,17 +131,20 @@ def _files(path: Path) -> list[Path]:
 
 def _load(path: Path, inputs: tuple[ModelInput, ...]) -> dict[str, _Array]:
     """Read the arrays of one file by input name."""
-    loaded = read_arrays(path, [spec.name for spec in inputs])
-    return loaded if isinstance(loaded, dict) else {_only(inputs, path).name: loaded}
+    names = [spec.name for spec in inputs]
+    loaded = read_arrays(path, names)
+    if isinstance(loaded, dict):
+        return loaded
+    if len(names) != 1:
+        shown = ", ".join(names)
+        raise DataError(f"'{path}' is one array, but the model has inputs {shown}: use an .npz")
+    return {names[0]: loaded}
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> _Array | dict[str, _Array]:
     """Read the array of an .npy file, or the named arrays that an .npz file has.
 
-    Raises
-    ------
-    DataError
-        If the file is neither, or if reading it would run code or exhaust the memory.
+    A file whose reading would run code or exhaust the memory is refused.
     """
     try:
         return _arrays(path, names)
@@ -193,13 +196,6 @@ def _check_header(file: IO[bytes], size: int) -> None:
         raise ValueError(f"its header declares {declared} bytes, {size - file.tell()} follow")
 
 
-def _only(inputs: tuple[ModelInput, ...], path: Path) -> ModelInput:
-    if len(inputs) != 1:
-        names = ", ".join(spec.name for spec in inputs)
-        raise DataError(f"'{path}' is one array, but the model has inputs {names}: use an .npz")
-    return inputs[0]
-
-
 def _batches(
     arrays: dict[str, _Array], inputs: tuple[ModelInput, ...], path: Path
 ) -> Iterator[dict[str, _Array]]:
@@ -225,13 +221,7 @@ def batch_size(inputs: Sequence[ModelInput]) -> tuple[int, bool]:
 
 
 def fitted(spec: ModelInput, feed: Feed, where: str) -> _Array:
-    """Take the array of one input, cast to the input's type if the kind of number is the same.
-
-    Raises
-    ------
-    DataError
-        If the array is missing, or its shape or type does not fit.
-    """
+    """Take the array of one input, cast to the input's type if the kind of number is the same."""
     if spec.name not in feed:
         raise DataError(f"{where} has no array for input '{spec.name}'")
     array = np.asarray(feed[spec.name])

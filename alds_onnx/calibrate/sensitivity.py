@@ -28,10 +28,7 @@ _SMALLEST = 1e-12
 class Sensitivity:
     """Output error of the model as a function of the local error of one layer.
 
-    Attributes
-    ----------
-    local, output
-        Squared relative errors, both in ascending order; at least one point.
+    Both are squared relative errors in ascending order; there is at least one point.
     """
 
     local: tuple[float, ...]

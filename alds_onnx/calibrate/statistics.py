@@ -37,15 +37,9 @@ _LARGEST = 1e15
 class Sums:
     """Sums over `count` rows x (n) and outputs y (f), of deviations from their means, which add.
 
-    Without the means, the small spread of inputs far from zero would be lost in the difference of
-    large sums, and the covariance might not be positive.
-
-    Attributes
-    ----------
-    xx, yx, yy
-        Sums of products of deviations from the means: of x xᵀ (n, n), y xᵀ (f, n) and yᵀ y.
-    x, y
-        Means of x (n,) and y (f,).
+    They are sums of x xᵀ (n, n), y xᵀ (f, n) and yᵀ y; x (n,) and y (f,) are the means. Without the
+    means, the small spread of inputs far from zero would be lost in the difference of large sums,
+    and the covariance might not be positive.
     """
 
     count: int

@@ -29,7 +29,7 @@ _Array = npt.NDArray[Any]
 _LARGEST_IN_MEMORY = 1 << 25
 
 
-class Walk:
+class Walk(contextlib.AbstractContextManager["Walk"]):
     """The tensors of a model's main graph that are live at the current node, for every batch."""
 
     def __init__(self, runner: Runner, model: ModelProto) -> None:
@@ -41,10 +41,6 @@ class Walk:
         given = {value.name for value in model.graph.input}
         for batch, feed in enumerate(runner.batches):
             self._store.put(batch, {name: a for name, a in feed.items() if name in given})
-
-    def __enter__(self) -> Walk:
-        """Give the walk itself."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Remove the temporary folder."""

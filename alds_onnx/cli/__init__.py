@@ -45,12 +45,7 @@ def command(context: click.Context, /, **values: Any) -> None:
 
 
 def run(argv: Sequence[str]) -> int:  # noqa: PLR0911 - one return for each way to end
-    """Run the command.
-
-    Returns
-    -------
-    The exit code: 0, 1, 2 or 130.
-    """
+    """Run the command; the exit code is 0, 1, 2 or 130."""
     interruption = Interruption()
     try:
         with interruption:

@@ -33,16 +33,8 @@ from alds_onnx.values import Report
 class _Done:
     """What is left to write and to print once the models are in place.
 
-    Attributes
-    ----------
-    show
-        Prints the tables.
-    warnings
-        Printed where the tables are not.
-    models
-        Paths of what was written already.
-    sides
-        The other files and what makes their contents; None for a file that nobody asked for.
+    `show` prints the tables; where it is not called, the warnings are printed. `sides` are the
+    files beside the models, None for one that nobody asked for, and what makes their contents.
     """
 
     show: Callable[[Console], None]

@@ -1,4 +1,7 @@
-"""click's parameters, made from the declarations, and the request that a command line becomes."""
+"""click's parameters, made from the declarations, and the request that a command line becomes.
+
+The options that only the command has are declared here: which files it writes, what it prints.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,59 @@ import click
 from click.core import ParameterSource
 
 from alds_onnx.cli.help import GroupedOption
-from alds_onnx.cli.outputs import Files, Messages
 from alds_onnx.options.amount import Amount, Ratios
 from alds_onnx.options.choice import Search, Selection, Timing
-from alds_onnx.options.declare import Heading, Option, Options, declared, default_of
+from alds_onnx.options.declare import Heading, Option, Options, declared, given_default, option
 from alds_onnx.options.run import Data, Execution, Reuse
 
 _PATH = click.Path(path_type=Path)
-_TYPES: Mapping[object, Any] = {bool: bool, float: float, int: int, str: str, Path: _PATH}
+_TYPES: Mapping[str, Any] = {"bool": bool, "float": float, "int": int, "Path": _PATH}
+
+
+@dataclass(kw_only=True, eq=False)
+class Files(Options):
+    """Which files are written."""
+
+    merge: Path | None = option(
+        None,
+        flag="--merge OUT.onnx",
+        heading=Heading.HOW_FAR,
+        help="The way back: join the pairs of a compressed IN.onnx to dense layers that compute "
+        "the same. Goes without OUT.onnx.",
+        more="Train the result elsewhere, or compress it again. Options that say how to compress "
+        "do not go with it.",
+    )
+    save_as_external_data: bool = option(
+        False,
+        flag="--save-as-external-data",
+        help="Write large weights to a data file beside OUT.onnx; over 2 GiB this is done anyway.",
+    )
+    sweep_out: Path | None = option(
+        None,
+        flag="--sweep-out DIR",
+        help="With --sweep: write the model and the plan of every ratio there.",
+    )
+    csv: Path | None = option(None, flag="--csv FILE.csv", help="With --sweep: write the table.")
+    plan_out: Path | None = option(None, flag="--plan-out FILE.json", help="Write the plan.")
+    json: Path | None = option(
+        None,
+        flag="--json FILE.json",
+        help="Write plan, measurements and versions.",
+    )
+    report: Path | None = option(
+        None,
+        flag="--report FILE.html",
+        help="Write a page with pictures of all this; needs alds-onnx[report].",
+    )
+
+
+@dataclass(kw_only=True, eq=False)
+class Messages(Options):
+    """What is printed."""
+
+    quiet: bool = option(False, flag="--quiet", help="Print nothing but warnings and errors.")
+    traceback: bool = option(False, flag="--traceback", help="Show where an error comes from.")
+
 
 #: The groups in the order of `--help`, which lists their options under headings.
 GROUPS = (Amount, Ratios, Search, Timing, Selection, Data, Files, Reuse, Execution, Messages)
@@ -57,12 +105,6 @@ class Request:
 
     Attributes
     ----------
-    argv
-        What the command was given.
-    source, output
-        IN.onnx and OUT.onnx.
-    files, messages
-        The options that only the command has.
     values
         The parsed values of all options by keyword; those that were not given are missing, unless
         `--help` shows their default.
@@ -89,27 +131,31 @@ class Request:
 
 def make_parameters() -> list[click.Parameter]:
     """The arguments and options of the command."""
-    order = list(Heading)
-    found = [pair for group in GROUPS for pair in declared(group) if pair[1].flag]
-    found.sort(key=lambda pair: order.index(pair[1].heading))
+    found = [
+        _parameter(field, option, option.heading or group.heading)
+        for group in GROUPS
+        for field, option in declared(group)
+        if option.flag
+    ]
     return [
         click.Argument(["source"], metavar="IN.onnx", type=_PATH),
         click.Argument(["output"], metavar="OUT.onnx", type=_PATH, required=False),
-        *(_parameter(field, option) for field, option in found),
+        *sorted(found, key=lambda option: list(Heading).index(option.heading)),
     ]
 
 
-def _parameter(field: Field[Any], option: Option) -> click.Option:
-    default = default_of(field)
+def _parameter(field: Field[Any], option: Option, heading: Heading) -> GroupedOption:
+    default = given_default(field.default)
+    kind = _type(field, option)
     words = [word for word, value in (option.choices or {}).items() if value == default]
     shown = words[0] if words else default if type(default) is int else None
     return GroupedOption(
         ["/".join(option.flags), field.name],
-        heading=option.heading,
+        heading=heading,
         more=option.more,
-        type=_type(option),
+        type=kind,
         metavar=option.metavar,
-        is_flag=option.parse is bool,
+        is_flag=kind is bool,
         default=False if default is False else shown,
         show_default=shown is not None,
         multiple=option.repeatable,
@@ -117,10 +163,11 @@ def _parameter(field: Field[Any], option: Option) -> click.Option:
     )
 
 
-def _type(option: Option) -> Any:
+def _type(field: Field[Any], option: Option) -> Any:
     if option.choices is not None:
         return Choices(option.choices)
-    return _TYPES.get(option.parse) or Parsed(option.parse)
+    name = getattr(option.parse, "__name__", str(field.type).removesuffix(" | None"))
+    return _TYPES.get(name) or (Parsed(option.parse) if option.parse else str)
 
 
 def make_request(context: click.Context, values: Mapping[str, Any]) -> Request:

@@ -6,8 +6,7 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from alds_onnx.cli.arguments import Request
-from alds_onnx.cli.outputs import Messages
+from alds_onnx.cli.arguments import Messages, Request
 from alds_onnx.errors import UsageError
 from alds_onnx.graph.files.save import check_output
 from alds_onnx.options.amount import Amount

@@ -64,7 +64,7 @@ class _Sums:
         self.note = ""
 
     def add(self, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> None:
-        if not _is_floating(expected):
+        if expected.dtype.kind not in "fV" and not np.issubdtype(expected.dtype, np.floating):
             self.note = f"of type {expected.dtype}"
             return
         if expected.shape != actual.shape:
@@ -109,10 +109,6 @@ class _Sums:
             return 1.0
         scale = (self.signal * self.other) ** 0.5
         return min(1.0, self.product / scale) if scale else 0.0
-
-
-def _is_floating(array: npt.NDArray[Any]) -> bool:
-    return array.dtype.kind in "fV" or np.issubdtype(array.dtype, np.floating)
 
 
 def _finite(

@@ -34,7 +34,6 @@ Dim: TypeAlias = "int | str | None"
 
 _FATAL_ONLY = 4
 
-
 _PROVIDERS = {
     Provider.CPU: "CPUExecutionProvider",
     Provider.CUDA: "CUDAExecutionProvider",
@@ -169,6 +168,12 @@ def _within_one_folder(model: ModelProto, folder: Path) -> tuple[ModelProto, Pat
     for copy, place, path in zip(external_tensors(result), places, real, strict=True):
         point(copy, os.path.relpath(path, common), place.offset, place.length)
     return result, Path(common)
+
+
+def batch_size(feeds: Feeds) -> int:
+    """Count the samples of one run along the first axis."""
+    first = next(iter(feeds.values()), None)
+    return len(first) if first is not None and first.ndim else 1
 
 
 def flatten(output: Any) -> list[npt.NDArray[Any]]:

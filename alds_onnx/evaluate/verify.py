@@ -22,7 +22,15 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from alds_onnx.evaluate.fidelity import Comparison
 from alds_onnx.evaluate.latency import measure
 from alds_onnx.evaluate.samples import Samples
-from alds_onnx.evaluate.sessions import Execution, Feeds, Outputs, RunError, Session, flatten
+from alds_onnx.evaluate.sessions import (
+    Execution,
+    Feeds,
+    Outputs,
+    RunError,
+    Session,
+    batch_size,
+    flatten,
+)
 from alds_onnx.graph.files.external import is_large
 from alds_onnx.values import Status, Verification
 
@@ -161,12 +169,12 @@ def _compare(
         difference=difference,
         tolerance=tolerance,
         fidelity=fidelity.outputs(),
-        samples=sum(_batch_size(feeds) for feeds in samples.feeds),
+        samples=sum(batch_size(feeds) for feeds in samples.feeds),
         random_inputs=samples.random,
         latency_before=before,
         latency_after=after,
         threads=execution.threads,
-        input_shapes=tuple((name, array.shape) for name, array in samples.feeds[0].items()),
+        input_shapes=tuple(samples.shapes.items()),
     )
 
 
@@ -176,11 +184,6 @@ def _outputs(
     """Give the outputs on all samples, and close the session."""
     session = Session(model, models.folder, execution)
     return [session.run(feeds) for feeds in samples.feeds]
-
-
-def _batch_size(feeds: Feeds) -> int:
-    first = next(iter(feeds.values()), None)
-    return int(first.shape[0]) if first is not None and first.ndim else 1
 
 
 def _difference_at_layers(

@@ -6,12 +6,12 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from alds_onnx.errors import UsageError
 from alds_onnx.options.declare import Heading, Option, Options, option
-from alds_onnx.options.parse import parse_ratios
 from alds_onnx.plans import read_plan
 from alds_onnx.values import Plan
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # `--help` answers before onnx is loaded
 
 #: A model: the path of its file, or the model itself.
 Source: TypeAlias = "str | os.PathLike[str] | ModelProto"
+
+_MOST_RATIOS = 100
 
 
 def check_fraction(flag: str, value: float | None, what: str) -> None:
@@ -34,29 +36,43 @@ class Model(Options):
 
     model: Source = field(
         kw_only=False,
-        metadata=Option(
-            python="Path of a model file, or a model; neither is changed.",
-        ).metadata,
+        metadata={"option": Option(python="Path of a model file, or a model; neither is changed.")},
     )
+
+
+def parse_ratios(text: str) -> tuple[float, ...]:
+    """Parse `0.1:0.9:0.1`, the last one included, or `0.2,0.5`; counts in decimal numbers."""
+    try:
+        if ":" not in text:
+            return tuple(float(Decimal(part)) for part in text.split(","))
+        first, last, step = (Decimal(part) for part in text.split(":"))
+        count = int((last - first) / step) + 1
+    except (ArithmeticError, ValueError) as e:
+        raise ValueError(f"'{text}' is not like 0.1:0.9:0.1 or 0.2,0.5") from e
+    if step <= 0 or not 0 < count <= _MOST_RATIOS:
+        raise ValueError(f"'{text}' makes no steps, or more than {_MOST_RATIOS}")
+    return tuple(float(first + i * step) for i in range(count))
 
 
 @dataclass(kw_only=True, eq=False)
 class Ratios(Options):
     """How far to compress, several times."""
 
+    heading = Heading.HOW_FAR
     ratios: Sequence[float] = field(
         kw_only=False,
-        metadata=Option(
-            flag="--sweep FIRST:LAST:STEP",
-            heading=Heading.HOW_FAR,
-            parse=parse_ratios,
-            help="Instead of --cr: compress by each of several ratios, such as 0.1:0.9:0.1 or "
-            "0.3,0.5, and suggest one. OUT.onnx is optional; it gets that one.",
-            python="Fractions of the parameters to remove, each between 0 and 1. Those out of "
-            "reach are left out, unless all are.",
-            more="With --calibration each point is fitted once, where --cr chooses its ranks a "
-            "second time after that, and is a little better. Cuts are not timed.",
-        ).metadata,
+        metadata={
+            "option": Option(
+                flag="--sweep FIRST:LAST:STEP",
+                parse=parse_ratios,
+                help="Instead of --cr: compress by each of several ratios, such as 0.1:0.9:0.1 or "
+                "0.3,0.5, and suggest one. OUT.onnx is optional; it gets that one.",
+                python="Fractions of the parameters to remove, each between 0 and 1. Those out of "
+                "reach are left out, unless all are.",
+                more="With --calibration each point is fitted once, where --cr chooses its ranks a "
+                "second time after that, and is a little better. Cuts are not timed.",
+            )
+        },
     )
 
 
@@ -67,11 +83,10 @@ class Amount(Options):
     Either budgets are given, which are the first three, alone or together; or one of the others.
     """
 
+    heading = Heading.HOW_FAR
     cr: float | None = option(
         None,
         flag="--cr FRACTION",
-        heading=Heading.HOW_FAR,
-        parse=float,
         help="Fraction of the model's parameters to remove, such as 0.5.",
         more="Give one of this, --plan, --max-error and --max-drop; or --cr-macs and "
         "--latency-ratio, which may come together with each other and with this.",
@@ -79,8 +94,6 @@ class Amount(Options):
     cr_macs: float | None = option(
         None,
         flag="--cr-macs FRACTION",
-        heading=Heading.HOW_FAR,
-        parse=float,
         help="Fraction of the multiply-accumulates of one run to remove; instead of --cr or with "
         "it.",
         more="Those of all Conv, Gemm and MatMul nodes whose shapes are known count.",
@@ -88,8 +101,6 @@ class Amount(Options):
     latency_ratio: float | None = option(
         None,
         flag="--latency-ratio RATIO",
-        heading=Heading.HOW_FAR,
-        parse=float,
         help="Part of the time of one run that may be left, in onnxruntime on this machine with "
         "--threads, such as 0.6; instead of --cr and --cr-macs or with them.",
         more="It is measured with the whole model, and missed by a few percent of itself. The "
@@ -98,7 +109,6 @@ class Amount(Options):
     plan: Plan | None = option(
         None,
         flag="--plan FILE.json",
-        heading=Heading.HOW_FAR,
         parse=Path,
         load=read_plan,
         help="Instead of --cr: apply exactly the cuts of this plan.",
@@ -107,8 +117,6 @@ class Amount(Options):
     max_error: float | None = option(
         None,
         flag="--max-error E",
-        heading=Heading.HOW_FAR,
-        parse=float,
         help="Instead of --cr: remove as much as possible while the relative L2 error of every "
         "output is at most E, on inputs that the fit does not see.",
         python="Instead of --cr: remove as much as possible while the relative L2 error of every "
@@ -119,8 +127,6 @@ class Amount(Options):
     max_drop: float | None = option(
         None,
         flag="--max-drop POINTS",
-        heading=Heading.HOW_FAR,
-        parse=float,
         help="Instead of --cr: remove as much as possible while top-1 falls by at most so many "
         "percentage points on the samples of --evaluate.",
         python="Instead of --cr: remove as much as possible while top-1 falls by at most so many "

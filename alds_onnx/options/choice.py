@@ -12,7 +12,6 @@ from pathlib import Path
 from alds_onnx.cuts import Scheme
 from alds_onnx.errors import UsageError
 from alds_onnx.options.declare import Converted, Heading, Options, option
-from alds_onnx.options.parse import parse_schemes
 from alds_onnx.runtimes import Runtime
 from alds_onnx.values import SearchMethod
 
@@ -28,21 +27,32 @@ class Measuring(str, Enum):
     ALWAYS = "always"
 
 
+def parse_schemes(text: str) -> tuple[Scheme, ...]:
+    """Parse `encode,decode`, or `all`."""
+    if text == "all":
+        return tuple(Scheme)
+    known = {scheme.value: scheme for scheme in Scheme}
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"'{name}' is not one of {', '.join(known)}, all")
+    return tuple(known[name] for name in names)
+
+
 @dataclass(kw_only=True, eq=False)
 class Search(Options):
     """Which cuts the search chooses from, and how."""
 
+    heading = Heading.RANKS
     search: SearchMethod = option(
         SearchMethod.EXACT,
         flag="--search",
-        heading=Heading.RANKS,
         choices={method.value: method for method in SearchMethod},
         help="exact: the global optimum; iterative: Algorithm 1 of the ALDS paper.",
     )
     target: Runtime = option(
         Runtime.ORT,
         flag="--target",
-        heading=Heading.RANKS,
         choices={runtime.value: runtime for runtime in Runtime},
         help="Choose only cuts that this runtime is fast at. ort: onnxruntime on this processor; "
         "none: every cut.",
@@ -54,7 +64,6 @@ class Search(Options):
     schemes: Converted[Sequence[Scheme] | None, tuple[Scheme, ...] | None] = option(
         Converted(None, lambda _, given: None if given is None else tuple(given)),
         flag="--schemes NAME,..",
-        heading=Heading.RANKS,
         parse=parse_schemes,
         help="What a convolution may become, comma-separated: encode, decode, split-height, "
         "split-width, tucker2; or all.",
@@ -64,11 +73,6 @@ class Search(Options):
         "kw, 1x1. Default: all; encode alone with --target none and with --search iterative, which "
         "knows no other.",
     )
-
-    @property
-    def runtime(self) -> Runtime:
-        """What will run the model; another name for `target`."""
-        return self.target
 
     def check(self) -> None:
         """Refuse an empty list of schemes."""
@@ -81,11 +85,11 @@ class Search(Options):
 class Timing(Options):
     """Whether cuts are timed in onnxruntime, and what follows from that."""
 
+    heading = Heading.RANKS
     measuring: Measuring = option(
         Measuring.NEVER,
         flag="--measure/--no-measure",
         parse=bool,
-        heading=Heading.RANKS,
         load=lambda wanted: Measuring.ALWAYS if wanted else Measuring.NEVER,
         help="Time cuts in onnxruntime here, and choose none slower than its layer. Default: if it "
         "is cheap, with --target ort.",
@@ -99,8 +103,6 @@ class Timing(Options):
     allow_slower: bool = option(
         False,
         flag="--allow-slower",
-        parse=bool,
-        heading=Heading.RANKS,
         help="Choose by error and budget alone; of slower cuts, only say which they are.",
     )
     timings: Converted[str | os.PathLike[str] | None, Path | None] = option(
@@ -110,8 +112,6 @@ class Timing(Options):
     remeasure: bool = option(
         False,
         flag="--remeasure",
-        parse=bool,
-        heading=Heading.RANKS,
         help="Do not use times that an earlier run has kept.",
     )
 
@@ -120,10 +120,10 @@ class Timing(Options):
 class Selection(Options):
     """Which layers may be decomposed."""
 
+    heading = Heading.RANKS
     include: Converted[Sequence[str], tuple[str, ...]] = option(
         Converted((), lambda _, given: tuple(given)),
         flag="--include PATTERN",
-        heading=Heading.RANKS,
         repeatable=True,
         help="Decompose only layers whose names match (glob; repeatable).",
         python="Globs on layer names: only these layers may be decomposed.",
@@ -131,32 +131,26 @@ class Selection(Options):
     exclude: Converted[Sequence[str], tuple[str, ...]] = option(
         Converted((), lambda _, given: tuple(given)),
         flag="--exclude PATTERN",
-        heading=Heading.RANKS,
         repeatable=True,
         help="Keep layers whose names match (glob; repeatable).",
         python="Globs on layer names: these layers stay as they are.",
     )
 
     def excluded(self, names: Sequence[str]) -> frozenset[str]:
-        """The layers that stay whole by `include` and `exclude`.
-
-        Raises
-        ------
-        UsageError
-            If a pattern matches no layer.
-        """
+        """The layers that stay whole by `include` and `exclude`; a pattern must match a layer."""
         for flag, patterns in (("--include", self.include), ("--exclude", self.exclude)):
             for pattern in patterns:
                 if not any(fnmatchcase(name, pattern) for name in names):
                     raise UsageError(
                         f"{flag} '{pattern}' matches no layer: --dry-run lists their names"
                     )
-        return frozenset(name for name in names if self._is_excluded(name))
+        return frozenset(
+            name
+            for name in names
+            if (self.include and not self.includes(name))
+            or any(fnmatchcase(name, pattern) for pattern in self.exclude)
+        )
 
     def includes(self, name: str) -> bool:
         """Whether a pattern of `include` asks for a layer."""
         return any(fnmatchcase(name, pattern) for pattern in self.include)
-
-    def _is_excluded(self, name: str) -> bool:
-        included = not self.include or self.includes(name)
-        return not included or any(fnmatchcase(name, p) for p in self.exclude)

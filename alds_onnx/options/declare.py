@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, FrozenInstanceError, dataclass, field, fields
 from enum import Enum
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, overload
 
 _T = TypeVar("_T")
 _Params = ParamSpec("_Params")
@@ -39,7 +39,7 @@ class Option:
         The name on the command line and what stands for the value, such as `--cr FRACTION` or
         `--measure/--no-measure`; "" for an option that only Python has.
     heading
-        Where `--help` lists it.
+        Where `--help` lists it; None for the heading of its group.
     help
         The text of `--help`, at most three lines on a terminal of 80 columns.
     python
@@ -47,7 +47,8 @@ class Option:
     more
         Sentences that follow in both documentations, and not in `--help`.
     parse
-        Converts the text from the command line; raises ValueError with a message if it cannot.
+        Converts the text from the command line; raises ValueError with a message if it cannot. None
+        where the keyword's type does so (`bool`, `int`, `float`, `Path`), or where it stays text.
     choices
         The words that are allowed and the values that they stand for, instead of `parse`.
     load
@@ -57,11 +58,11 @@ class Option:
     """
 
     flag: str = ""
-    heading: Heading = Heading.OUTPUT
+    heading: Heading | None = None
     help: str = ""
     python: str = ""
     more: str = ""
-    parse: Callable[[str], object] = str
+    parse: Callable[[str], object] | None = None
     choices: Mapping[str, object] | None = None
     load: Callable[[Any], object] | None = None
     repeatable: bool = False
@@ -76,11 +77,6 @@ class Option:
         """What stands for the value in `--help`; None for what click shows by default."""
         return self.flag.partition(" ")[2] or None
 
-    @property
-    def metadata(self) -> Mapping[str, Option]:
-        """The metadata of the field that declares it."""
-        return {"option": self}
-
 
 class _Declare(Protocol[_Params]):
     def __call__(
@@ -90,7 +86,7 @@ class _Declare(Protocol[_Params]):
 
 def _as_fields(record: Callable[_Params, Option]) -> _Declare[_Params]:
     def declare(default: Any, /, *described: _Params.args, **by_name: _Params.kwargs) -> Any:
-        return field(default=default, metadata=record(*described, **by_name).metadata)
+        return field(default=default, metadata={"option": record(*described, **by_name)})
 
     return declare
 
@@ -102,15 +98,9 @@ option = _as_fields(Option)
 class Converted(Generic[_Given, _Held]):
     """An option that is given as one type and held as another; it is converted when it is set.
 
-    A type checker sees `_Given` in the constructor, and `_Held` where the attribute is read.
-
-    Parameters
-    ----------
-    default
-        The value if none is given; it is converted too.
-    convert
-        Gets the group, in which the options declared earlier are set, and the value. A held value
-        is converted to itself, so that `dataclasses.replace` works.
+    A type checker sees `_Given` in the constructor, and `_Held` where the attribute is read. The
+    default is converted too. `convert` gets the group, in which the options declared earlier are
+    set, and the value. A held value is converted to itself, so that `dataclasses.replace` works.
     """
 
     def __init__(self, default: _Given, convert: Callable[[Any, _Given], _Held]) -> None:
@@ -142,8 +132,10 @@ class Options:
     """Base of the groups: each option is set once, and a group checks its own options.
 
     The groups are not frozen dataclasses, because mypy 2.4 then takes the type in the constructor
-    for that of the attribute.
+    for that of the attribute. `heading` is where `--help` lists the options of a group.
     """
+
+    heading: ClassVar = Heading.OUTPUT
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in vars(self):
@@ -151,13 +143,7 @@ class Options:
         object.__setattr__(self, name, value)
 
     def check(self) -> None:
-        """Refuse values that make no sense; a group calls that of the next one first.
-
-        Raises
-        ------
-        UsageError
-            If there are any.
-        """
+        """Refuse values that make no sense; a group calls that of the next one first."""
 
 
 def declared(group: type[Options]) -> Iterator[tuple[Field[Any], Option]]:
@@ -167,9 +153,8 @@ def declared(group: type[Options]) -> Iterator[tuple[Field[Any], Option]]:
             yield found, found.metadata["option"]
 
 
-def default_of(declaration: Field[Any]) -> Any:
-    """The default as Python's signature shows it."""
-    default = declaration.default
+def given_default(default: Any) -> Any:
+    """The default of a field as Python's signature shows it."""
     return default.default if isinstance(default, Converted) else default
 
 

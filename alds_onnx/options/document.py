@@ -8,10 +8,9 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING
 from typing import ParamSpec, TypeVar
 
-from alds_onnx.options.declare import Option, Options, declared, default_of
+from alds_onnx.options.declare import Option, Options, declared, given_default
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T", bound=Options)
@@ -30,11 +29,6 @@ def takes(
 
     Its signature, which editors and type checkers see too, is that of the group's constructor; the
     section "Parameters" is added to its docstring.
-
-    Parameters
-    ----------
-    options
-        The class of the group.
     """
     assert isinstance(options, type)
 
@@ -57,10 +51,7 @@ def takes(
 def in_python(option: Option, keywords: Mapping[str, str]) -> str:
     """What the documentation of Python says about an option.
 
-    Parameters
-    ----------
-    keywords
-        The keyword for a flag, where it is not simply the same words.
+    `keywords` gives the keyword for a flag, where it is not simply the same words.
     """
 
     def keyword(flag: re.Match[str]) -> str:
@@ -86,16 +77,9 @@ def _entries(options: type[Options]) -> Iterator[str]:
 
 
 def _parameters(options: type[Options]) -> Iterator[inspect.Parameter]:
-    for field, _ in declared(options):
-        default = default_of(field)
-        yield inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY
-            if field.kw_only
-            else inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=inspect.Parameter.empty if default is MISSING else default,
-            annotation=_given(str(field.type)),
-        )
+    for parameter in inspect.signature(options).parameters.values():
+        default = given_default(parameter.default)
+        yield parameter.replace(default=default, annotation=_given(str(parameter.annotation)))
 
 
 def _given(annotation: str) -> str:

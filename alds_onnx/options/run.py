@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from alds_onnx.errors import UsageError
 from alds_onnx.options.declare import Converted, Heading, Options, option
-from alds_onnx.options.parse import parse_shape
-from alds_onnx.options.progress import Progress, silent
 from alds_onnx.runtimes import Provider
 from alds_onnx.values import Objective
 
@@ -20,11 +19,50 @@ if TYPE_CHECKING:  # `--help` answers before onnx is loaded
     from alds_onnx.evaluate.scores import Evaluation
 
 
+class Step(str, Enum):
+    """The steps of a run, in order; `ATTEMPT` to `MEASURE` come again for every attempt."""
+
+    LOAD = "load"
+    SCORES = "scores"
+    SPECTRA = "spectra"
+    STATISTICS = "statistics"
+    SENSITIVITY = "sensitivity"
+    INPUTS = "inputs"
+    MERGE = "merge"
+    ATTEMPT = "attempt"
+    SEARCH = "search"
+    TIMING = "timing"
+    FACTORIZE = "factorize"
+    MEASURE = "measure"
+    VERIFY = "verify"
+    DONE = "done"
+
+
+class Progress(Protocol):
+    """Called as the work goes on."""
+
+    def __call__(self, step: Step, done: int, total: int) -> None:
+        """`done` of `total` parts of a step; `total` 0 where it is not known."""
+
+
+def silent(step: Step, done: int, total: int) -> None:
+    """A progress that nobody sees."""
+
+
 def default_threads() -> int:
     """Processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Parse `name:1,3,224,224`; the name may hold colons itself."""
+    name, colon, dims = text.rpartition(":")
+    sizes = dims.split(",") if dims else []
+    if not colon or not all(size.strip().isdigit() for size in sizes):
+        raise ValueError(f"'{text}' is not like input:1,3,224,224")
+    return name, tuple(int(size) for size in sizes)
 
 
 _Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
@@ -45,10 +83,10 @@ def _default_objective(data: Data, given: Objective | None) -> Objective:
 class Data(Options):
     """Real inputs, with and without labels."""
 
+    heading = Heading.DATA
     calibration: Calibration | None = option(
         None,
         flag="--calibration PATH",
-        heading=Heading.DATA,
         parse=Path,
         help="Real inputs without labels, to keep far more accuracy: an .npz with arrays named by "
         "input, or a folder of .npz or .npy.",
@@ -60,7 +98,6 @@ class Data(Options):
     evaluate: Evaluation | None = option(
         None,
         flag="--evaluate LABELLED.npz",
-        heading=Heading.DATA,
         parse=Path,
         help="Print top-1 and top-5 before and after, on arrays named by input and class numbers "
         "from 0 in the array 'labels'.",
@@ -74,7 +111,6 @@ class Data(Options):
     objective: Converted[Objective | None, Objective] = option(
         Converted(None, _default_objective),
         flag="--objective",
-        heading=Heading.DATA,
         choices={"sum": Objective.SUM_OUTPUT_ERROR, "max": Objective.MAX_OUTPUT_ERROR},
         help="With --calibration: make the sum (default) or the maximum of the output errors "
         "small.",
@@ -97,7 +133,6 @@ class Reuse(Options):
     cache: Converted[str | os.PathLike[str] | None, Path | None] = option(
         Converted(None, lambda _, given: None if given is None else Path(given)),
         flag="--cache DIR",
-        heading=Heading.OUTPUT,
         parse=Path,
         help="Keep error curves and measurements there: another run on the same model and data "
         "starts at the search.",
@@ -111,17 +146,16 @@ class Reuse(Options):
 class Execution(Options):
     """How the work is done and checked."""
 
+    heading = Heading.CHECKS
     seed: int = option(
         0,
         flag="--seed",
         heading=Heading.RANKS,
-        parse=int,
         help="Seed of random starts and random inputs.",
     )
     input_shapes: Converted[Mapping[str, Sequence[int]] | None, _Shapes] = option(
         Converted(None, _shapes),
         flag="--input-shape NAME:D1,D2,...",
-        heading=Heading.CHECKS,
         parse=parse_shape,
         load=dict,
         repeatable=True,
@@ -131,7 +165,6 @@ class Execution(Options):
     provider: Provider = option(
         Provider.CPU,
         flag="--provider",
-        heading=Heading.CHECKS,
         choices={provider.value: provider for provider in Provider},
         help="Where onnxruntime runs the models.",
         python="onnxruntime's execution provider for the checks.",
@@ -139,7 +172,6 @@ class Execution(Options):
     threads: Converted[int | None, int] = option(
         Converted(None, lambda _, given: default_threads() if given is None else given),
         flag="--threads N",
-        heading=Heading.CHECKS,
         parse=int,
         help="Threads; default: all processors. The model written does not depend on it.",
         python="Number of threads; default: all processors. The model does not depend on it.",
@@ -147,7 +179,6 @@ class Execution(Options):
     dry_run: bool = option(
         False,
         flag="--dry-run",
-        parse=bool,
         heading=Heading.OUTPUT,
         help="Decide and report; check and write no model.",
         python="Whether to skip the checks by onnxruntime, and scores that --max-drop does not "

@@ -155,24 +155,14 @@ def _outputs(report: Report, checks: Verification) -> Table:
 def _summary(report: Report) -> Table:
     plan, checks = report.plan, report.verification
     table = new_table("Summary", "", ">before", ">after", "")
-    table.add_row(
-        "parameters",
-        numbers.count(plan.parameters),
-        numbers.count(plan.parameters_after),
-        numbers.ratio(plan.parameters_after, plan.parameters),
-    )
-    table.add_row(
-        "multiply-accumulates",
-        numbers.macs(report.macs_before),
-        numbers.macs(report.macs_after),
-        numbers.ratio(report.macs_after, report.macs_before) or "shapes unknown",
-    )
-    table.add_row(
-        "size",
-        numbers.size(report.bytes_before),
-        numbers.size(report.bytes_after),
-        numbers.ratio(report.bytes_after, report.bytes_before),
-    )
+    before, after = plan.parameters, plan.parameters_after
+    removed = numbers.ratio(after, before)
+    table.add_row("parameters", numbers.count(before), numbers.count(after), removed)
+    macs = numbers.macs(report.macs_before), numbers.macs(report.macs_after)
+    removed = numbers.ratio(report.macs_after, report.macs_before)
+    table.add_row("multiply-accumulates", *macs, removed or "shapes unknown")
+    sizes = numbers.size(report.bytes_before), numbers.size(report.bytes_after)
+    table.add_row("size", *sizes, numbers.ratio(report.bytes_after, report.bytes_before))
     table.add_row(
         "largest layer error", "0", numbers.error(plan.max_relative_error), _errors(report)
     )
@@ -189,9 +179,9 @@ def _summary(report: Report) -> Table:
         text = f"on {on}; the best of {words.counted(count, 'attempt')}"
         table.add_row(f"--{result.kind.value} {result.limit:g}", "", reached, text)
     for score in report.scores:
-        before, after, change = words.score_cells(score)
+        *values, change = words.score_cells(score)
         on = "" if score.samples is None else f", {score.samples:,} samples"
-        table.add_row(numbers.printable(score.name, 40), before, after, change + on)
+        table.add_row(numbers.printable(score.name, 40), *values, change + on)
     if checks is not None:
         _add_checks(table, checks, "rewrite is exact")
     return table

@@ -15,10 +15,6 @@ from alds_onnx.report.console import new_table, print_warnings
 from alds_onnx.report.json import report_to_json
 from alds_onnx.sweeps import Sweep, SweepPoint
 
-_CSV = (
-    *("cr", "removed", "parameters", "macs", "bytes", "max_relative_error", "output_error"),
-    *("latency_ratio", "score_before", "score_after", "pareto", "suggested"),
-)
 # Descriptions of the losses that are no scores, by the names in `Sweep.loss`.
 _LOSSES = {
     "output error": "relative L2 error of the worst output",
@@ -105,32 +101,32 @@ def _kept(after: int | None, before: int | None) -> str:
 
 def sweep_to_csv(sweep: Sweep) -> bytes:
     """Convert a sweep to CSV with a row for each point; unknown values are empty."""
+    rows = [_values(point, sweep) for point in sweep.points]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_CSV)
-    for point in sweep.points:
-        writer.writerow(_values(point, sweep))
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue().encode()
 
 
-def _values(point: SweepPoint, sweep: Sweep) -> tuple[object, ...]:
+def _values(point: SweepPoint, sweep: Sweep) -> dict[str, object]:
     report = point.report
     plan, checks = report.plan, report.verification
     score = report.scores[0] if report.scores else None
-    return (
-        point.cr,
-        plan.removed,
-        plan.parameters_after,
-        report.macs_after,
-        report.bytes_after,
-        plan.max_relative_error,
-        None if math.isnan(point.output_error) else point.output_error,
-        checks.latency_ratio if checks else None,
-        score.before if score else None,
-        score.after if score else None,
-        int(point.on_front),
-        int(point is sweep.suggested),
-    )
+    return {
+        "cr": point.cr,
+        "removed": plan.removed,
+        "parameters": plan.parameters_after,
+        "macs": report.macs_after,
+        "bytes": report.bytes_after,
+        "max_relative_error": plan.max_relative_error,
+        "output_error": checks.output_error if checks else None,
+        "latency_ratio": checks.latency_ratio if checks else None,
+        "score_before": score.before if score else None,
+        "score_after": score.after if score else None,
+        "pareto": int(point.on_front),
+        "suggested": int(point is sweep.suggested),
+    }
 
 
 def sweep_to_json(sweep: Sweep) -> dict[str, Any]:

@@ -10,9 +10,8 @@ import click
 import pytest
 
 from alds_onnx.cli import command
-from alds_onnx.cli.arguments import GROUPS
-from alds_onnx.cli.outputs import Files, Messages
-from alds_onnx.options.declare import Converted, Options, declared, default_of, option, shared
+from alds_onnx.cli.arguments import GROUPS, Files, Messages
+from alds_onnx.options.declare import Converted, Options, declared, given_default, option, shared
 from alds_onnx.settings import (
     CompressOptions,
     MergeOptions,
@@ -63,7 +62,7 @@ def test_a_copy_with_a_change_keeps_the_others() -> None:
 
 def test_what_is_declared() -> None:
     assert [f.name for f, _ in declared(Example)] == ["plain", "words", "twice"]
-    assert [default_of(f) for f, _ in declared(Example)] == [1, [], None]
+    assert [given_default(f.default) for f, _ in declared(Example)] == [1, [], None]
 
 
 def test_values_are_handed_over_by_name() -> None:
