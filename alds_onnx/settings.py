@@ -13,15 +13,7 @@ from alds_onnx.cuts import Scheme
 from alds_onnx.errors import UsageError
 from alds_onnx.options.amount import Amount, Model, Ratios, Source, check_fraction
 from alds_onnx.options.choice import Measuring, Search, Selection, Timing
-from alds_onnx.options.run import (
-    Data,
-    Execution,
-    Progress,
-    Reuse,
-    Step,
-    default_threads,
-    silent,
-)
+from alds_onnx.options.run import Data, Execution, Progress, Reuse, Step
 from alds_onnx.runtimes import Runtime, preset
 from alds_onnx.search.alignment import Alignment
 from alds_onnx.values import Objective, SearchMethod
@@ -36,8 +28,6 @@ __all__ = [
     "Source",
     "Step",
     "SweepOptions",
-    "default_threads",
-    "silent",
 ]
 
 # Fields of a dataclass come from its bases in reverse order: the last base is the first group in

@@ -48,10 +48,10 @@ from threadpoolctl import threadpool_limits
 
 from alds_onnx.cuts import LayerShape, Scheme, Spectra, distinct
 from alds_onnx.decompose.spectra import counts_of_folds, spectra_of_schemes
+from alds_onnx.options.run import default_threads
 from alds_onnx.search.alignment import FREE
 from alds_onnx.search.choose import Candidates, LargestError
 from alds_onnx.search.costs import PARAMETERS_ONLY
-from alds_onnx.settings import default_threads
 from alds_onnx.steps.survey import side_by_side
 
 _TABLE = Path(__file__).with_suffix(".md")

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from alds_onnx.cuts import Scheme
 from alds_onnx.errors import UsageError
+from alds_onnx.options.run import default_threads, silent
 from alds_onnx.runtimes import Runtime
-from alds_onnx.settings import Settings, Step, default_threads, silent
+from alds_onnx.settings import Settings, Step
 from alds_onnx.values import Plan, SearchMethod
 
 NAMES = ("/stem/Conv", "/layer1/Conv", "/layer1/conv", "/layer2/Gemm", "node[0]")

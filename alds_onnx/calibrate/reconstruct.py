@@ -37,16 +37,9 @@ _ROWS_AT_ONCE = 4096
 class Task:
     """One weight W (f, n) to reconstruct.
 
-    Attributes
-    ----------
-    matrix
-        The matrix that the regression reproduces: W, or the identity (f, f) for a wide layer.
-    others
-        Other cuts, which are fitted with less accuracy to estimate their effect.
-    bias
-        The bias that may change, of shape (f,); None if there is none.
-    moments
-        Moments of the layer's inputs and outputs in the original model.
+    The regression reproduces `matrix`: W, or the identity (f, f) for a wide layer. The bias (f,)
+    may change, if there is one. The moments are those in the original model. `others` are cuts that
+    are fitted with less accuracy to estimate their effect.
     """
 
     layer: Layer
@@ -60,16 +53,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Solution:
-    """The fitted factors of a layer.
+    """The factors of `Task.matrix`, and the new bias; None leaves the bias unchanged.
 
-    Attributes
-    ----------
-    factors, bias
-        The factors of `Task.matrix`, and the new bias; None leaves the bias unchanged.
-    squared_error, uncorrected
-        Squared relative errors of the layer's output on held-out data: of this solution, and of the
-        one without the correction, which replaces it if its error is smaller. None if the layer
-        could not be observed.
+    The squared relative errors of the layer's output on held-out data are those of this solution,
+    and of the one without the correction, which replaces it if its error is smaller. They are None
+    if the layer could not be observed.
     """
 
     factors: Factors

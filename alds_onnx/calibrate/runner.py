@@ -46,9 +46,8 @@ class Runner:
         given = {value.name for value in session.inputs}
 
         def run(batch: int) -> list[_Array]:
-            feed = self.batches[batch]
-            outputs = session.run({n: a for n, a in feed.items() if n in given}, names)
-            return list(outputs)
+            feed = {name: a for name, a in self.batches[batch].items() if name in given}
+            return list(session.run(feed, names))
 
         return run
 

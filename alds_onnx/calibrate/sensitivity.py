@@ -53,18 +53,11 @@ class Sensitivity:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Probe:
-    """A weight W (f, n) to probe, and the layers that read it.
+    """A weight W (f, n) to probe, the layers that read it, and its error curves on the data.
 
-    Attributes
-    ----------
-    matrix
-        The matrix that the regression reproduces: W, or the identity (f, f) for a wide layer.
-    moments
-        Moments of the inputs, or of the outputs W x for a wide layer.
-    bias
-        The bias that may change, of shape (f,); None if there is none.
-    spectra
-        Error curves on the data.
+    The regression reproduces `matrix`: W, or the identity (f, f) for a wide layer. The moments are
+    those of the inputs, or of the outputs W x for a wide layer. The bias (f,) may change, if there
+    is one.
     """
 
     layers: tuple[Layer, ...]

@@ -103,13 +103,8 @@ class Parsed(click.ParamType[Any]):
 class Request:
     """The command line, parsed but not yet checked.
 
-    Attributes
-    ----------
-    values
-        The parsed values of all options by keyword; those that were not given are missing, unless
-        `--help` shows their default.
-    given
-        How the options and arguments on the command line are called there, by keyword.
+    `values` are those of all options by keyword; one that was not given is None, unless `--help`
+    shows its default. `given` says how what was given is called on the command line, by keyword.
     """
 
     argv: tuple[str, ...]

@@ -80,13 +80,7 @@ def check_provider(provider: Provider) -> None:
 
 
 class Session:
-    """A model loaded by onnxruntime, with external data in `folder`.
-
-    Raises
-    ------
-    RunError
-        If onnxruntime cannot load the model.
-    """
+    """A model loaded by onnxruntime, with external data in `folder`; what fails is a RunError."""
 
     def __init__(self, model: ModelProto, folder: Path, execution: Execution) -> None:
         options = ort.SessionOptions()
@@ -111,13 +105,7 @@ class Session:
         self.output_names = tuple(output.name for output in self._session.get_outputs())
 
     def run(self, feeds: Feeds, names: Sequence[str] | None = None) -> Outputs:
-        """Run once, and give the outputs in the order of `names` (default: that of the model).
-
-        Raises
-        ------
-        RunError
-            If the run fails.
-        """
+        """Run once, and give the outputs in the order of `names` (default: that of the model)."""
         try:
             return self._session.run(names, dict(feeds), self._quiet)  # type: ignore[no-any-return]
         except Exception as e:

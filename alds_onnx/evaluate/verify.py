@@ -54,16 +54,10 @@ _Original: TypeAlias = "tuple[Session | None, list[Outputs], dict[str, str]]"
 class Candidates:
     """The models to compare, with external data in `folder`.
 
-    Attributes
-    ----------
-    composed
-        The original with each W replaced by the product Ŵ of its factors.
-    layers
-        Outputs of decomposed nodes: tensors of the main graph that all three models have.
-    called
-        Name of the compressed model in messages.
-    floor
-        Smallest magnitude that an entry of a model output counts as. Layer outputs have none.
+    `composed` is the original with each W replaced by the product Ŵ of its factors. `layers` are
+    outputs of decomposed nodes: tensors of the main graph that all three models have. An entry of a
+    model output counts as at least `floor` in magnitude; layer outputs have no such limit. Messages
+    say `called` for the compressed model.
     """
 
     original: ModelProto
@@ -80,19 +74,9 @@ def verify(
 ) -> Verification:
     """Run the three models on the same inputs and compare their outputs.
 
-    For a large model, only one session is open at a time. Latency is then not measured, because it
-    needs two.
-
-    Parameters
-    ----------
-    tolerance
-        Largest difference of `compressed` from `composed` that counts as rounding; see
-        `TOLERANCES`.
-
-    Returns
-    -------
-    The status is failed if the rewrite is not exact, or if only the original runs. It is not
-    validated if the original does not run.
+    The status is failed if the rewrite is not exact to `tolerance` (see `TOLERANCES`), or if only
+    the original runs. It is not validated if the original does not run. For a large model, only one
+    session is open at a time. Latency is then not measured, because it needs two.
     """
     try:
         original = _run_original(models, samples, execution, tolerance)

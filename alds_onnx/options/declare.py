@@ -135,7 +135,7 @@ class Options:
     for that of the attribute. `heading` is where `--help` lists the options of a group.
     """
 
-    heading: ClassVar = Heading.OUTPUT
+    heading: ClassVar[Heading] = Heading.OUTPUT
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in vars(self):

@@ -88,7 +88,8 @@ def _layers(rows: tuple[LayerPlan, ...]) -> Table:
     sensitive = _most_sensitive(rows)
     for row in rows:
         cells = _cells(row, sensitive, on_data=on_data, schemes=schemes)
-        table.add_row(*(Text(cell) for cell in cells), style=_style(row))
+        style = "" if row.decision is Decision.DECOMPOSE else "dim"
+        table.add_row(*(Text(cell) for cell in cells), style=style)
     if sensitive:
         table.caption = "* cuts that change the outputs most; --exclude keeps a layer whole"
         table.caption_justify = "left"
@@ -106,6 +107,8 @@ def _cells(
     row: LayerPlan, sensitive: frozenset[str], *, on_data: bool, schemes: bool
 ) -> tuple[str, ...]:
     decision = row.decision.value + (f": {row.reason}" if row.reason else "")
+    mark = " *" if row.name in sensitive else "  "
+    errors = (numbers.error(row.local_error), numbers.error(row.output_error) + mark)
     return (
         numbers.printable(row.name, 40),
         row.op,
@@ -115,7 +118,7 @@ def _cells(
         str(row.cut.num_slices) if row.cut else "",
         _ranks(row.cut) if row.cut else "",
         numbers.error(row.error.relative) if row.error else "",
-        *(_errors_on_data(row, row.name in sensitive) if on_data else ()),
+        *((errors if row.cut else ("", "")) if on_data else ()),
         numbers.count(row.parameters_before),
         numbers.count(row.parameters_after) if row.cut else "",
     )
@@ -124,17 +127,6 @@ def _cells(
 def _ranks(cut: Cut) -> str:
     """Format the rank, or both ranks of Tucker-2."""
     return f"{cut.rank}, {cut.rank_out}" if cut.rank_out else str(cut.rank)
-
-
-def _errors_on_data(row: LayerPlan, marked: bool) -> tuple[str, str]:
-    if row.cut is None:
-        return "", ""
-    local, output = numbers.error(row.local_error), numbers.error(row.output_error)
-    return local, output + (" *" if marked else "  ")
-
-
-def _style(row: LayerPlan) -> str:
-    return "" if row.decision is Decision.DECOMPOSE else "dim"
 
 
 def _outputs(report: Report, checks: Verification) -> Table:

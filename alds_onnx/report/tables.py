@@ -26,9 +26,10 @@ def tables(report: Report, sweep: Sweep | None = None) -> dict[str, Any]:
     """Collect the data of all plots; numbers that are not finite become None."""
     evidence, result = report.evidence, report.limit_result
     weights = evidence.weights if evidence else ()
+    most = max(_FEWEST_POINTS, _MOST_POINTS // max(1, sum(len(w.curves) for w in weights)))
     return {
         "layers": _layers(report.plan.layers, weights),
-        "weights": [_weight(weight, _points(weights)) for weight in weights],
+        "weights": [_weight(weight, most) for weight in weights],
         "onData": evidence is not None and evidence.on_data,
         "trade": _trade(evidence) if evidence else [],
         "point": _point(report),
@@ -78,11 +79,6 @@ def _layers(
         }
         for number, row in enumerate(rows, 1)
     ]
-
-
-def _points(weights: tuple[WeightEvidence, ...]) -> int:
-    count = sum(len(weight.curves) for weight in weights)
-    return max(_FEWEST_POINTS, _MOST_POINTS // max(count, 1))
 
 
 def _weight(weight: WeightEvidence, most: int) -> dict[str, Any]:

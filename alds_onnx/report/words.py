@@ -50,8 +50,8 @@ def cards(report: Report) -> list[Card]:
             )
         )
     error = checks.output_error if checks else None
-    if error is not None:
-        note = f"relative L2, worst output, on {samples(report)}"
+    if checks is not None and error is not None:
+        note = f"relative L2, worst output, on {samples(report, checks)}"
         found.append(Card(label="Error of the outputs", after=numbers.error(error), note=note))
     error, note = plan.max_relative_error, "of its weight, relative to the largest singular value"
     found.append(Card(label="Largest error of a layer", after=numbers.error(error), note=note))
@@ -104,11 +104,8 @@ def kind_of_samples(report: Report, checks: Verification) -> str:
     return "random" if checks.random_inputs else "calibration"
 
 
-def samples(report: Report) -> str:
-    """Describe the samples on which the outputs were compared."""
-    checks = report.verification
-    if checks is None:
-        return ""
+def samples(report: Report, checks: Verification) -> str:
+    """Count the samples on which the outputs were compared."""
     return counted(checks.samples, f"{kind_of_samples(report, checks)} sample")
 
 
@@ -210,7 +207,7 @@ def point_origin(report: Report) -> str:
     if report.plan.objective is Objective.MAX_RELATIVE_ERROR:
         return "the error of its stored factors"
     if report.plan.objective is Objective.SUM_OUTPUT_ERROR and report.verification is not None:
-        return f"the error of its outputs on {samples(report)}"
+        return f"the error of its outputs on {samples(report, report.verification)}"
     return "an estimate from the errors that its single cuts cause"
 
 

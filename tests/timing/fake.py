@@ -14,7 +14,8 @@ from alds_onnx.cuts import Cut, LayerShape, Scheme
 from alds_onnx.evaluate.sessions import Execution, RunError
 from alds_onnx.graph.files.load import load_model
 from alds_onnx.graph.shapes import infer, known_shapes
-from alds_onnx.settings import Settings, silent
+from alds_onnx.options.run import silent
+from alds_onnx.settings import Settings
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.survey import make_survey
 from alds_onnx.steps.timing import make_layer_times
