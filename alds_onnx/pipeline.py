@@ -36,10 +36,7 @@ def run(source: Source, settings: Settings, progress: Progress) -> Compressed:
 
 
 def _compressed(prepared: Prepared, clock: Clock) -> Compressed:
-    settings = prepared.settings
-    quantity = limited_quantity(
-        prepared.survey, settings, prepared.data, prepared.samples, prepared.scoring
-    )
+    quantity = limited_quantity(prepared)
     if quantity is None:
         attempt = make_attempt(prepared, requested_budgets(prepared, clock), clock)
         return finish(prepared, attempt, None, clock)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx import ModelProto
 
-from alds_onnx.cuts import Cut, Scheme, Work, distinct
+from alds_onnx.cuts import Cut, Scheme, distinct
 from alds_onnx.errors import PlanError, UsageError
 from alds_onnx.graph.files.external import Spill, spill_for
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import Replacement, rewrite
-from alds_onnx.graph.scopes import Site
 from alds_onnx.plans import match_plan
 from alds_onnx.search.budgets import CostedBudget, parameter_budget
 from alds_onnx.search.choose import (
@@ -31,9 +30,14 @@ from alds_onnx.steps.limits import Measurement
 from alds_onnx.steps.prepare import Prepared
 from alds_onnx.steps.rows import Decomposition, plan_rows
 from alds_onnx.steps.survey import Survey
-from alds_onnx.steps.timing import latency_budget
+from alds_onnx.timing.latency_budget import (
+    corrected_saving,
+    measure_latency_cost,
+    time_whole_model,
+)
 from alds_onnx.timing.layer_times import LayerTimes
 from alds_onnx.timing.slow_cuts import exclude_slow_cuts
+from alds_onnx.timing.timer import Timing
 from alds_onnx.values import Budget, BudgetKind, Plan, SearchMethod
 from alds_onnx.values import Objective as ObjectiveName
 
@@ -51,33 +55,14 @@ class Attempt:
 
 
 def requested_budgets(prepared: Prepared, clock: Clock) -> tuple[CostedBudget, ...]:
-    """Make the budgets that the settings ask for."""
-    survey, settings = prepared.survey, prepared.settings
-    budgets = _counted_budgets(survey, settings, prepared.before, prepared.work)
-    if settings.latency_ratio is None:
-        return budgets
-    clock.start(Step.TIMING)
-    latency = latency_budget(
-        survey,
-        settings,
-        curves=prepared.metric.spectra,
-        samples=prepared.samples,
-        times=prepared.times,
-        choose=lambda latency: _searched(prepared, (*budgets, latency)).cuts,
-    )
-    return (*budgets, latency)
+    """Make the budgets that the settings ask for.
 
-
-def _counted_budgets(
-    survey: Survey, settings: Settings, parameters: int, work: Mapping[Site, Work]
-) -> tuple[CostedBudget, ...]:
-    """Make the budgets of parameters and of multiply-accumulates that the settings ask for.
-
-    `parameters` are those of the whole model.
+    A budget of multiply-accumulates is a UsageError if none are known.
     """
+    survey, settings, work = prepared.survey, prepared.settings, prepared.work
     budgets = []
     if settings.cr is not None:
-        budgets.append(parameter_budget(parameters, settings.cr))
+        budgets.append(parameter_budget(prepared.before, settings.cr))
     if settings.cr_macs is not None:
         before = sum(one.macs for one in work.values())
         if not before:
@@ -91,7 +76,45 @@ def _counted_budgets(
             for weight in survey.weights()
         }
         budgets.append(CostedBudget(budget=budget, cost=Macs(work=own)))
+    if settings.latency_ratio is not None:
+        clock.start(Step.TIMING)
+        budgets.append(_latency_budget(prepared, tuple(budgets)))
     return tuple(budgets)
+
+
+def _latency_budget(prepared: Prepared, others: Sequence[CostedBudget]) -> CostedBudget:
+    """The budget of time: what the cuts are to save so that the whole model keeps the ratio.
+
+    If nothing can be timed, that is a UsageError. A ratio that is out of reach within all budgets
+    is a BudgetError.
+    """
+    survey, settings, times = prepared.survey, prepared.settings, prepared.times
+    samples, ratio = prepared.samples, settings.latency_ratio
+    if times is None:
+        raise UsageError(
+            "--latency-ratio: so large a model is not timed; give --cr or --cr-macs instead"
+        )
+    if isinstance(samples, str):
+        raise UsageError(f"--latency-ratio: the model cannot be timed: {samples}")
+    timer, feeds = times.timer, samples.feeds[0]
+    assert ratio is not None
+
+    def timed(cuts: Mapping[str, Cut]) -> Timing:
+        chosen = [(w.layers, cuts[w.name]) for w in survey.weights() if w.name in cuts]
+        return time_whole_model(timer, survey.loaded.model, survey.loaded.folder, chosen, feeds)
+
+    cost = measure_latency_cost(times, prepared.metric.spectra, settings.alignment)
+    whole = timed({}).dense
+    budget = Budget(kind=BudgetKind.LATENCY, before=max(1, round(whole)), removed=1 - ratio)
+    costed = CostedBudget(budget=budget, cost=cost)
+    aimed = corrected_saving(
+        ratio,
+        lambda saved: (
+            timed(_searched(prepared, (*others, replace(costed, aimed=saved))).cuts).ratio
+        ),
+        cost.most_saved() / whole,
+    )
+    return replace(costed, aimed=aimed)
 
 
 def make_attempt(prepared: Prepared, budgets: Sequence[CostedBudget], clock: Clock) -> Attempt:

@@ -8,66 +8,56 @@ import numpy as np
 
 from alds_onnx.cuts import Cut, ErrorCurve, LayerShape, Scheme
 from alds_onnx.evidence import Evidence, ThinCurve, TradeOff, TradePoint, WeightEvidence
-from alds_onnx.runtimes import Runtime
 from alds_onnx.schemes import scheme_of
 from alds_onnx.search.alignment import FREE, Alignment
 from alds_onnx.search.choose import Candidates
 from alds_onnx.search.tradeoff import smallest_maxima, smallest_sums
 from alds_onnx.settings import Settings
 from alds_onnx.steps.metrics.base import Metric
+from alds_onnx.steps.prepare import Prepared
 from alds_onnx.steps.rows import Decomposition
-from alds_onnx.steps.survey import Survey, Weight
+from alds_onnx.steps.survey import Weight
 from alds_onnx.values import Objective
 
 # Points of one curve, which is drawn a few hundred pixels wide.
 _POINTS = 120
 
 
-def gather(
-    metric: Metric,
-    *,
-    decompositions: Sequence[Decomposition],
-    survey: Survey,
-    settings: Settings,
-    before: int,
-) -> Evidence:
-    """Collect the data for the plots of the report; `before` is the size of the whole model."""
+def gather(prepared: Prepared, decompositions: Sequence[Decomposition]) -> Evidence:
+    """Collect the data for the plots of the report."""
+    metric = prepared.metric
     cuts = {d.weight.name: d.factors.cut for d in decompositions}
-    lines = _trade_offs(metric, settings, before)
-    price = None
-    if len(lines) > 1 and cuts:
-        price = _price(lines[-1], cuts, metric, settings, before)
+    lines = _trade_offs(prepared)
     return Evidence(
         on_data=metric.on_data,
         weights=tuple(
             _weight(weight, metric, cuts.get(weight.name))
-            for weight in survey.weights()
+            for weight in prepared.survey.weights()
             if weight.name in metric.spectra
         ),
         trade_offs=lines,
-        price=price,
+        price=_price(lines[-1], cuts, prepared) if len(lines) > 1 and cuts else None,
     )
 
 
-def _price(
-    free: TradeOff, cuts: Mapping[str, Cut], metric: Metric, settings: Settings, before: int
-) -> float | None:
+def _price(free: TradeOff, cuts: Mapping[str, Cut], prepared: Prepared) -> float | None:
     """Divide the objective of the cuts, as the search counts it, by that with all slices and ranks.
 
     None if the latter is 0.
     """
+    metric = prepared.metric
     curves = {name: metric.spectra[name] for name in cuts}
     errors = [
         float(metric.damage(name, np.array([curves[name].relative_error(cut)]))[0])
         for name, cut in cuts.items()
     ]
-    error = (sum if _is_summed(settings) else max)(errors)
+    error = (sum if _is_summed(prepared.settings) else max)(errors)
     shapes = {name: spectra.shape for name, spectra in curves.items()}
     saved = sum(
         shapes[name].num_parameters - cut.num_parameters(shapes[name]) for name, cut in cuts.items()
     )
     removed, smallest = zip(*((point.removed, point.error) for point in free.points), strict=True)
-    least = float(np.interp(saved / before, removed, smallest))
+    least = float(np.interp(saved / prepared.before, removed, smallest))
     return metric.relative(error) / least if least else None
 
 
@@ -110,21 +100,21 @@ def _thin(shape: LayerShape, curve: ErrorCurve, cut: Cut | None) -> ThinCurve:
     )
 
 
-def _trade_offs(metric: Metric, settings: Settings, before: int) -> tuple[TradeOff, ...]:
-    if settings.plan is not None or not metric.spectra:
+def _trade_offs(prepared: Prepared) -> tuple[TradeOff, ...]:
+    if prepared.settings.plan is not None or not prepared.metric.spectra:
         return ()
-    rules = [settings.alignment] if settings.alignment.is_free else [settings.alignment, FREE]
-    return tuple(_trade_off(metric, settings, before, rule) for rule in rules)
+    own = prepared.settings.alignment
+    return tuple(_trade_off(prepared, rule) for rule in ([own] if own.is_free else [own, FREE]))
 
 
-def _trade_off(metric: Metric, settings: Settings, before: int, rule: Alignment) -> TradeOff:
+def _trade_off(prepared: Prepared, rule: Alignment) -> TradeOff:
+    metric, before = prepared.metric, prepared.before
     candidates = Candidates(spectra=metric.spectra, damage=metric.damage)
-    search = smallest_sums if _is_summed(settings) else smallest_maxima
+    search = smallest_sums if _is_summed(prepared.settings) else smallest_maxima
     parameters, error = search(list(candidates.frontiers(rule).values()))
     dense = sum(spectra.shape.num_parameters for spectra in metric.spectra.values())
     points = [
         TradePoint(removed=(dense - int(n)) / before, error=metric.relative(float(e)))
         for n, e in zip(parameters, error, strict=True)
     ]
-    runtime = settings.alignment.preset.runtime if not rule.is_free else Runtime.NONE
-    return TradeOff(runtime=runtime, points=tuple(reversed(points)))
+    return TradeOff(runtime=rule.preset.runtime, points=tuple(reversed(points)))

@@ -46,13 +46,7 @@ def finish(
     prepared: Prepared, attempt: Attempt, limit_result: LimitResult | None, clock: Clock
 ) -> Compressed:
     """Check the compressed model, score it, and report the results."""
-    evidence = gather(
-        prepared.metric,
-        decompositions=attempt.decompositions,
-        survey=prepared.survey,
-        settings=prepared.settings,
-        before=prepared.before,
-    )
+    evidence = gather(prepared, attempt.decompositions)
     survey, settings, samples = prepared.survey, prepared.settings, prepared.samples
     clock.start(Step.VERIFY)
     verification = None

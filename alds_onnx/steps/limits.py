@@ -13,14 +13,13 @@ from alds_onnx.calibrate.reader import Feed
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.errors import DataError, LimitError, UsageError
 from alds_onnx.evaluate.fidelity import Comparison
-from alds_onnx.evaluate.samples import Samples
 from alds_onnx.evaluate.sessions import Outputs, RunError
 from alds_onnx.evaluate.verify import TOLERANCES, incomparable
 from alds_onnx.limits import LimitData, LimitKind, LimitResult, Trial
-from alds_onnx.settings import Settings
-from alds_onnx.steps.data import Data, count_samples, make_runner
+from alds_onnx.steps.data import count_samples, make_runner
 from alds_onnx.steps.evaluation import Evaluator, ModelScores, make_scores
-from alds_onnx.steps.survey import Advance, Survey
+from alds_onnx.steps.prepare import Prepared
+from alds_onnx.steps.survey import Advance
 
 # Outputs that differ by more than this between two runs of the original are random.
 _RANDOM_OUTPUT = TOLERANCES[TensorProto.FLOAT16]
@@ -46,22 +45,16 @@ class LimitedQuantity(Protocol):
         """Measure a compressed model."""
 
 
-def limited_quantity(
-    survey: Survey,
-    settings: Settings,
-    data: Data | None,
-    samples: Samples | str,
-    scoring: tuple[Evaluator, ModelScores] | None,
-) -> LimitedQuantity | None:
+def limited_quantity(prepared: Prepared) -> LimitedQuantity | None:
     """Give the quantity that the settings limit; None if they limit none.
 
-    Without calibration data, errors are measured on `samples`, the inputs of the checks. `scoring`
-    is the evaluator and the scores of the original. If the error of the outputs cannot be measured,
-    that is a DataError or UsageError.
+    Without calibration data, errors are measured on the inputs of the checks. If the error of the
+    outputs cannot be measured, that is a DataError or UsageError.
     """
+    settings, samples, data = prepared.settings, prepared.samples, prepared.data
     if settings.max_drop is not None:
-        assert scoring is not None
-        return _ScoreDrop(settings.max_drop, *scoring)
+        assert prepared.scoring is not None
+        return _ScoreDrop(settings.max_drop, *prepared.scoring)
     if settings.max_error is None:
         return None
     if isinstance(samples, str):
@@ -72,8 +65,8 @@ def limited_quantity(
         feeds, kind = data.held_out or data.fit, LimitData.HELD_OUT
         if not data.held_out:
             kind = LimitData.FITTED
-    runner = make_runner(feeds, survey, settings)
-    return _OutputError(settings.max_error, survey.loaded.model, runner, kind)
+    runner = make_runner(feeds, prepared.survey, settings)
+    return _OutputError(settings.max_error, prepared.survey.loaded.model, runner, kind)
 
 
 class _ScoreDrop:

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 
-from alds_onnx.cuts import Cut, Spectra, Work
-from alds_onnx.errors import UsageError
-from alds_onnx.evaluate.samples import Samples
+from alds_onnx.cuts import Work
 from alds_onnx.graph.files.external import is_large
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.scopes import Key, Site
-from alds_onnx.search.budgets import CostedBudget
 from alds_onnx.settings import Measuring, Settings, Step
 from alds_onnx.steps.checks import execution_of
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.survey import Advance, Survey, Weight
-from alds_onnx.timing.latency_budget import (
-    corrected_saving,
-    measure_latency_cost,
-    time_whole_model,
-)
 from alds_onnx.timing.layer_models import IsolatedLayer, isolate
 from alds_onnx.timing.layer_times import LayerTimes, TimedWeight
 from alds_onnx.timing.store import TimingStore
-from alds_onnx.timing.timer import OrtTimer, Timing
-from alds_onnx.values import Budget, BudgetKind, SearchMethod
+from alds_onnx.timing.timer import OrtTimer
+from alds_onnx.values import SearchMethod
 
 # Models with fewer multiply-accumulates run for less than a fraction of a millisecond, which is as
 # much as the call takes; those with more take more than about half a minute to time.
@@ -92,43 +83,3 @@ def _operand(survey: Survey, layer: Layer) -> Key:
     name = survey.index.node(layer.site).input[1 - layer.weight_input]
     definition = survey.index.resolve(layer.site.scope, name)
     return definition.key if definition else Key(layer.site.scope, name)
-
-
-def latency_budget(
-    survey: Survey,
-    settings: Settings,
-    *,
-    curves: Mapping[str, Spectra],
-    samples: Samples | str,
-    times: LayerTimes | None,
-    choose: Callable[[CostedBudget], Mapping[str, Cut]],
-) -> CostedBudget:
-    """The budget of time: what the curves are to save so that the whole model keeps the ratio.
-
-    The whole model is timed on `samples`, which may be the reason why it does not run. `times` is
-    None where nothing can be timed: that is a UsageError. `choose` searches within this budget and
-    all others. A ratio that is out of reach is a BudgetError.
-    """
-    if times is None:
-        raise UsageError(
-            "--latency-ratio: so large a model is not timed; give --cr or --cr-macs instead"
-        )
-    if isinstance(samples, str):
-        raise UsageError(f"--latency-ratio: the model cannot be timed: {samples}")
-    timer, feeds, ratio = times.timer, samples.feeds[0], settings.latency_ratio
-    assert ratio is not None
-
-    def timed(cuts: Mapping[str, Cut]) -> Timing:
-        chosen = [(w.layers, cuts[w.name]) for w in survey.weights() if w.name in cuts]
-        return time_whole_model(timer, survey.loaded.model, survey.loaded.folder, chosen, feeds)
-
-    cost = measure_latency_cost(times, curves, settings.alignment)
-    whole = timed({}).dense
-    budget = Budget(kind=BudgetKind.LATENCY, before=max(1, round(whole)), removed=1 - ratio)
-    costed = CostedBudget(budget=budget, cost=cost)
-    aimed = corrected_saving(
-        ratio,
-        lambda saved: timed(choose(replace(costed, aimed=saved))).ratio,
-        cost.most_saved() / whole,
-    )
-    return replace(costed, aimed=aimed)

@@ -17,7 +17,7 @@ from alds_onnx.graph.layers import Layer
 from alds_onnx.runtimes import preset
 from alds_onnx.search.alignment import Alignment
 from alds_onnx.search.costs import cost_of, one_cut
-from alds_onnx.steps import timing
+from alds_onnx.steps import attempt
 from alds_onnx.timing.curves import Grid, TimeCurve, Variant
 from alds_onnx.timing.latency_budget import LatencyCost, corrected_saving, measure_latency_cost
 from alds_onnx.timing.timer import OrtTimer, Timing
@@ -43,7 +43,7 @@ def time_nets(monkeypatch: pytest.MonkeyPatch, fake: FakeTimes, off: float = 1.0
     ) -> Timing:
         return reached(fake, [cut for _, cut in cuts], off)
 
-    monkeypatch.setattr(timing, "time_whole_model", whole)
+    monkeypatch.setattr(attempt, "time_whole_model", whole)
 
 
 # Recorded before these curves were shared with the exclusion of slow cuts.
