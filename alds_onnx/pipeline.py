@@ -76,8 +76,9 @@ def _within_limit(
         return replace(made, measurement=quantity.measure(made.model, clock.advance))
 
     found = largest_that_holds(attempt, _value, quantity.limit, candidates)
-    result = limit_result(quantity, found.trials)
-    return found.best or make_attempt(prepared, (), clock), result
+    best, trials = found
+    result = limit_result(quantity, trials)
+    return best or make_attempt(prepared, (), clock), result
 
 
 def _value(attempt: Attempt) -> float:

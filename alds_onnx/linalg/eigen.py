@@ -93,21 +93,9 @@ def leading_eigenvectors(gram: FloatArray, rank: int) -> FloatArray:
 
 
 def largest_eigenvalues(grams: FloatArray) -> FloatArray:
-    """Rank by rank the largest eigenvalue over the slices.
+    """Rank by rank the largest eigenvalue (m,) over the slices, descending, none below 0.
 
-    Parameters
-    ----------
-    grams
-        Symmetric and positive semidefinite, shape (..., m, m).
-
-    Returns
-    -------
-    Shape (m,), descending, none below 0.
-
-    Raises
-    ------
-    AldsError
-        If neither of two LAPACK drivers converges.
+    `grams` (..., m, m) are symmetric and positive semidefinite.
     """
     # Divide and conquer can fail to converge; QR iteration is slower and more robust.
     values = with_fallback(
@@ -126,10 +114,7 @@ def largest_eigenvalues(grams: FloatArray) -> FloatArray:
 def with_fallback(first: Callable[[], FloatArray], second: Callable[[], FloatArray]) -> FloatArray:
     """Give what `first` returns, or `second` (QR iteration) where LAPACK fails; the log says so.
 
-    Raises
-    ------
-    AldsError
-        If both fail.
+    AldsError if both fail.
     """
     try:
         return first()

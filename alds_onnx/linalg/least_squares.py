@@ -67,20 +67,9 @@ def reduced_rank(B: FloatArray, C: FloatArray, rank: int) -> tuple[FloatArray, F
 
 
 def components(W: FloatArray, moments: Sequence[FloatArray], rank: int) -> FloatArray:
-    """Encoders of the best approximation W_i x_i ≈ D_i E_i x_i of each slice of W.
+    """Encoders (k, j, m) of the best approximation W_i x_i ≈ D_i E_i x_i of each slice of W.
 
-    Parameters
-    ----------
-    W
-        Shape (f, k·m).
-    moments
-        E[x_i x_iᵀ] of each of the k slices, shape (m, m).
-    rank
-        j.
-
-    Returns
-    -------
-    E, shape (k, j, m).
+    W is (f, k·m); `moments` are E[x_i x_iᵀ] (m, m) of each slice.
     """
     E = np.empty((len(moments), rank, len(moments[0])))
     for i, (W_i, C_i) in enumerate(zip(slices(W, len(moments)), moments, strict=True)):

@@ -19,12 +19,10 @@ def largest_entry(matrix: FloatArray) -> float:
 
 
 def scaled(matrix: FloatArray) -> tuple[FloatArray, float]:
-    """Divide a matrix by its largest entry where that is needed.
+    """Divide a matrix by its largest entry where that is needed; also give what it was divided by.
 
-    Returns
-    -------
-    The matrix, itself where its entries are of an ordinary size, since a copy of a large one takes
-    longer than a pass over it; and what it was divided by.
+    Where its entries are of an ordinary size it is the matrix itself, since a copy of a large one
+    takes longer than a pass over it.
     """
     scale = largest_entry(matrix)
     if scale == 0.0 or _SMALLEST < scale < _LARGEST:

@@ -27,12 +27,7 @@ _AT_ONCE = 1 << 16
 
 
 def slices(matrix: FloatArray, num_slices: int) -> FloatArray:
-    """View W (f, n) as its k slices.
-
-    Returns
-    -------
-    Shape (k, f, n/k), a view: slice i holds the columns of the i-th group of input channels.
-    """
+    """View W (f, n) as its slices (k, f, n/k), each the columns of a group of input channels."""
     f, n = matrix.shape
     return matrix.reshape(f, num_slices, n // num_slices).transpose(1, 0, 2)
 
@@ -40,16 +35,7 @@ def slices(matrix: FloatArray, num_slices: int) -> FloatArray:
 def singular_values(matrix: FloatArray, counts: tuple[int, ...]) -> dict[int, FloatArray]:
     """Rank by rank the largest singular value over the k slices of W (f, n), for each k.
 
-    Parameters
-    ----------
-    matrix
-        W.
-    counts
-        The k, ascending; each divides n.
-
-    Returns
-    -------
-    For each k an array of shape (min(f, n/k),), descending.
+    The k are ascending, and each divides n. Values (min(f, n/k),) are descending.
     """
     largest: dict[int, FloatArray] = {}
     for k, grams in _grams(matrix, counts):
@@ -61,9 +47,7 @@ def singular_values(matrix: FloatArray, counts: tuple[int, ...]) -> dict[int, Fl
 def _grams(matrix: FloatArray, counts: tuple[int, ...]) -> Iterator[tuple[int, FloatArray]]:
     """Form the smaller Gram matrices of the slices, for each k in `counts`.
 
-    Yields
-    ------
-    k and the matrices of some of its slices, shape (..., m, m), which the next step overwrites:
+    Yields k and the matrices of some of its slices (..., m, m), which the next step overwrites:
     together they would need several times the memory of the weight.
     """
     f, n = matrix.shape

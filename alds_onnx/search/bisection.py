@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from alds_onnx.limits import Trial
 
@@ -12,23 +11,6 @@ _T = TypeVar("_T")
 
 #: Distance between the fractions to try. 199 of them take at most 8 trials.
 STEP = 0.005
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found(Generic[_T]):
-    """The result of the bisection.
-
-    Attributes
-    ----------
-    best
-        The attempt with the largest fraction that was measured to stay within the limit; None if
-        there is none.
-    trials
-        All trials, in order.
-    """
-
-    best: _T | None
-    trials: tuple[Trial, ...]
 
 
 def fractions(reach: float) -> tuple[float, ...]:
@@ -52,7 +34,7 @@ def largest_that_holds(
     measure: Callable[[_T], float],
     limit: float,
     candidates: Sequence[float],
-) -> Found[_T]:
+) -> tuple[_T | None, tuple[Trial, ...]]:
     """Bisect over the fractions to remove.
 
     Parameters
@@ -70,8 +52,8 @@ def largest_that_holds(
 
     Returns
     -------
-    The attempt with the largest fraction that was measured to stay within the limit, and at most
-    `most_trials` trials.
+    The attempt with the largest fraction that was measured to stay within the limit, None if there
+    is none; and all trials in order, at most `most_trials`.
     """
     best: _T | None = None
     trials: list[Trial] = []
@@ -85,4 +67,4 @@ def largest_that_holds(
             low, best = middle, made
         else:
             high = middle
-    return Found(best=best, trials=tuple(trials))
+    return best, tuple(trials)

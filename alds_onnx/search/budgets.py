@@ -29,15 +29,7 @@ _MIXTURES = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Allowance:
-    """The largest total cost of the layers.
-
-    Attributes
-    ----------
-    cost
-        How the cost of a layer is counted.
-    allowed, slack
-        The largest total cost, and how much of it may stay unspent.
-    """
+    """The largest total cost of the layers, and how much of it may stay unspent."""
 
     cost: Cost
     allowed: int

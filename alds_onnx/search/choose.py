@@ -42,16 +42,9 @@ def local_error(name: str, error: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidates:
-    """The candidate cuts of all layers, and their errors.
+    """The candidate cuts of all layers, and the errors that the search counts.
 
-    Attributes
-    ----------
-    spectra
-        Error curves by layer name.
-    damage
-        Converts local errors to the errors that the search counts.
-    scale
-        Factors for the errors of single layers, by name; 1 for the other layers.
+    `scale` has factors for the errors of single layers, by name; it is 1 for the others.
     """
 
     spectra: Mapping[str, Spectra]
@@ -157,14 +150,15 @@ def choose(
 ) -> Choice:
     """Choose the cut of every layer.
 
+    The choice does not depend on the order of the layers, nor on chance except for the seed of
+    `Iterative`. BudgetError if a budget is out of reach.
+
     Parameters
     ----------
-    candidates
-        The candidate cuts.
+    candidates, objective
+        The cuts to choose from, and the quantity to minimise.
     budgets
         All of them are kept. Without any, nothing is cut.
-    objective
-        The quantity to minimise.
     alignment
         The rule of the target. A finer rule replaces it if the objective would otherwise be more
         than `tolerance` times as large.
@@ -174,16 +168,6 @@ def choose(
         Factors for the errors of single layers, by name. The choice of the rule ignores them.
     excluded
         Cuts that must not be chosen.
-
-    Returns
-    -------
-    The choice. It does not depend on the order of the layers, nor on chance except for the seed of
-    `Iterative`.
-
-    Raises
-    ------
-    BudgetError
-        If a budget is out of reach.
     """
     if not budgets or not candidates.spectra:
         return Choice(cuts={})

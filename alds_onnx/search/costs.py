@@ -68,16 +68,9 @@ class Macs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixture:
-    """Several costs in one: each as a share of what it may be, times a weight.
+    """Several costs in one: each as a share of what all layers may cost together, times a weight.
 
-    Attributes
-    ----------
-    parts
-        The costs.
-    allowed
-        What all layers together may cost at most, of each.
-    weights
-        Of each, at least 0; their sum is 1.
+    The weights are at least 0, and their sum is 1.
     """
 
     parts: tuple[Cost, ...]

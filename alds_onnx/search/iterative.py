@@ -35,16 +35,8 @@ def search_iterative(
 ) -> dict[str, Point]:
     """Choose (k, j) for every layer by alternating between ranks and numbers of slices.
 
-    Parameters
-    ----------
-    spectra
-        Error curves by layer name.
-    budget
-        Most parameters of the layers together; the cheapest cuts must fit.
-    generator
-        Draws the random starts.
-    alignment
-        The allowed (k, j).
+    `budget` is the most parameters of the layers together; their cheapest cuts must fit. The
+    generator draws the random starts.
     """
     # Sort the layers, so that the draws do not depend on their order.
     layers = [(name, _allowed(s, alignment)) for name, s in sorted(spectra.items())]

@@ -11,13 +11,8 @@ import numpy.typing as npt
 def pareto_front(size: Sequence[float], loss: Sequence[float]) -> npt.NDArray[np.bool_]:
     """Mark the points that no other point dominates.
 
-    A point is dominated if another one is no worse in size and loss, and better in one of them.
-
-    Parameters
-    ----------
-    size, loss
-        Size and loss of each point; smaller is better. A point with NaN is never on the front.
-        Equal points are on it together.
+    A point is dominated if another one is no worse in size and loss, and better in one of them;
+    smaller is better. A point with NaN is never on the front. Equal points are on it together.
     """
     sizes, losses = np.asarray(size, np.float64), np.asarray(loss, np.float64)
     known = np.isfinite(sizes) & np.isfinite(losses)
@@ -32,11 +27,7 @@ def knee(size: Sequence[float], loss: Sequence[float]) -> int | None:
 
     The knee is the point of the front farthest below the straight line from the uncompressed model
     (size 1, loss 0) to the smallest point, with both axes scaled to that range; see Satopaa et al.,
-    "Finding a Kneedle in a Haystack", 2011, here without smoothing.
-
-    Returns
-    -------
-    The index of the point; None if no point lies below the line.
+    "Finding a Kneedle in a Haystack", 2011, here without smoothing. None if no point lies below it.
     """
     front = np.flatnonzero(pareto_front(size, loss))
     if not len(front):

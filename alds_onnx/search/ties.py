@@ -34,20 +34,8 @@ def break_ties(
 ) -> dict[str, Point]:
     """Lower the sum of squared errors where the largest error has the same value at several ranks.
 
-    Parameters
-    ----------
-    points
-        A choice with the smallest possible largest error.
-    spectra
-        Error curves, by layer name.
-    rule, cost_model
-        Which cuts are allowed, and what they cost.
-    allowed
-        The most that the layers may cost together.
-
-    Returns
-    -------
-    The choice itself where there is no tie; else one with the same largest error.
+    `points` is a choice with the smallest possible largest error, within the cost that is allowed.
+    The result is that choice where there is no tie, else one with the same largest error.
     """
     worst = max((point.error for point in points.values()), default=0.0)
     stuck = [name for name, point in points.items() if point.error == worst]

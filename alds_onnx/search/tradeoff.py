@@ -23,18 +23,10 @@ _THRESHOLDS, _PRICES = 2000, 200
 def smallest_maxima(
     frontiers: Sequence[Frontier], points: int = 60
 ) -> tuple[npt.NDArray[np.int64], FloatArray]:
-    """Draw the trade-off between cost and the largest error.
+    """Draw the trade-off between cost and the largest error of one layer or more.
 
-    Parameters
-    ----------
-    frontiers
-        One for each layer, at least one.
-    points
-        Largest number of points.
-
-    Returns
-    -------
-    Total costs of the layers, ascending, and the smallest possible maximum error at each.
+    The result, of at most so many points, has total costs of the layers, ascending, and the
+    smallest possible maximum error at each.
     """
     thresholds = _spread(np.unique(np.concatenate([f.error for f in frontiers])), _THRESHOLDS)
     cost = np.zeros(len(thresholds), np.int64)
@@ -46,10 +38,7 @@ def smallest_maxima(
 def smallest_sums(
     frontiers: Sequence[Frontier], points: int = 60
 ) -> tuple[npt.NDArray[np.int64], FloatArray]:
-    """Draw the trade-off between cost and the sum of the errors, on the convex hulls.
-
-    Parameters and results are those of `smallest_maxima`.
-    """
+    """Draw the trade-off between cost and the sum of the errors, on the convex hulls, likewise."""
     ties = _spread(np.unique(np.concatenate([_hull_slopes(f) for f in frontiers])), _PRICES)
     # Prices between ties, where rounding has no effect. Each vertex is the best for one of them.
     prices = [0.0, *((ties[1:] + ties[:-1]) / 2)]

@@ -154,13 +154,9 @@ def _chosen(
     known, judge = excluded or {}, _slow_filter(prepared)
     if judge is None or settings.allow_slower:
         return _searched(prepared, budgets, scale, known), known
-    choice, exclusion = exclude_slow_cuts(
-        lambda excluded: _searched(prepared, budgets, scale, excluded),
-        lambda choice: choice.cuts,
-        judge,
-        known,
+    return exclude_slow_cuts(
+        lambda excluded: _searched(prepared, budgets, scale, excluded), judge, known
     )
-    return choice, exclusion.excluded
 
 
 def _planned_cuts(survey: Survey, plan: Plan) -> dict[str, Cut]:

@@ -25,17 +25,10 @@ _PARTS = (1.0, 0.4, 0.04)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """Cuts of one weight that have a curve in common.
+    """Cuts of the weight of this name that have a curve in common.
 
-    Attributes
-    ----------
-    name
-        The weight.
-    scheme, num_slices
-        As in `Cut`.
-    aligned
-        Whether all ranks are multiples of the runtime's block. If not, the runtime may take
-        another path, which makes a jump in the time.
+    They are `aligned` if all ranks are multiples of the runtime's block. If not, the runtime may
+    take another path, which makes a jump in the time.
     """
 
     name: str
@@ -64,14 +57,8 @@ class Grid:
 class TimeCurve:
     """Nanoseconds of a run by rank.
 
-    Attributes
-    ----------
-    dense
-        Time of the dense layers.
-    grid
-        The ranks that were measured.
-    times
-        Time at each, shape (ranks, ranks_out); rises with both.
+    `dense` is the time of the dense layers. That at each pair of ranks of the grid, `times`
+    (ranks, ranks_out), rises with both.
     """
 
     dense: float
@@ -107,20 +94,8 @@ class TimeCurve:
 def grid_of(shape: LayerShape, variant: Variant, block: int, alignment: Alignment) -> Grid | None:
     """Choose ranks to measure, as parts of the largest rank that saves parameters.
 
-    Parameters
-    ----------
-    shape
-        Sizes of the weight.
-    variant
-        Which cuts of it.
-    block
-        What makes ranks aligned.
-    alignment
-        The rule for ranks; one slice may have any rank.
-
-    Returns
-    -------
-    None if the rule allows no rank.
+    Multiples of `block` are aligned; by the rule, one slice may have any rank. None if the rule
+    allows no rank.
     """
     k = variant.num_slices
     rule = alignment.tiers()[:2][-1] if k == 1 else alignment

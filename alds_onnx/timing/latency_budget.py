@@ -134,21 +134,12 @@ def corrected_saving(ratio: float, ratio_of: Callable[[float], float], most: flo
     Parameters
     ----------
     ratio
-        The part of the time of a run that may be left.
+        The part of the time of a run that may be left; BudgetError if it is out of reach.
     ratio_of
         Searches for cuts that save a fraction of the time by the curves, builds a model with them,
         and gives its time over that of the original.
     most
-        The fraction that the curves can save.
-
-    Returns
-    -------
-    The fraction that the curves are to save.
-
-    Raises
-    ------
-    BudgetError
-        If the ratio is out of reach.
+        The fraction that the curves can save. What they are to save is the result.
     """
     if most <= 0:
         raise BudgetError(

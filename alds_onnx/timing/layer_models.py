@@ -32,14 +32,9 @@ _IR_VERSION = 8
 class IsolatedLayer:
     """A layer in isolation.
 
-    Attributes
-    ----------
-    key
-        A digest that is equal for all layers that take the same time.
-    skeleton
-        A model of the dense layer. Its weights have sizes but no numbers.
-    shape
-        The shape of the model's input `x`. All sizes are known.
+    Its `key` is a digest that is equal for all layers that take the same time, its `skeleton` a
+    model of the dense layer whose weights have sizes but no numbers. All sizes in the `shape` of
+    the model's input `x` are known.
     """
 
     key: str
@@ -70,17 +65,7 @@ def zero_replacement(layers: tuple[Layer, ...], cut: Cut) -> Replacement:
 
 
 def isolate(index: ModelIndex, layer: Layer, activation: tuple[int, ...]) -> IsolatedLayer:
-    """Take a layer out of its model.
-
-    Parameters
-    ----------
-    index
-        The model.
-    layer
-        One of its layers.
-    activation
-        The shape of the layer's other operand in one run.
-    """
+    """Take a layer out of its model; `activation` is the shape of its other operand in one run."""
     node, kind = index.node(layer.site), layer.source.tensor.data_type
     copy = NodeProto(op_type=node.op_type, name="layer", output=["result"])
     copy.attribute.extend(sorted(node.attribute, key=lambda a: a.name))

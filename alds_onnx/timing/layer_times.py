@@ -23,33 +23,16 @@ Watch: TypeAlias = Callable[[], AbstractContextManager[Callable[[int, int], None
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TimedWeight:
-    """A weight, and every layer that reads it.
-
-    Attributes
-    ----------
-    shape
-        Sizes of the weight.
-    layers
-        The layers in isolation; none if one of them cannot be timed.
-    """
+    """A weight, and every layer that reads it, in isolation; none if one cannot be timed."""
 
     shape: LayerShape
     layers: tuple[IsolatedLayer, ...]
 
 
 class LayerTimes:
-    """Times of cuts of the weights of one model.
+    """Times of cuts of the weights of one model, which are given by name.
 
-    Parameters
-    ----------
-    timer
-        Measures what is not known yet.
-    weights
-        The weights by name.
-    store
-        The times that are known already.
-    watch
-        Shows the progress.
+    The store has the times that are known already, the timer measures the others.
     """
 
     def __init__(

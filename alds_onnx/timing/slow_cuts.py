@@ -12,17 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import TypeVar
 
 from alds_onnx.cuts import Cut, LayerShape, Scheme, distinct
 from alds_onnx.errors import BudgetError
 from alds_onnx.search.alignment import FREE
 from alds_onnx.search.costs import Excluded, ExcludedRanks
+from alds_onnx.search.frontier import Choice
 from alds_onnx.timing.curves import Grid, TimeCurve, Variant, grid_of, measure_curves
 from alds_onnx.timing.layer_times import LayerTimes
 from alds_onnx.timing.timer import Timing
-
-_T = TypeVar("_T")
 
 # Searches until layers that are still slow may have one slice of the paper's scheme only.
 _ROUNDS = 10
@@ -39,14 +37,6 @@ class SlowCut:
     timing: Timing
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Exclusion:
-    """What was excluded, and the cuts that are slow all the same, because a budget needs them."""
-
-    excluded: Excluded
-    slow: tuple[SlowCut, ...]
-
-
 def find_slow_cuts(times: LayerTimes, cuts: Mapping[str, Cut]) -> list[SlowCut]:
     """Give those cuts that take longer than the dense layers; cuts are keyed by weight name."""
     times.measure(cuts.items())
@@ -59,38 +49,24 @@ def find_slow_cuts(times: LayerTimes, cuts: Mapping[str, Cut]) -> list[SlowCut]:
 
 
 def exclude_slow_cuts(
-    choose: Callable[[Excluded], _T],
-    cuts_of: Callable[[_T], Mapping[str, Cut]],
+    choose: Callable[[Excluded], Choice],
     times: LayerTimes,
     excluded: Excluded,
-) -> tuple[_T, Exclusion]:
+) -> tuple[Choice, Excluded]:
     """Search until every cut that is chosen is faster than the dense layer; see the module.
 
-    Parameters
-    ----------
-    choose
-        The search.
-    cuts_of
-        Reads the cuts of what the search found, keyed by weight name.
-    times
-        Times of the layers.
-    excluded
-        What is excluded to begin with.
-
-    Raises
-    ------
-    BudgetError
-        If a budget is out of reach whatever the time.
+    `excluded` is left out to begin with; what the last search left out is part of the result.
+    BudgetError if a budget is out of reach whatever the time.
     """
     known = {name: tuple(own) for name, own in excluded.items()}
     lost: dict[str, float] = {}  # nanoseconds, the most that a slow cut of a weight has lost
     allowed: frozenset[str] = frozenset()  # weights that may be slow
     for attempt in count(1):
         found, allowed = _within_reach(choose, known, lost, allowed)
-        slow = find_slow_cuts(times, cuts_of(found))
+        slow = find_slow_cuts(times, found.cuts)
         new = [one for one in slow if one.name not in allowed]
         if not new or attempt == _MOST_ROUNDS:
-            return found, Exclusion(excluded=_without(known, allowed), slow=tuple(slow))
+            return found, _without(known, allowed)
         for one in new:
             lost[one.name] = max(lost.get(one.name, 0.0), -one.timing.saved)
         fresh = exclusions(times, new)
@@ -107,11 +83,11 @@ def _without(excluded: Excluded, allowed: frozenset[str]) -> Excluded:
 
 
 def _within_reach(
-    choose: Callable[[Excluded], _T],
+    choose: Callable[[Excluded], Choice],
     excluded: Excluded,
     lost: Mapping[str, float],
     allowed: frozenset[str],
-) -> tuple[_T, frozenset[str]]:
+) -> tuple[Choice, frozenset[str]]:
     """Search; allow slow cuts of as few weights as the budgets need, the cheapest first."""
     try:
         return choose(_without(excluded, allowed)), allowed

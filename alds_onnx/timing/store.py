@@ -43,12 +43,7 @@ def default_file() -> Path | None:
 class TimingStore:
     """Times by the setup of a runtime, layer and cut; `save` adds the new ones to the file.
 
-    Parameters
-    ----------
-    file
-        Where times are kept; None keeps them in memory only.
-    fresh
-        Whether the times in the file are ignored.
+    Without a file they are kept in memory only. `fresh` ignores the times that the file has.
     """
 
     def __init__(self, file: Path | None, *, fresh: bool = False) -> None:

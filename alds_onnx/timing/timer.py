@@ -58,28 +58,12 @@ class LayerTimer(Protocol):
         """The runtime, its version, and all else that times depend on beside the machine."""
 
     def time_layer(self, layer: IsolatedLayer, cuts: Sequence[Cut]) -> list[Timing]:
-        """Time a layer with each of its cuts.
-
-        Raises
-        ------
-        RunError
-            If the runtime does not run one of them.
-        """
+        """Time a layer with each of its cuts; RunError if the runtime does not run one of them."""
 
     def time_models(self, models: Sequence[ModelProto], folder: Path, feeds: Feeds) -> list[float]:
         """Nanoseconds of one run of each model, measured in turns.
 
-        Parameters
-        ----------
-        models, folder
-            The models, and where their external data lies.
-        feeds
-            The inputs of one run.
-
-        Raises
-        ------
-        RunError
-            If the runtime does not run one of them.
+        External data lies in `folder`. RunError if the runtime does not run one of the models.
         """
 
 

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alds_onnx.search.bisection import STEP, Found, fractions, largest_that_holds, most_trials
+from alds_onnx.limits import Trial
+from alds_onnx.search.bisection import STEP, fractions, largest_that_holds, most_trials
 
 law = settings(deadline=None)
 reaches = st.floats(0, 1, exclude_max=True)
 
 
-def search(values: dict[float, float], limit: float) -> Found[float]:
+def search(values: dict[float, float], limit: float) -> tuple[float | None, tuple[Trial, ...]]:
     """Search over measured values; an attempt is the fraction itself."""
     return largest_that_holds(lambda removed: removed, values.__getitem__, limit, tuple(values))
 
@@ -23,11 +24,11 @@ def search(values: dict[float, float], limit: float) -> Found[float]:
 @given(reaches, st.floats(0, 1))
 def test_the_threshold_of_a_step_function_is_found(reach: float, threshold: float) -> None:
     candidates = fractions(reach)
-    found = search({c: float(c > threshold) for c in candidates}, limit=0.5)
-    assert found.best == max((c for c in candidates if c <= threshold), default=None)
+    best, _ = search({c: float(c > threshold) for c in candidates}, limit=0.5)
+    assert best == max((c for c in candidates if c <= threshold), default=None)
     if STEP <= threshold <= reach:
-        assert found.best is not None
-        assert 0 <= threshold - found.best < STEP * (1 + 1e-9)
+        assert best is not None
+        assert 0 <= threshold - best < STEP * (1 + 1e-9)
 
 
 @law
@@ -35,28 +36,28 @@ def test_the_threshold_of_a_step_function_is_found(reach: float, threshold: floa
 def test_what_is_returned_was_seen_to_hold_and_is_the_largest_such(
     values: list[float], limit: float
 ) -> None:
-    found = search({i / 300: v for i, v in enumerate(values)}, limit)
-    held = [trial.removed for trial in found.trials if trial.value <= limit]
-    assert found.best == max(held, default=None)
+    best, trials = search({i / 300: v for i, v in enumerate(values)}, limit)
+    held = [trial.removed for trial in trials if trial.value <= limit]
+    assert best == max(held, default=None)
 
 
 @law
 @given(st.lists(st.floats(0, 1), max_size=250))
 def test_few_trials_and_none_twice(values: list[float]) -> None:
     candidates = tuple(i / 300 for i in range(len(values)))
-    found = search(dict(zip(candidates, values, strict=True)), 0.5)
-    assert len(found.trials) <= most_trials(candidates) <= 8
-    assert len({trial.removed for trial in found.trials}) == len(found.trials)
+    _, trials = search(dict(zip(candidates, values, strict=True)), 0.5)
+    assert len(trials) <= most_trials(candidates) <= 8
+    assert len({trial.removed for trial in trials}) == len(trials)
 
 
 def test_if_nothing_holds_the_smallest_was_tried() -> None:
-    found = search(dict.fromkeys(fractions(0.9), 1.0), 0.5)
-    assert found.best is None
-    assert found.trials[-1].removed == STEP
+    best, trials = search(dict.fromkeys(fractions(0.9), 1.0), 0.5)
+    assert best is None
+    assert trials[-1].removed == STEP
 
 
 def test_not_a_number_does_not_hold() -> None:
-    assert search(dict.fromkeys(fractions(0.9), math.nan), 0.5).best is None
+    assert search(dict.fromkeys(fractions(0.9), math.nan), 0.5)[0] is None
 
 
 @law
@@ -75,4 +76,4 @@ def test_fractions_are_within_reach_and_short_to_write(reach: float) -> None:
 @pytest.mark.parametrize("reach", [0.0, -0.5])
 def test_where_nothing_can_be_removed_nothing_is_tried(reach: float) -> None:
     assert fractions(reach) == ()
-    assert search({}, 0.5) == Found(best=None, trials=())
+    assert search({}, 0.5) == (None, ())
