@@ -6,17 +6,15 @@ import logging
 from collections.abc import Mapping
 
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, ValueInfoProto
 
+from alds_onnx.graph.files.skeleton import LARGEST_SHAPE_BYTES
 from alds_onnx.graph.operators import operator_of
 from alds_onnx.graph.scopes import Key, Kind, ModelIndex, Scope, subgraphs
 from alds_onnx.graph.tensors import is_external, num_bytes
 from alds_onnx.graph.weights import constant_of
 
 _log = logging.getLogger(__name__)
-
-# Larger tensors than this are weights, not the shapes and axes that inference needs to read.
-_LARGEST_SHAPE_BYTES = 1024
 
 
 def infer(model: ModelProto, inputs: Mapping[str, tuple[int, ...]] | None = None) -> ModelProto:
@@ -85,20 +83,14 @@ def declared_dims(value: ValueInfoProto) -> tuple[int | None, ...] | None:
 
 
 def _strip(graph: GraphProto) -> None:
-    for tensor in graph.initializer:
-        _strip_tensor(tensor)
+    held = (a.t for node in graph.node for a in node.attribute if a.HasField("t"))
+    for tensor in (*graph.initializer, *held):
+        if not is_external(tensor) and num_bytes(tensor) > LARGEST_SHAPE_BYTES:
+            for numbers in ("raw_data", "float_data", "double_data", "int32_data", "int64_data"):
+                tensor.ClearField(numbers)
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                _strip_tensor(attribute.t)
         for _, subgraph in subgraphs(node):
             _strip(subgraph)
-
-
-def _strip_tensor(tensor: TensorProto) -> None:
-    if not is_external(tensor) and num_bytes(tensor) > _LARGEST_SHAPE_BYTES:
-        for numbers in ("raw_data", "float_data", "double_data", "int32_data", "int64_data"):
-            tensor.ClearField(numbers)
 
 
 def _set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:

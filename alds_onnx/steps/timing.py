@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 from alds_onnx.cuts import Work
 from alds_onnx.graph.files.external import is_large
-from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.scopes import Key, Site
 from alds_onnx.settings import Measuring, Settings, Step
 from alds_onnx.steps.checks import execution_of
@@ -71,15 +70,10 @@ def _isolated(
     """The layers that read a weight, in isolation; none if one of them cannot be timed."""
     found = []
     for layer in weight.layers:
-        shape = shapes.get(_operand(survey, layer))
+        name = survey.index.node(layer.site).input[1 - layer.weight_input]
+        operand = survey.index.resolve(layer.site.scope, name)
+        shape = shapes.get(operand.key) if operand else None
         if layer.site.scope != 0 or not shape or 0 in shape:
             return ()
         found.append(isolate(survey.index, layer, shape))
     return tuple(found)
-
-
-def _operand(survey: Survey, layer: Layer) -> Key:
-    """The tensor that a layer multiplies its weight with."""
-    name = survey.index.node(layer.site).input[1 - layer.weight_input]
-    definition = survey.index.resolve(layer.site.scope, name)
-    return definition.key if definition else Key(layer.site.scope, name)
