@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
+from functools import cache
 
 from alds_onnx.schemes.base import Structure
 from alds_onnx.schemes.fold import DECODE, ENCODE, SPLIT_HEIGHT, SPLIT_WIDTH, Fold
-from alds_onnx.schemes.folded import Folded
 from alds_onnx.schemes.shapes import LayerShape
-from alds_onnx.schemes.tucker2 import Tucker2
 
 
 class Scheme(str, Enum):
@@ -27,30 +26,33 @@ class Scheme(str, Enum):
     The first four fold the weight to a matrix and cut that: the encoder keeps some axes of the
     kernel, the decoder has the others. `ENCODE` is the paper's fold; on a kernel of one entry, all
     are the same. `TUCKER2` is the only one with three convolutions.
-
-    Attributes
-    ----------
-    structure
-        The rules of the scheme.
     """
 
-    structure: Structure
+    ENCODE = "encode"  # kh x kw, then 1x1
+    DECODE = "decode"  # 1x1, then kh x kw
+    SPLIT_HEIGHT = "split-height"  # kh x 1, then 1 x kw; in 3D kd x 1 x 1, then 1 x kh x kw
+    SPLIT_WIDTH = "split-width"  # 1 x kw, then kh x 1; in 3D 1 x kh x kw, then kd x 1 x 1
+    TUCKER2 = "tucker2"  # 1x1, then kh x kw, then 1x1
 
-    def __new__(cls, value: str, structure: Structure | None = None) -> Scheme:
-        """A member whose value is a plain string; `Scheme(value)`, a look-up, needs no more."""
-        assert structure is not None
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.structure = structure
-        return member
+    @property
+    def structure(self) -> Structure:
+        """The rules of the scheme."""
+        return _structures()[self]
 
-    ENCODE = "encode", Folded(ENCODE)  # kh x kw, then 1x1
-    DECODE = "decode", Folded(DECODE)  # 1x1, then kh x kw
-    # kh x 1, then 1 x kw; in 3D kd x 1 x 1, then 1 x kh x kw
-    SPLIT_HEIGHT = "split-height", Folded(SPLIT_HEIGHT)
-    # 1 x kw, then kh x 1; in 3D 1 x kh x kw, then kd x 1 x 1
-    SPLIT_WIDTH = "split-width", Folded(SPLIT_WIDTH)
-    TUCKER2 = "tucker2", Tucker2()  # 1x1, then kh x kw, then 1x1
+
+@cache
+def _structures() -> dict[Scheme, Structure]:
+    """The rules of all schemes. They need SciPy, which `--help` and wrong usage do not wait for."""
+    from alds_onnx.schemes.folded import Folded  # noqa: PLC0415
+    from alds_onnx.schemes.tucker2 import Tucker2  # noqa: PLC0415
+
+    return {
+        Scheme.ENCODE: Folded(ENCODE),
+        Scheme.DECODE: Folded(DECODE),
+        Scheme.SPLIT_HEIGHT: Folded(SPLIT_HEIGHT),
+        Scheme.SPLIT_WIDTH: Folded(SPLIT_WIDTH),
+        Scheme.TUCKER2: Tucker2(),
+    }
 
 
 def scheme_of(fold: Fold) -> Scheme:

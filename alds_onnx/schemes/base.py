@@ -8,12 +8,14 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from enum import Enum
 from itertools import pairwise
 from math import prod
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from alds_onnx.linalg.arrays import FloatArray, IntArray
-from alds_onnx.linalg.least_squares import Problem
 from alds_onnx.schemes.fold import Fold
 from alds_onnx.schemes.shapes import LayerShape, Ranks, Stage
+
+if TYPE_CHECKING:
+    from alds_onnx.linalg.least_squares import Problem
 
 #: One number, or one for each of several cuts.
 Count = TypeVar("Count", int, IntArray)

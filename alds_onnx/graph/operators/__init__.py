@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from onnx import NodeProto
 
-from alds_onnx.graph.operators.conv import Conv, ConvTranspose
+from alds_onnx.graph.operators.conv import Conv
+from alds_onnx.graph.operators.conv_transpose import ConvTranspose
+from alds_onnx.graph.operators.gemm import Gemm
+from alds_onnx.graph.operators.matmul import MatMul
 from alds_onnx.graph.operators.operator import Operator
-from alds_onnx.graph.operators.product import Gemm, MatMul
 from alds_onnx.graph.scopes import DEFAULT_DOMAINS
 
 #: By ONNX's name.

@@ -27,17 +27,14 @@ from alds_onnx.cuts import Cut, LayerShape, Work
 from alds_onnx.decompose.stages import Array, Dims, match
 from alds_onnx.graph.layers import Layer, WeightLayout
 from alds_onnx.graph.operators.building import Names, NodeChain
-from alds_onnx.graph.operators.checks import Shapes, fits, text
 from alds_onnx.graph.operators.operator import Operator
 from alds_onnx.graph.operators.reading import MISFIT, Candidate, Form, Upstream, Whole
-from alds_onnx.graph.scopes import Site, integer, integers, real
+from alds_onnx.graph.scopes import Site, integer, integers
 
 # Constant-1 makes floating-point tensors only.
 _FIRST_OPSET_WITH_INTEGER_CONSTANTS = 9
 # Shape can leave an axis out from opset 15 on; Reshape can make an axis of size 0 from 14 on.
 _FIRST_OPSET_TO_RESTORE_AXES = 15
-# Before, C broadcast only if an attribute said so.
-_FIRST_OPSET_TO_BROADCAST = 7
 
 
 class Product(Operator):
@@ -187,71 +184,6 @@ class Product(Operator):
                 (candidate.site, last.input[position]),
             ),
         )
-
-
-class Gemm(Product):
-    """A product of matrices, each of which may be transposed first."""
-
-    op_type = "Gemm"
-    last_ops = frozenset({"Gemm"})
-
-    def is_transposed(self, node: NodeProto, position: int) -> bool:
-        """By transA or transB."""
-        return bool(integer(node, "transB" if position else "transA", 0))
-
-    def activation_rank(self, known: int | None) -> int | None:
-        """A matrix."""
-        return 2
-
-    def bias_input(self, node: NodeProto, position: int) -> int | None:
-        """C, if it is a row and nothing is scaled."""
-        is_scaled = any(real(node, name, 1.0) != 1.0 for name in ("alpha", "beta"))
-        return None if is_scaled or not position or len(node.input) < 3 else 2
-
-    def operand_problem(self, node: NodeProto, shapes: Shapes, opset: int) -> str:
-        """A (m, k), B (k, n) after their transposes, C broadcasts to (m, n)."""
-        if opset < _FIRST_OPSET_TO_BROADCAST:
-            return ""
-        a, b = (shapes.get(name, (None, None)) for name in node.input[:2])
-        if len(a) != 2 or len(b) != 2:
-            return ""
-        k, m = a if integer(node, "transA", 0) else a[::-1]
-        n, other = b if integer(node, "transB", 0) else b[::-1]
-        if not fits((k,), (other,)):
-            return f"it multiplies {text(a)} by {text(b)}: inner sizes {k} and {other}"
-        name = node.input[2] if len(node.input) > 2 else ""
-        c = shapes.get(name, ())
-        tail = (m, n)[2 - len(c) :]
-        if len(c) <= 2 and all(fits((s,), (t,)) for s, t in zip(c, tail, strict=True) if s != 1):
-            return ""
-        return f"'{name}' of shape {text(c)} does not broadcast to {text((m, n))}"
-
-
-class MatMul(Product):
-    """A product of matrices, or of batches of them."""
-
-    op_type = "MatMul"
-    last_ops = frozenset({"MatMul"})
-
-    def is_transposed(self, node: NodeProto, position: int) -> bool:
-        """Never."""
-        return False
-
-    def bias_input(self, node: NodeProto, position: int) -> int | None:
-        """It has none."""
-        return None
-
-    def operand_problem(self, node: NodeProto, shapes: Shapes, opset: int) -> str:
-        """A (.., m, k), B (.., k, n)."""
-        a, b = (shapes.get(name) for name in node.input[:2])
-        if () in (a, b):
-            return f"it multiplies by '{node.input[(a, b).index(())]}', a scalar"
-        if not a or not b:
-            return ""
-        k, other = a[-1], b[max(-2, -len(b))]
-        if fits((k,), (other,)):
-            return ""
-        return f"it multiplies {text(a)} by {text(b)}: inner sizes {k} and {other}"
 
 
 def _encode(chain: NodeChain) -> None:
