@@ -35,12 +35,15 @@ from alds_onnx.evidence import Damage
 from alds_onnx.graph.rewrite import Dense, stored_factors, with_dense_weights
 from alds_onnx.search.frontier import Choice, Point
 from alds_onnx.steps.metrics.base import Reconsider
-from alds_onnx.steps.metrics.weights import TOLERANCE
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Advance, Survey, Weight
 
 _ITERATIONS = 20
 _RIDGE = 1e-4
+# Output errors may be this many times as large for cuts that are fast on the target. It is less
+# than for errors of weights: with all schemes fast cuts are nearly as good, and with 1.5 digits at
+# 90 % removed (ort-avx2) lost 1.7 points of top-1, where 1.0 are lost with 1.1.
+_TOLERANCE = 1.1
 # Total number of input numbers of the samples on which slopes are measured, and the largest number
 # of samples. Neighbouring ranks differ little, so the samples must represent all data.
 _SLOPE_NUMBERS, _MOST_SLOPE_SAMPLES = 2_000_000, 128
@@ -64,7 +67,7 @@ class DataMetric:
     sensitivities: Mapping[str, Sensitivity]
     refines: bool
     on_data: bool = True
-    tolerance: float = TOLERANCE**2  # errors are squared
+    tolerance: float = _TOLERANCE**2  # errors are squared
 
     @property
     def spectra(self) -> Mapping[str, Spectra]:

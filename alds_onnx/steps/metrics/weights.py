@@ -21,7 +21,7 @@ from alds_onnx.steps.survey import Advance, Survey, Weight, side_by_side
 from alds_onnx.values import Plan
 
 # Largest ratio of errors of weights to accept for cuts that are fast on the target.
-TOLERANCE = 1.5
+_TOLERANCE = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,7 +32,7 @@ class WeightMetric:
     spectra: Mapping[str, Spectra]
     threads: int
     on_data: bool = False
-    tolerance: float = TOLERANCE
+    tolerance: float = _TOLERANCE
 
     def damage(self, name: str, error: FloatArray) -> FloatArray:
         """Give the errors unchanged."""
