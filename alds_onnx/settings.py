@@ -109,9 +109,8 @@ class Settings(_Compression):
         return (Scheme.ENCODE,)
 
     def _check_how_far(self) -> None:
-        budgets = [x for x in (self.cr, self.cr_macs, self.latency_ratio) if x is not None]
         others = (self.sweep or None, self.plan, self.max_error, self.max_drop)
-        if sum(other is not None for other in others) + bool(budgets) != 1:
+        if sum(other is not None for other in others) + bool(self.budgets) != 1:
             raise UsageError(
                 "say how far to compress: give one of --cr, --sweep, --plan, --max-error and "
                 "--max-drop, or --cr-macs or --latency-ratio, which go together with each other "
@@ -123,7 +122,7 @@ class Settings(_Compression):
     def _check_search(self) -> None:
         if self.search is not SearchMethod.ITERATIVE:
             return
-        if self.cr_macs is not None or self.latency_ratio is not None:
+        if self.budgets not in ((), (self.cr,)):
             raise UsageError(
                 "--search iterative knows parameters only: give --cr instead of --cr-macs and "
                 "--latency-ratio, or use --search exact"

@@ -134,6 +134,12 @@ class Amount(Options):
         "most this.",
     )
 
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """The budgets that were given; they go together."""
+        given = (self.cr, self.cr_macs, self.latency_ratio)
+        return tuple(budget for budget in given if budget is not None)
+
     def check(self) -> None:
         """Refuse fractions and limits out of their range."""
         super().check()
