@@ -17,6 +17,7 @@ from alds_onnx.cli import run
 from alds_onnx.cuts import ErrorNorm, LayerShape, Scheme
 from alds_onnx.decompose.regression import joint_spectra, white_moments
 from alds_onnx.errors import UsageError
+from alds_onnx.runtimes import Runtime
 from alds_onnx.steps.metrics import observe, weights
 from alds_onnx.steps.metrics.kept import remembered_spectra
 from tests.graph.builders import normal
@@ -152,3 +153,18 @@ def test_error_curves_come_back_as_they_were(tmp_path: Path) -> None:
         for curve, other in zip(found.curves, wanted.curves, strict=True):
             assert (curve.scheme, curve.num_slices) == (other.scheme, other.num_slices)
             np.testing.assert_array_equal(curve.relative_error, other.relative_error)
+
+
+def test_what_one_scheme_measured_is_not_taken_for_another(tmp_path: Path) -> None:
+    """Both have curves of one slice; a layer is probed by the first scheme that may be chosen."""
+    options: dict[str, Any] = {"calibration": feeds("conv"), "threads": 1, "dry_run": True}
+    options |= {"cr": 0.4, "target": Runtime.TFLITE}
+    alds_onnx.compress(models()["conv"], cache=tmp_path, schemes=[Scheme.ENCODE], **options)
+    cached, plain = (
+        alds_onnx.compress(models()["conv"], cache=cache, schemes=[Scheme.DECODE], **options)
+        for cache in (tmp_path, None)
+    )
+    assert cached.model.SerializeToString() == plain.model.SerializeToString()
+    assert [row.output_error for row in cached.plan.layers] == [
+        row.output_error for row in plain.plan.layers
+    ]

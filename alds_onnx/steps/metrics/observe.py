@@ -83,10 +83,7 @@ def data_metric(
                 cache,
                 lambda: _sensitivities(survey, runner, probes, clock.advance),
                 *origin,
-                *(
-                    (name, tuple(curve.num_slices for curve in probe.spectra.curves))
-                    for name, probe in probes.items()
-                ),
+                *map(_probed_cuts, probes.items()),
             )
     except RunError as e:
         raise DataError(f"the model does not run on the calibration data: {e}") from e
@@ -99,6 +96,12 @@ def data_metric(
         # A sweep has many points, which are accurate enough without refinement.
         refines=settings.objective is Objective.SUM_OUTPUT_ERROR and not settings.sweep,
     )
+
+
+def _probed_cuts(named: tuple[str, Probe]) -> tuple[object, ...]:
+    """Give what decides how a weight is probed: its name, the schemes and the slices."""
+    name, probe = named
+    return name, tuple((c.scheme.value, c.num_slices) for c in probe.spectra.curves)
 
 
 def _origin(survey: Survey, runner: Runner, settings: Settings) -> tuple[str | int, ...]:
