@@ -79,7 +79,7 @@ def components(W: FloatArray, moments: Sequence[FloatArray], rank: int) -> Float
 
 
 def solved(gram: FloatArray, right: FloatArray) -> FloatArray:
-    """Solve gram X = right; what the columns behind a Gram matrix share may not matter."""
+    """Solve gram X = right. A tiny ridge keeps codes that depend on each other harmless."""
     # LAPACK at once: systems are so small that the checks of `solve` take most of its time.
     _, X, failed = scipy.linalg.lapack.dposv(shrunk(gram, JITTER), right)
     if failed:
