@@ -188,6 +188,9 @@ class OutputFidelity:
     top1_agreement
         Fraction of the rows of y whose largest entry is at the same place in ŷ; None if the rows
         are not scores.
+    relative_l2_stderr, top1_agreement_stderr
+        Standard errors of the two, from a bootstrap over the samples; None for a single sample, and
+        for an agreement that is None.
     note
         Why the output could not be compared; "" if it could.
     """
@@ -198,7 +201,57 @@ class OutputFidelity:
     cosine: float
     sqnr_db: float
     top1_agreement: float | None = None
+    relative_l2_stderr: float | None = None
+    top1_agreement_stderr: float | None = None
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """The comparison on kinds of inputs that neither ranks nor factors have seen.
+
+    Attributes
+    ----------
+    kinds, samples
+        Number of kinds, which are clusters of samples by the outputs of the original, and of the
+        samples in them.
+    fidelity
+        Comparison of the compressed model with the original, output by output.
+    """
+
+    kinds: int
+    samples: int
+    fidelity: tuple[OutputFidelity, ...]
+
+    @property
+    def output_error(self) -> float | None:
+        """Relative L2 error of the worst output that can be compared; None if none can."""
+        return max((f.relative_l2 for f in self.fidelity if not f.note), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningPoint:
+    """The relative L2 error of the worst output if factors are fitted to so many samples."""
+
+    samples: int
+    output_error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningCurve:
+    """What more calibration data would do, at the same ranks.
+
+    Attributes
+    ----------
+    measured
+        The error on the check samples with factors fitted to half of the samples, and to all.
+    expected
+        The error to expect from twice as many samples, if the squared error exceeds its limit in
+        inverse proportion to their number.
+    """
+
+    measured: tuple[LearningPoint, LearningPoint]
+    expected: LearningPoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +292,13 @@ class Verification:
         Comparison of the compressed model with the original, output by output.
     samples, random_inputs
         Number of samples, and whether they were random.
+    held_out
+        Whether the samples are calibration data that nothing was fitted to or chosen by.
+    left_out
+        The same comparison on kinds of inputs that were left out of the fit; None if there were too
+        few samples to leave any out.
+    learning
+        How the error falls with the number of samples; None without calibration data.
     latency_before, latency_after
         None if latency was not measured.
     threads, input_shapes
@@ -252,6 +312,9 @@ class Verification:
     fidelity: tuple[OutputFidelity, ...] = ()
     samples: int = 0
     random_inputs: bool = True
+    held_out: bool = False
+    left_out: LeftOut | None = None
+    learning: LearningCurve | None = None
     latency_before: Latency | None = None
     latency_after: Latency | None = None
     threads: int = 1

@@ -50,10 +50,17 @@ _SLOW_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Samples:
-    """Inputs, one entry for each run; `random` says whether they are random numbers."""
+    """Inputs, one entry for each run; `random` says whether they are random numbers.
+
+    `held_out` says that nothing is fitted to them or chosen by them. `left_out` are further inputs,
+    of `num_kinds` kinds that nothing is fitted to or chosen by either; some may be in both.
+    """
 
     feeds: tuple[Feeds, ...]
     random: bool
+    held_out: bool = False
+    left_out: tuple[Feeds, ...] = ()
+    num_kinds: int = 0
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

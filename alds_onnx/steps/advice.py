@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from alds_onnx.graph.layers import Layer
 from alds_onnx.limits import LimitData
 from alds_onnx.runtimes import Runtime
-from alds_onnx.steps.data import HOLD_OUT, Data
+from alds_onnx.steps.data import Data
 from alds_onnx.steps.prepare import Prepared
 from alds_onnx.timing.slow_cuts import SlowCut
 from alds_onnx.values import Report, Status
@@ -130,7 +130,7 @@ def _about_the_data(data: Data | None, report: Report) -> list[str]:
     if report.limit_result is not None and report.limit_result.data is LimitData.FITTED:
         warnings.append(
             f"--max-error was measured on the {count} samples that the factors were fitted to: "
-            f"{len(data.fit)} runs are too few to set some aside; give {HOLD_OUT} or more"
+            "there are too few to set some aside; give more"
         )
     return warnings
 

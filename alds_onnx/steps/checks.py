@@ -25,20 +25,24 @@ from alds_onnx.values import Status, Verification
 
 _log = logging.getLogger(__name__)
 
-# Largest number of runs of calibration data on which fidelity is measured.
-_MOST_RUNS = 16
-
 
 def make_samples(survey: Survey, data: Data | None, settings: Settings) -> Samples | str:
     """Choose the inputs of the checks, or say why there are none.
 
-    They are held-out calibration data if some was set aside, other calibration data, or random.
+    They are the calibration data that was set aside for them, all of it if there is too little to
+    set any aside, or random.
     """
     if data is None:
         return random_inputs(survey.loaded, survey.index, settings)
-    first, *others = (data.held_out or data.fit)[:_MOST_RUNS]
+    first, *others = data.check or data.fit
     inputs = model_inputs(survey.loaded.model)
-    return Samples(feeds=(*_single_sample_first(first, inputs), *others), random=False)
+    return Samples(
+        feeds=(*_single_sample_first(first, inputs), *others),
+        random=False,
+        held_out=bool(data.check),
+        left_out=data.left_out,
+        num_kinds=data.num_kinds,
+    )
 
 
 def random_inputs(

@@ -1,4 +1,4 @@
-"""The calibration data of a run: read once, checked, and split if a limit is measured on it."""
+"""The calibration data of a run: read once, checked, and split into parts with different jobs."""
 
 from __future__ import annotations
 
@@ -12,42 +12,51 @@ from alds_onnx.calibrate.runner import Runner
 from alds_onnx.settings import Settings
 from alds_onnx.steps.survey import Survey
 
-#: One of this many runs is set aside, if there are enough runs.
-HOLD_OUT = 5
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Data:
     """Calibration data, with one feed for each run.
 
-    Ranks and factors are fitted on the runs `fit`, not on those `held_out`, if any were set aside.
-    `num_spoilt` samples of both parts have NaN or infinity.
+    Attributes
+    ----------
+    fit
+        The runs to choose ranks by and to fit factors to. Runs of even and odd number are two
+        halves: what is fitted to one half is judged on the other.
+    choose
+        The runs on which the trials of `--max-error` are measured; none without that option.
+    check
+        The runs that nothing is fitted to or chosen by: what the user reads is measured on them.
+    left_out
+        The runs of whole kinds of inputs that are not in `fit` or `choose`; they may be in `check`.
+    num_kinds
+        Number of kinds in `left_out`.
+    num_spoilt
+        Number of samples with NaN or infinity, over all parts.
+    num_samples
+        Number of samples that were given.
     """
 
     fit: tuple[Feed, ...]
-    held_out: tuple[Feed, ...]
-    num_spoilt: int
-
-    @property
-    def num_samples(self) -> int:
-        """Number of samples in both parts."""
-        return count_samples((*self.fit, *self.held_out))
+    choose: tuple[Feed, ...] = ()
+    check: tuple[Feed, ...] = ()
+    left_out: tuple[Feed, ...] = ()
+    num_kinds: int = 0
+    num_spoilt: int = 0
+    num_samples: int = 0
 
 
 def load_data(survey: Survey, settings: Settings) -> Data | None:
-    """Read the calibration data, if there is any. For `--max-error`, set every fifth run aside.
+    """Read the calibration data, if there is any, and split it.
 
     If it cannot be read or does not fit the model, that is a DataError.
     """
     if settings.calibration is None:
         return None
     feeds = tuple(read_feeds(settings.calibration, model_inputs(survey.loaded.model)))
-    apart = settings.max_error is not None and len(feeds) >= HOLD_OUT
-    last = HOLD_OUT - 1
     return Data(
-        fit=tuple(f for i, f in enumerate(feeds) if not (apart and i % HOLD_OUT == last)),
-        held_out=feeds[last::HOLD_OUT] if apart else (),
+        fit=feeds,
         num_spoilt=sum(_num_spoilt(feed) for feed in feeds),
+        num_samples=count_samples(feeds),
     )
 
 

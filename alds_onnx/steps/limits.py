@@ -62,8 +62,8 @@ def limited_quantity(prepared: Prepared) -> LimitedQuantity | None:
     feeds: Sequence[Feed] = samples.feeds
     kind = LimitData.RANDOM
     if data is not None:
-        feeds, kind = data.held_out or data.fit, LimitData.HELD_OUT
-        if not data.held_out:
+        feeds, kind = data.choose or data.fit, LimitData.HELD_OUT
+        if not data.choose:
             kind = LimitData.FITTED
     runner = make_runner(feeds, prepared.survey, settings)
     return _OutputError(settings.max_error, prepared.survey.loaded.model, runner, kind)
