@@ -28,7 +28,7 @@ Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 _log = logging.getLogger(__name__)
 
 # Increase this number when results, or the layout of the entries, change.
-_FORMAT = 3
+_FORMAT = 4
 _LIBRARIES = ("alds-onnx", "numpy", "scipy", "onnxruntime")
 
 

@@ -23,7 +23,7 @@ Feed: TypeAlias = Mapping[str, _Array]
 
 # Samples in one run if the model's batch size is free: enough for speed, and few enough to keep the
 # activations small.
-_BATCH = 32
+BATCH = 32
 # A member that unpacks to more than this, and to many times the size of the file, is refused.
 _LARGEST_MEMBER = 1 << 30
 _MOST_INFLATION = 20
@@ -217,7 +217,7 @@ def _batches(
 def batch_size(inputs: Sequence[ModelInput]) -> tuple[int, bool]:
     """Give the number of samples in one run, and whether the model fixes it."""
     fixed = {spec.dims[0] for spec in inputs if spec.dims and spec.dims[0] is not None}
-    return (max(fixed), True) if fixed else (_BATCH, False)
+    return (max(fixed), True) if fixed else (BATCH, False)
 
 
 def fitted(spec: ModelInput, feed: Feed, where: str) -> _Array:

@@ -2,13 +2,13 @@
 
 The inputs x̂ of a layer in the compressed model differ from its inputs x in the original. A
 reduced-rank regression of the original outputs y = W x on x̂, in closed form, corrects this as far
-as the rank allows, without labels or gradients. A fifth of the calibration data is held out. It
-decides the strength of the ridge, and whether the correction is kept at all.
+as the rank allows, without labels or gradients. Factors fitted to the first half of the samples and
+judged on the second decide the strength of the ridge, and whether the correction is kept at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from alds_onnx.calibrate.walk import Walk
 from alds_onnx.cuts import Cut, Factors, FloatArray
 from alds_onnx.decompose.factorize import compose
 from alds_onnx.decompose.regression import (
+    Halves,
     Moments,
     bias_change,
     fitted_shape,
@@ -39,7 +40,7 @@ class Task:
 
     The regression reproduces `matrix`: W, or the identity (f, f) for a wide layer. The bias (f,)
     may change, if there is one. The moments are those in the original model. `others` are cuts that
-    are fitted with less accuracy to estimate their effect.
+    are fitted to the first half with less accuracy, to estimate their effect.
     """
 
     layer: Layer
@@ -48,41 +49,62 @@ class Task:
     cut: Cut
     others: tuple[Cut, ...]
     bias: FloatArray | None
-    moments: Moments
+    moments: Halves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Solution:
-    """The factors of `Task.matrix`, and the new bias; None leaves the bias unchanged.
-
-    The squared relative errors of the layer's output on held-out data are those of this solution,
-    and of the one without the correction, which replaces it if its error is smaller. They are None
-    if the layer could not be observed.
-    """
+    """The factors of `Task.matrix`, and the new bias; None leaves the bias unchanged."""
 
     factors: Factors
     bias: FloatArray | None
-    squared_error: float | None = None
-    uncorrected: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Fit:
-    """The solution of a task, and the solutions for its other cuts."""
+    """The solutions of a task that are fitted to the first half, and to all samples.
 
-    solution: Solution
+    Attributes
+    ----------
+    half
+        The solution that is fitted to the first half.
+    whole
+        The one that is fitted to all samples; `half` unless it was asked for.
+    others
+        Solutions for the other cuts, fitted to the first half.
+    squared_error
+        Squared relative error of the layer's output with `half` on the second half of the samples;
+        None if the layer could not be observed.
+    uncorrected
+        The same without the correction, which replaces it if its error is smaller.
+    """
+
+    half: Solution
+    whole: Solution
     others: Mapping[Cut, Solution]
+    squared_error: float | None = None
+    uncorrected: float | None = None
+
+    def map(self, function: Callable[[Solution], Solution]) -> Fit:
+        """Change all solutions."""
+        half = function(self.half)
+        return replace(
+            self,
+            half=half,
+            whole=half if self.whole is self.half else function(self.whole),
+            others={cut: function(other) for cut, other in self.others.items()},
+        )
 
 
 def measure_sums(
-    before: Walk, after: Walk, runner: Runner, sampler: Sampler, task: Task
-) -> tuple[Sums, Sums]:
+    before: Walk, after: Walk, halves: Sequence[range], sampler: Sampler, task: Task
+) -> list[Sums]:
     """Compute sums over the inputs in the compressed model and the outputs in the original one.
 
-    `before` and `after` are walks through the original and the compressed model, at the layer. The
-    first sums are over the batches to fit on, the second ones over every fifth batch, held out; a
-    single batch serves both purposes.
+    `before` and `after` are walks through the original and the compressed model, at the layer.
+    `halves` are the numbers of the batches to give sums of.
     """
+    runner = before.runner
     name = sampler.activation(task.layer)
     matrix = task.matrix.T.astype(np.float32)
     basis = None if task.matrix is task.weight else task.weight.T.astype(np.float32)
@@ -108,37 +130,43 @@ def measure_sums(
         first, *others = runner.map(lambda start: sums(batches[start : start + size]), starts)
         return sum(others, first)
 
-    num_batches = len(runner.batches)
-    held_out = range(4, num_batches, 5) or range(num_batches - 1, num_batches)
-    fit = [batch for batch in range(num_batches) if batch not in held_out]
-    return total(fit or held_out), total(held_out)
+    return [total(half) for half in halves]
 
 
-def solve(task: Task, fit: Sums, held_out: Sums, runner: Runner) -> Fit:
-    """Choose the ridge on the held-out data, then fit on all data; `runner` does so in parallel."""
+def solve(task: Task, first: Sums, second: Sums, runner: Runner, *, whole: bool) -> Fit:
+    """Fit a task to the first half of the samples, and to all samples if `whole` asks for that.
+
+    The second half decides the ridge. `runner` solves in parallel.
+    """
     centred = task.bias is not None
-    fitted, judge = fit.moments(centred=centred), held_out.moments(centred=centred)
-    own = max(RIDGES[0], task.moments.uncertainty)
-    candidates = [*((fitted, ridge) for ridge in RIDGES), (task.moments, own)]
+    fitted, judge = first.moments(centred=centred), second.moments(centred=centred)
+    own = max(RIDGES[0], task.moments.first.uncertainty)
+    candidates = [*((fitted, ridge) for ridge in RIDGES), (task.moments.first, own)]
     *corrected, uncorrected = runner.map(
         lambda i: _error(task, *candidates[i], judge), range(len(candidates))
     )
     error = min(corrected)
     helps = error <= uncorrected
-    moments = (fit + held_out).moments(centred=centred) if helps else task.moments
     ridge = RIDGES[corrected.index(error)] if helps else own
-    cuts = [(task.cut, _ITERATIONS), *((cut, _SEARCH_ITERATIONS) for cut in task.others)]
-    solution, *others = runner.map(
-        lambda i: _solution(task, moments, ridge, *cuts[i]), range(len(cuts))
-    )
-    squared = min(error, uncorrected)
+    half = fitted if helps else task.moments.first
+    work = [
+        (half, task.cut, _ITERATIONS),
+        *((half, cut, _SEARCH_ITERATIONS) for cut in task.others),
+    ]
+    if whole and second is not first:
+        both = (first + second).moments(centred=centred) if helps else task.moments.both
+        work.append((both, task.cut, _ITERATIONS))
+    solution, *others = runner.map(lambda i: _solution(task, ridge, *work[i]), range(len(work)))
     return Fit(
-        solution=replace(solution, squared_error=squared, uncorrected=uncorrected),
-        others=dict(zip(task.others, others, strict=True)),
+        half=solution,
+        whole=others[len(task.others)] if len(others) > len(task.others) else solution,
+        others=dict(zip(task.others, others[: len(task.others)], strict=True)),
+        squared_error=min(error, uncorrected),
+        uncorrected=uncorrected,
     )
 
 
-def _solution(task: Task, moments: Moments, ridge: float, cut: Cut, iterations: int) -> Solution:
+def _solution(task: Task, ridge: float, moments: Moments, cut: Cut, iterations: int) -> Solution:
     factors = _solve(task, moments, cut, ridge, iterations)
     bias = None if task.bias is None else task.bias + bias_change(factors, moments)
     return Solution(factors=factors, bias=bias)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,13 +25,25 @@ _Array = npt.NDArray[Any]
 class Runner:
     """Runs models, with external data in `folder`, on batches, `threads` of them in parallel.
 
-    Each batch runs on one thread, so that results do not depend on the number of threads.
+    Each batch runs on one thread, so that results do not depend on the number of threads. The first
+    `first` batches are one half of the samples, the others the second one, if there are any.
     """
 
     batches: tuple[Feed, ...]
     folder: Path
     threads: int
     provider: Provider
+    first: int = 0
+
+    @property
+    def halves(self) -> tuple[range, ...]:
+        """The numbers of the batches of each half that there is."""
+        total = len(self.batches)
+        return tuple(half for half in (range(self.first), range(self.first, total)) if half)
+
+    def second_half(self) -> Runner:
+        """Run the second half only; all, if there is one half."""
+        return replace(self, batches=self.batches[self.halves[-1].start :], first=0)
 
     def session(self, model: ModelProto) -> Session:
         """Load a model for runs in parallel."""

@@ -15,7 +15,14 @@ import numpy as np
 
 from alds_onnx.cuts import Cut, Factors, FloatArray, Spectra
 from alds_onnx.decompose.factorize import compose
-from alds_onnx.decompose.regression import Moments, bias_change, fitted_shape, regress, widened
+from alds_onnx.decompose.regression import (
+    Halves,
+    bias_change,
+    fitted_shape,
+    regress,
+    squared_error,
+    widened,
+)
 from alds_onnx.graph.layers import Layer
 
 #: Squared local errors at which a layer is probed, as closely as its ranks allow.
@@ -63,7 +70,7 @@ class Probe:
     layers: tuple[Layer, ...]
     weight: FloatArray
     matrix: FloatArray
-    moments: Moments
+    moments: Halves
     bias: FloatArray | None
     spectra: Spectra
 
@@ -80,10 +87,10 @@ class Probe:
 def measure(
     probe: Probe, distance: Callable[[FloatArray, FloatArray | None], float]
 ) -> Sensitivity:
-    """Probe one weight.
+    """Probe one weight by factors that are fitted to the first half of the samples.
 
     `distance` gives the squared relative error of the model's outputs for a weight (f, n) and a
-    bias (f,).
+    bias (f,), on samples of the second half.
     """
     curves = [c for c in probe.spectra.curves if len(c.relative_error) > 1]
     if not curves:  # no rank saves parameters: the layer stays dense
@@ -91,15 +98,16 @@ def measure(
     curve = curves[0]
     squared = np.square(curve.relative_error[1:])
     ranks = sorted({int(np.abs(squared - t).argmin()) + 1 for t in _PROBED_ERRORS}, reverse=True)
-    ridge = max(_RIDGE, probe.moments.uncertainty)
+    fitted = probe.moments.first
+    ridge = max(_RIDGE, fitted.uncertainty)
     points = []
     for rank in ranks:
         cut = Cut(num_slices=curve.num_slices, rank=rank, scheme=curve.scheme)
         shape = fitted_shape(probe.spectra.shape)
-        factors = regress(probe.matrix, shape, probe.moments, cut, ridge=ridge, sweeps=2)
-        bias = None if probe.bias is None else probe.bias + bias_change(factors, probe.moments)
-        matrix = compose(probe.factors(factors))
-        points.append((float(squared[rank - 1]), distance(matrix, bias)))
+        factors = regress(probe.matrix, shape, fitted, cut, ridge=ridge, sweeps=2)
+        bias = None if probe.bias is None else probe.bias + bias_change(factors, fitted)
+        local = squared_error(compose(factors), probe.moments.second)
+        points.append((local, distance(compose(probe.factors(factors)), bias)))
     return _monotone(points)
 
 

@@ -174,9 +174,10 @@ def input_sums(
     layers: Sequence[Layer],
     weights: Mapping[str, Rows],
     advance: Callable[[int, int], None],
-) -> dict[str, Sums]:
+) -> tuple[dict[str, Sums], dict[str, Sums]]:
     """Compute the sums over the inputs of layers of the main graph, by layer name, in one pass.
 
+    There are sums for each half of the runner's batches; empty ones for a half that there is not.
     `weights` are transposed ones (n, f), of the wide layers, whose outputs replace their inputs.
     """
     names = list(dict.fromkeys(sampler.activation(layer) for layer in layers))
@@ -193,9 +194,10 @@ def input_sums(
             found[layer.name] = sums_of(rows, rows[:, :0])
         return found
 
-    total: dict[str, Sums] = {}
+    totals: tuple[dict[str, Sums], dict[str, Sums]] = ({}, {})
     batches = range(len(runner.batches))
     for done, part in enumerate(runner.map(sums, batches), start=1):
-        total = {name: total[name] + s if name in total else s for name, s in part.items()}
+        total = totals[done - 1 in runner.halves[-1] and len(runner.halves) > 1]
+        total |= {name: total[name] + s if name in total else s for name, s in part.items()}
         advance(done, len(batches))
-    return total
+    return totals

@@ -19,7 +19,7 @@ outputs); slices and other schemes would need the inputs, and wide layers do not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -38,7 +38,7 @@ from alds_onnx.cuts import (
 from alds_onnx.decompose.factorize import compose
 from alds_onnx.decompose.spectra import counts_of_folds
 from alds_onnx.linalg.alternating import joint_errors
-from alds_onnx.linalg.least_squares import Problem, mean_power, shrunk
+from alds_onnx.linalg.least_squares import Problem, mean_power, reordered, shrunk
 from alds_onnx.schemes.folded import balanced
 
 _T = TypeVar("_T")
@@ -77,6 +77,32 @@ class Moments:
     input_mean: FloatArray
     output_mean: FloatArray
     uncertainty: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Halves:
+    """The moments of all samples, and of two halves of them.
+
+    What is fitted to the first half is judged on the second. Where there is one half only, or none
+    is observed, the three are the same object.
+    """
+
+    both: Moments
+    first: Moments
+    second: Moments
+
+    @classmethod
+    def same(cls, moments: Moments) -> Halves:
+        """Of moments that are not of samples, or of too few to be divided."""
+        return cls(both=moments, first=moments, second=moments)
+
+    def map(self, function: Callable[[Moments], Moments]) -> Halves:
+        """Change all three."""
+        if self.first is self.second:
+            return Halves.same(function(self.both))
+        return Halves(
+            both=function(self.both), first=function(self.first), second=function(self.second)
+        )
 
 
 def uncertainty(inputs: FloatArray, count: int) -> float:
@@ -157,6 +183,7 @@ def joint_spectra(
     shape: LayerShape,
     moments: Moments,
     slice_counts: Mapping[Scheme, tuple[int, ...]],
+    judge: Moments | None = None,
 ) -> Spectra:
     """Error curves of a layer on data, for each scheme and number of slices.
 
@@ -168,6 +195,10 @@ def joint_spectra(
     output, if every slice is encoded by its own leading components and one decoder reads all codes;
     `regress` with the same ridge does no worse. `norm` is the root mean square of the output.
     Curves end at the last rank that saves parameters.
+
+    The curves are fitted to `moments`. Their errors are those on the samples of `judge`: so many
+    directions as there are samples explain these perfectly, and others badly. Without `judge` they
+    are those on the same samples.
 
     Raises
     ------
@@ -182,10 +213,11 @@ def joint_spectra(
         cross = matrix @ C
         power = max(0.0, float(np.vdot(cross, matrix)))
         problem = Problem(C=C, B=cross, power=power, W=matrix)
+        other = C if judge is None else shrunk(judge.inputs, _SHRINKAGE)
         curves = tuple(
             curve
             for scheme, counts in counts_of_folds(slice_counts).items()
-            for curve in _joint_curves(problem, shape, scheme, counts)
+            for curve in _joint_curves(problem, other, shape, scheme, counts)
         )
         return Spectra(
             shape=shape,
@@ -198,18 +230,51 @@ def joint_spectra(
     return _with_enough_ridge(solve, max(_SHRINKAGE, moments.uncertainty))
 
 
+def crossed_spectra(
+    matrix: FloatArray,
+    shape: LayerShape,
+    moments: Halves,
+    slice_counts: Mapping[Scheme, tuple[int, ...]],
+) -> Spectra:
+    """Error curves fitted to each half and judged on the other; see `joint_spectra`."""
+    first, second = moments.first, moments.second
+    if first is second:
+        return joint_spectra(matrix, shape, moments.both, slice_counts)
+    return _mean(
+        joint_spectra(matrix, shape, first, slice_counts, second),
+        joint_spectra(matrix, shape, second, slice_counts, first),
+    )
+
+
+def _mean(first: Spectra, second: Spectra) -> Spectra:
+    """The root mean square of the curves of a layer, judged in two ways."""
+    curves = tuple(
+        replace(
+            one,
+            relative_error=read_only(
+                np.sqrt((one.relative_error**2 + other.relative_error**2) / 2)
+            ),
+        )
+        for one, other in zip(first.curves, second.curves, strict=True)
+    )
+    return replace(first, norm=((first.norm**2 + second.norm**2) / 2) ** 0.5, curves=curves)
+
+
 def _joint_curves(
-    problem: Problem, shape: LayerShape, scheme: Scheme, counts: tuple[int, ...]
+    problem: Problem, judge: FloatArray, shape: LayerShape, scheme: Scheme, counts: tuple[int, ...]
 ) -> Iterator[ErrorCurve]:
     (fold,) = scheme.structure.folds
     sizes = fold.sizes(shape)
     if not is_wide(shape):
-        problem = problem.reordered(fold.taps(shape).ravel())
+        order = fold.taps(shape).ravel()
+        same = judge is problem.C
+        problem = problem.reordered(order)
+        judge = problem.C if same else reordered(judge, order)
     f, n = problem.W.shape
     taps = fold.num_taps(shape)
     for k in counts:
         rank = min(sizes.max_rank(k), f * taps, n // (taps * k))
-        error = joint_errors(problem, num_slices=k, rank=rank, taps=taps)
+        error = joint_errors(problem, judge, num_slices=k, rank=rank, taps=taps)
         yield ErrorCurve(num_slices=k, relative_error=read_only(error), scheme=scheme)
 
 

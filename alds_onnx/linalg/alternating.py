@@ -237,35 +237,62 @@ def first_encoders(
     return components(stacked, mean_moments(C, taps, num_slices), rank)
 
 
-def joint_errors(problem: Problem, *, num_slices: int, rank: int, taps: int) -> FloatArray:
+def joint_errors(
+    problem: Problem, judge: FloatArray, *, num_slices: int, rank: int, taps: int
+) -> FloatArray:
     """Relative errors of y ≈ W x at every rank, for encoders as they begin and the best decoder.
 
-    The codes are ordered by rank first, so that those of every rank are a prefix: one Cholesky
-    factorization of their moments gives all errors (rank + 1,), root mean squares relative to
-    y = W x, which never rise.
+    Encoders and decoders are fitted to the moments of the problem, and judged by `judge`, the
+    moments E[x xᵀ] (n, n) of other samples. The codes are ordered by rank first, so that those of
+    every rank are a prefix. In the basis Q in which they are uncorrelated in the problem, decoders
+    are B Qᵀ at every rank, and sums over leading blocks give the squared errors:
+
+        E[||y - Σ_i b_i q_i x||²] = E[yᵀ y] - 2 Σ_i b_iᵀ E[y q_i x] + Σ_il b_iᵀ b_l E[q_i x q_l x]
+
+    Returns the errors (rank + 1,), root mean squares relative to y = W x, which never rise: a rank
+    whose error is larger than that of a lower one counts as that.
     """
     W, C = problem.W, problem.C
-    if problem.power == 0.0:
+    cross = judge @ W.T  # (n, f)
+    power = float(np.vdot(cross, W.T))
+    if problem.power == 0.0 or power <= 0.0:
         return np.zeros(rank + 1)
     if rank == 0:
         return np.ones(1)
     E = first_encoders(W, C, num_slices=num_slices, rank=rank, taps=taps)
-    gram, cross = _moments_by_rank(E, C, C @ W.T, taps)
-    whitened = scipy.linalg.solve_triangular(
-        np.linalg.cholesky(shrunk(gram, JITTER)), cross, lower=True
-    )  # (j·T·k, f)
+    gram, seen = _moments_by_rank(E, C, C @ W.T, taps)
+    scale = 1 / _nonzero(np.sqrt(np.diag(gram)))
+    root = np.linalg.cholesky(shrunk(gram * scale[:, None] * scale, JITTER))
+
+    def uncorrelated(moments: FloatArray) -> FloatArray:
+        """L⁻¹ times moments of codes of unit power."""
+        found = scipy.linalg.solve_triangular(root, moments * scale[:, None], lower=True)
+        return np.asarray(found)
+
+    decoders = uncorrelated(seen)  # (j·T·k, f)
+    if judge is C:
+        explained = np.cumsum((decoders**2).sum(axis=1))
+    else:
+        gram, seen = _moments_by_rank(E, judge, cross, taps)
+        among = uncorrelated(uncorrelated(gram).T)
+        linear = np.cumsum((decoders * uncorrelated(seen)).sum(axis=1))
+        explained = 2 * linear - _leading_sums((decoders @ decoders.T) * among)
     per_rank = taps * num_slices
-    explained = np.cumsum((whitened**2).sum(axis=1))[per_rank - 1 :: per_rank]
-    squared = np.clip(1 - explained / problem.power, 0.0, 1.0)
-    # Rounding must not make a curve rise.
+    squared = np.clip(1 - explained[per_rank - 1 :: per_rank] / power, 0.0, 1.0)
     error: FloatArray = np.minimum.accumulate(np.concatenate([[1.0], np.sqrt(squared)]))
     return error
+
+
+def _leading_sums(matrix: FloatArray) -> FloatArray:
+    """Sums over the leading 1 x 1, 2 x 2, ... blocks of a symmetric matrix."""
+    lower = np.tril(matrix, -1).sum(axis=1)
+    return np.cumsum(2 * lower + np.diag(matrix))
 
 
 def _moments_by_rank(
     E: FloatArray, C: FloatArray, cross: FloatArray, taps: int
 ) -> tuple[FloatArray, FloatArray]:
-    """Moments of codes of unit power, ordered by rank first, with themselves and with y.
+    """Moments of codes, ordered by rank first, with themselves and with y.
 
     From encoders (k, j, m), E[x xᵀ] (n, n) of inputs that are taps first, and E[x yᵀ] (n, f), to
     (j·T·k, j·T·k) and (j·T·k, f).
@@ -276,7 +303,6 @@ def _moments_by_rank(
         index = np.arange(k)
         rows[:, index, index, :] = E.transpose(1, 0, 2)
         codes = rows.reshape(j * k, k * m)
-        codes /= _nonzero(np.sqrt(np.einsum("in,in->i", codes @ C, codes)))[:, None]
         return codes @ C @ codes.T, codes @ cross
     places = taps * k
     coded = coded_rows(E, C, taps).reshape(places, j, places, m)
@@ -285,8 +311,7 @@ def _moments_by_rank(
     gram = np.matmul(coded.transpose(0, 2, 1, 3), encoders.transpose(0, 2, 1))
     gram = gram.transpose(2, 0, 3, 1).reshape(j * places, j * places)
     seen = (encoders @ cross.reshape(places, m, -1)).transpose(1, 0, 2).reshape(j * places, -1)
-    scale = 1 / _nonzero(np.sqrt(np.diag(gram)))
-    return gram * scale[:, None] * scale, seen * scale[:, None]
+    return gram, seen
 
 
 def _nonzero(values: FloatArray) -> FloatArray:

@@ -44,11 +44,16 @@ class Problem:
         if (order == np.arange(len(order))).all():
             return self
         return Problem(
-            C=np.take(np.take(self.C, order, axis=0), order, axis=1),
+            C=reordered(self.C, order),
             B=np.take(self.B, order, axis=1),
             power=self.power,
             W=np.take(self.W, order, axis=1),
         )
+
+
+def reordered(moments: FloatArray, order: IntArray) -> FloatArray:
+    """Put the inputs of second moments C (n, n) in another order, as `Problem.reordered`."""
+    return np.take(np.take(moments, order, axis=0), order, axis=1)
 
 
 def reduced_rank(B: FloatArray, C: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:

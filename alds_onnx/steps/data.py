@@ -9,6 +9,10 @@ import numpy as np
 
 from alds_onnx.calibrate.reader import Feed, model_inputs, read_feeds
 from alds_onnx.calibrate.runner import Runner
+from alds_onnx.calibrate.split import split
+from alds_onnx.calibrate.units import Units, find_units
+from alds_onnx.errors import DataError
+from alds_onnx.evaluate.sessions import RunError
 from alds_onnx.settings import Settings
 from alds_onnx.steps.survey import Survey
 
@@ -19,15 +23,16 @@ class Data:
 
     Attributes
     ----------
-    fit
-        The runs to choose ranks by and to fit factors to. Runs of even and odd number are two
-        halves: what is fitted to one half is judged on the other.
+    halves
+        The runs to choose ranks by and to fit factors to, in two halves: what is fitted to the
+        first is judged on the second. The second is empty if there is a single sample.
     choose
         The runs on which the trials of `--max-error` are measured; none without that option.
     check
         The runs that nothing is fitted to or chosen by: what the user reads is measured on them.
     left_out
-        The runs of whole kinds of inputs that are not in `fit` or `choose`; they may be in `check`.
+        The runs of whole kinds of inputs that are not in `halves` or `choose`, but may be in
+        `check`.
     num_kinds
         Number of kinds in `left_out`.
     num_spoilt
@@ -36,13 +41,18 @@ class Data:
         Number of samples that were given.
     """
 
-    fit: tuple[Feed, ...]
+    halves: tuple[tuple[Feed, ...], tuple[Feed, ...]]
     choose: tuple[Feed, ...] = ()
     check: tuple[Feed, ...] = ()
     left_out: tuple[Feed, ...] = ()
     num_kinds: int = 0
     num_spoilt: int = 0
     num_samples: int = 0
+
+    @property
+    def fit(self) -> tuple[Feed, ...]:
+        """Both halves."""
+        return (*self.halves[0], *self.halves[1])
 
 
 def load_data(survey: Survey, settings: Settings) -> Data | None:
@@ -53,10 +63,37 @@ def load_data(survey: Survey, settings: Settings) -> Data | None:
     if settings.calibration is None:
         return None
     feeds = tuple(read_feeds(settings.calibration, model_inputs(survey.loaded.model)))
+    runner = make_runner(feeds, survey, settings)
+    try:
+        units = find_units(runner, survey.loaded.model)
+    except RunError as e:
+        raise DataError(f"the model does not run on the calibration data: {e}") from e
+    return _split(units, settings)
+
+
+def _split(units: Units, settings: Settings) -> Data:
+    """Split the data. Samples with NaN or infinity cannot be checked, so they are in the fit."""
+    spoilt = np.array([_num_spoilt(feed) for feed in units.feeds])
+    clean = np.flatnonzero(spoilt == 0)
+    count = count_samples(units.feeds)
+    parts = split(
+        units.outputs[clean],
+        settings.seed,
+        choose=settings.max_error is not None,
+        samples_each=count / len(units.feeds),
+    )
+    first, second = (clean[half] for half in parts.halves)
     return Data(
-        fit=feeds,
-        num_spoilt=sum(_num_spoilt(feed) for feed in feeds),
-        num_samples=count_samples(feeds),
+        halves=(
+            units.batches(np.append(first, np.flatnonzero(spoilt))),
+            units.batches(second),
+        ),
+        choose=units.batches(clean[parts.choose]),
+        check=units.batches(clean[parts.check]),
+        left_out=units.batches(clean[parts.left_out]),
+        num_kinds=parts.num_kinds,
+        num_spoilt=int(spoilt.sum()),
+        num_samples=count,
     )
 
 

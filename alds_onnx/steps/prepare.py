@@ -68,7 +68,7 @@ def prepare(
     if data is None:
         metric: Metric = weight_metric(survey, settings, clock.advance)
     else:
-        metric = data_metric(survey, data.fit, settings, clock)
+        metric = data_metric(survey, data.halves, settings, clock)
     clock.start(Step.INPUTS)
     samples = make_samples(survey, data, settings)
     shapes = find_shapes(survey, samples, settings)

@@ -8,6 +8,7 @@ from math import prod
 
 from alds_onnx.cuts import CutError, Factors, FloatArray, Work
 from alds_onnx.graph.layers import Layer, Skipped
+from alds_onnx.graph.rewrite import Dense
 from alds_onnx.graph.scopes import Site
 from alds_onnx.steps.survey import Survey, Weight
 from alds_onnx.values import Decision, LayerPlan
@@ -18,7 +19,8 @@ class Decomposition:
     """The factors of a weight as the model stores them, and their errors.
 
     `bias` is the new one, of shape (f,); None leaves the old one. The last two errors are those of
-    `LayerPlan`; None without calibration data.
+    `LayerPlan`; None without calibration data. `half` is the weight if its factors are fitted to
+    half of the data.
     """
 
     weight: Weight
@@ -27,6 +29,7 @@ class Decomposition:
     bias: FloatArray | None = None
     local_error: float | None = None
     output_error: float | None = None
+    half: Dense | None = None
 
 
 def plan_rows(

@@ -8,11 +8,14 @@ Probes measure the effect of a layer's cut in the original model. In the compres
 may be larger or smaller, because other layers have lost the same directions, or because layers
 downstream correct it. So the ranks are chosen again by slopes measured in the compressed model, and
 the better of the two models is kept.
+
+The samples are two halves. Whatever is chosen rests on factors that are fitted to the first half
+and judged on the second; the factors that the model gets are fitted to both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,11 +30,12 @@ from alds_onnx.calibrate.statistics import Sampler
 from alds_onnx.calibrate.walk import Walk
 from alds_onnx.cuts import Cut, Factors, FloatArray, Scheme, Spectra
 from alds_onnx.decompose.factorize import compose, cut_error, factorize
-from alds_onnx.decompose.regression import fitted_shape, regress
+from alds_onnx.decompose.regression import Moments, fitted_shape, regress
 from alds_onnx.decompose.spectra import spectra_of_schemes
 from alds_onnx.errors import DataError
 from alds_onnx.evaluate.sessions import RunError
 from alds_onnx.evidence import Damage
+from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import Dense, stored_factors, with_dense_weights
 from alds_onnx.search.frontier import Choice, Point
 from alds_onnx.steps.metrics.base import Reconsider
@@ -99,7 +103,7 @@ class DataMetric:
             with threadpool_limits(limits=1):
                 fits = self._best(choice, reconsider, advance)
                 return [
-                    self._decomposition(weight, fits[weight.name].solution)
+                    self._decomposition(weight, fits[weight.name])
                     for weight in self.survey.weights()
                     if weight.name in fits
                 ]
@@ -109,21 +113,23 @@ class DataMetric:
     def _best(self, choice: Choice, reconsider: Reconsider, advance: Advance) -> Mapping[str, Fit]:
         """Fit the choice, refine it once, and give the better fits by weight."""
         if not self.refines or not choice.points:
-            return self._reconstruct(choice.cuts, {}, advance)
-        first = self._reconstruct(choice.cuts, choice.points, advance)
+            return self._reconstruct(choice.cuts, {}, advance, whole=True)
+        first = self._reconstruct(choice.cuts, choice.points, advance, whole=False)
         if not first:
             return first
-        second = self._reconstruct(
-            reconsider(self._corrections(choice.points, first)).cuts, {}, advance
-        )
-        original = reference(self.runner, self.survey.loaded.model)
+        again = reconsider(self._corrections(choice.points, first))
+        second = self._reconstruct(again.cuts, {}, advance, whole=True)
+        original = reference(self.runner.second_half(), self.survey.loaded.model)
 
         def error(fits: Mapping[str, Fit]) -> float:
-            """Compute the squared relative error of the outputs on all calibration data."""
-            dense = _dense(self._in_order(fits), fits)
+            """Compute the squared relative error of the outputs on the second half."""
+            halves = {name: fit.half for name, fit in fits.items()}
+            dense = _dense(self._in_order(fits), halves)
             return original.distance_of(with_dense_weights(self.survey.loaded.model, dense))
 
-        return min(first, second, key=error)
+        if error(second) <= error(first):
+            return second
+        return self._reconstruct(choice.cuts, {}, advance, whole=True)
 
     def _in_order(self, names: Mapping[str, object]) -> list[Weight]:
         """List the named weights: first those without observed inputs, then in graph order."""
@@ -135,10 +141,13 @@ class DataMetric:
         cuts: Mapping[str, Cut],
         points: Mapping[str, Point],
         advance: Advance,
+        *,
+        whole: bool,
     ) -> dict[str, Fit]:
         """Fit each weight that is cut, with the weights upstream already fitted.
 
-        At the points, a little smaller and a little larger cuts are fitted too.
+        Those are fitted to all samples if `whole` asks for that, else to the first half. At the
+        points, a little smaller and a little larger cuts are fitted too.
         """
         done: dict[str, Fit] = {}
         dense: list[Dense] = []
@@ -150,35 +159,34 @@ class DataMetric:
                 task = _task(probe, cuts[weight.name], tuple(cut for cut in near if cut))
                 if probe.is_wide and not _fits_wide(task.cut):
                     # Without data, as a plan may ask for.
-                    found = _unmeasured(factorize(probe.weight, task.layer.shape, task.cut))
+                    factors = factorize(probe.weight, task.layer.shape, task.cut)
+                    found = _unmeasured(factors, factors)
                 elif _is_observed(weight):
                     node = weight.layers[0].site.node
                     walk.go(original, node)
                     compressed.go(with_dense_weights(original, dense), node)
-                    sums = measure_sums(walk, compressed, runner, self.sampler, task)
-                    found = _lifted(probe, solve(task, *sums, runner))
+                    sums = measure_sums(walk, compressed, runner.halves, self.sampler, task)
+                    found = solve(task, sums[0], sums[-1], runner, whole=whole).map(_lifted(probe))
                 else:
-                    found = _lifted(probe, _solve_unobserved(task))
-                factors = stored_factors(task.layer, found.solution.factors)
-                done[weight.name] = replace(
-                    found, solution=replace(found.solution, factors=factors)
-                )
-                dense += _dense([weight], done)
+                    found = _solve_unobserved(task).map(_lifted(probe))
+                done[weight.name] = found.map(_stored(task.layer))
+                dense += _dense([weight], {weight.name: done[weight.name].whole})
                 advance(len(done), len(cuts))
         return done
 
     def _corrections(
         self, points: Mapping[str, Point], fits: Mapping[str, Fit]
     ) -> dict[str, float]:
-        """Measure factors for the errors of weights in the compressed model.
+        """Measure factors for the errors of weights in the compressed model, on the second half.
 
         A slope is the output error that a step between ranks saves, divided by the one that the
         curve predicts.
         """
-        runner = spread_batches(self.runner, _SLOPE_NUMBERS, _MOST_SLOPE_SAMPLES)
+        runner = spread_batches(self.runner.second_half(), _SLOPE_NUMBERS, _MOST_SLOPE_SAMPLES)
         weights = self._in_order(fits)
         original = self.survey.loaded.model
-        model = with_dense_weights(original, _dense(weights, fits))
+        halves = {name: fit.half for name, fit in fits.items()}
+        model = with_dense_weights(original, _dense(weights, halves))
         wanted = reference(runner, original)
         found: dict[str, float] = {}
         with Walk(runner, model) as walk:
@@ -197,8 +205,8 @@ class DataMetric:
                 found[weight.name] = correction(max(0.0, less - more) / expected)
         return found
 
-    def _decomposition(self, weight: Weight, solution: Solution) -> Decomposition:
-        name, squared, factors = weight.name, solution.squared_error, solution.factors
+    def _decomposition(self, weight: Weight, fit: Fit) -> Decomposition:
+        name, squared, factors = weight.name, fit.squared_error, fit.whole.factors
         local = None if squared is None else squared**0.5
         moved = None
         if local is not None and name in self.sensitivities:
@@ -209,10 +217,11 @@ class DataMetric:
         return Decomposition(
             weight=weight,
             factors=factors,
-            bias=solution.bias,
+            bias=fit.whole.bias,
             error=cut_error(probe.weight, factors, curves),
             local_error=local,
             output_error=moved,
+            half=Dense(layers=weight.layers, matrix=compose(fit.half.factors), bias=fit.half.bias),
         )
 
 
@@ -221,12 +230,12 @@ def correction(slope: float) -> float:
     return float(np.clip(np.sqrt(slope), 1 / _LARGEST_CORRECTION, _LARGEST_CORRECTION))
 
 
-def _dense(weights: Sequence[Weight], fits: Mapping[str, Fit]) -> list[Dense]:
+def _dense(weights: Sequence[Weight], fits: Mapping[str, Solution]) -> list[Dense]:
     return [
         Dense(
             layers=weight.layers,
-            matrix=compose(fits[weight.name].solution.factors),
-            bias=fits[weight.name].solution.bias,
+            matrix=compose(fits[weight.name].factors),
+            bias=fits[weight.name].bias,
         )
         for weight in weights
     ]
@@ -260,14 +269,20 @@ def _task(probe: Probe, cut: Cut, others: tuple[Cut, ...]) -> Task:
 def _solve_unobserved(task: Task) -> Fit:
     """Fit by the moments in the original model, because the inputs cannot be observed."""
     shape = fitted_shape(task.layer.shape)
-    ridge = max(_RIDGE, task.moments.uncertainty)
-    factors = regress(task.matrix, shape, task.moments, task.cut, ridge=ridge, sweeps=_ITERATIONS)
-    return _unmeasured(factors)
+
+    def fitted(moments: Moments) -> Factors:
+        ridge = max(_RIDGE, moments.uncertainty)
+        return regress(task.matrix, shape, moments, task.cut, ridge=ridge, sweeps=_ITERATIONS)
+
+    both = fitted(task.moments.both)
+    same = task.moments.first is task.moments.second
+    return _unmeasured(both if same else fitted(task.moments.first), both)
 
 
-def _unmeasured(factors: Factors) -> Fit:
-    solution = Solution(factors=factors, bias=None, squared_error=None, uncorrected=None)
-    return Fit(solution=solution, others={})
+def _unmeasured(half: Factors, whole: Factors) -> Fit:
+    solution = Solution(factors=half, bias=None)
+    other = solution if whole is half else Solution(factors=whole, bias=None)
+    return Fit(half=solution, whole=other, others={})
 
 
 def _fits_wide(cut: Cut) -> bool:
@@ -275,13 +290,11 @@ def _fits_wide(cut: Cut) -> bool:
     return cut.num_slices == 1 and cut.scheme is Scheme.ENCODE
 
 
-def _lifted(probe: Probe, found: Fit) -> Fit:
+def _lifted(probe: Probe) -> Callable[[Solution], Solution]:
     """Convert the factors that the regression found to factors of the weight."""
+    return lambda solution: replace(solution, factors=probe.factors(solution.factors))
 
-    def lifted(solution: Solution) -> Solution:
-        return replace(solution, factors=probe.factors(solution.factors))
 
-    return Fit(
-        solution=lifted(found.solution),
-        others={cut: lifted(other) for cut, other in found.others.items()},
-    )
+def _stored(layer: Layer) -> Callable[[Solution], Solution]:
+    """Round factors as the model stores them."""
+    return lambda solution: replace(solution, factors=stored_factors(layer, solution.factors))

@@ -57,34 +57,41 @@ def _from_spectra(spectra: Spectra) -> Arrays:
 
 
 def remembered_sums(
-    cache: Cache, compute: Callable[[], Mapping[str, Sums]], *parts: object
-) -> Mapping[str, Sums]:
-    """Give the sums over the data, by layer name."""
+    cache: Cache,
+    compute: Callable[[], tuple[Mapping[str, Sums], Mapping[str, Sums]]],
+    *parts: object,
+) -> tuple[Mapping[str, Sums], Mapping[str, Sums]]:
+    """Give the sums over each half of the data, by layer name."""
     if cache.folder is None:
         return compute()
 
     def arrays() -> Arrays:
-        sums = compute()
+        halves = compute()
+        sums = [(name, half, one) for half in (0, 1) for name, one in halves[half].items()]
         packed = {
             f"{field}{i}": np.asarray(getattr(one, field))
-            for i, one in enumerate(sums.values())
+            for i, (_, _, one) in enumerate(sums)
             for field in _SUMS
         }
-        scalars = [(one.count, one.yy) for one in sums.values()]
-        return {"names": np.array(list(sums), np.str_), "scalars": np.array(scalars), **packed}
+        return {
+            "names": np.array([name for name, _, _ in sums], np.str_),
+            "scalars": np.array([(half, one.count, one.yy) for _, half, one in sums]),
+            **packed,
+        }
 
     found = cache.arrays(arrays, "sums", *parts)
-    return {
-        str(name): Sums(
-            count=int(found["scalars"][i, 0]),
-            yy=float(found["scalars"][i, 1]),
+    halves: tuple[dict[str, Sums], dict[str, Sums]] = ({}, {})
+    for i, name in enumerate(found["names"]):
+        half, count, yy = found["scalars"][i]
+        halves[int(half)][str(name)] = Sums(
+            count=int(count),
+            yy=float(yy),
             xx=found[f"xx{i}"],
             yx=found[f"yx{i}"],
             x=found[f"x{i}"],
             y=found[f"y{i}"],
         )
-        for i, name in enumerate(found["names"])
-    }
+    return halves
 
 
 def remembered_sensitivities(

@@ -8,6 +8,8 @@ sensitivity   the measured change of the model's outputs when one layer is cut
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -22,8 +24,10 @@ from alds_onnx.calibrate.statistics import Sampler, Sums, input_sums
 from alds_onnx.calibrate.walk import Walk
 from alds_onnx.cuts import Scheme
 from alds_onnx.decompose.regression import (
+    Halves,
+    Moments,
+    crossed_spectra,
     is_wide,
-    joint_spectra,
     outputs_of_white_noise,
     predicted_moments,
     white_moments,
@@ -53,16 +57,21 @@ _MOST_SLICES = 8
 # samples. Every layer is probed several times; the larger the inputs, the fewer samples suffice.
 _PROBE_NUMBERS, _MOST_PROBES = 1_000_000, 64
 
+_HalvedSums: TypeAlias = tuple[Mapping[str, Sums], Mapping[str, Sums]]
+
 
 def data_metric(
-    survey: Survey, feeds: Sequence[Feed], settings: Settings, clock: Clock
+    survey: Survey,
+    halves: tuple[Sequence[Feed], Sequence[Feed]],
+    settings: Settings,
+    clock: Clock,
 ) -> DataMetric:
     """Run the original on the data, draw the error curves, and probe every layer.
 
-    There is one feed for each run. With a plan, nothing is probed. If the model does not run on the
-    data, that is a DataError.
+    There is one feed for each run. What is fitted to the first half is judged on the second. With a
+    plan, nothing is probed. If the model does not run on the data, that is a DataError.
     """
-    runner = make_runner(feeds, survey, settings)
+    runner = replace(make_runner((*halves[0], *halves[1]), survey, settings), first=len(halves[0]))
     sampler = Sampler(index=survey.index, seed=settings.seed, num_batches=len(runner.batches))
     cache, origin = Cache(folder=settings.cache), _origin(survey, runner, settings)
     weights = survey.weights()
@@ -81,7 +90,7 @@ def data_metric(
             clock.start(Step.SENSITIVITY)
             sensitivities = remembered_sensitivities(
                 cache,
-                lambda: _sensitivities(survey, runner, probes, clock.advance),
+                lambda: _sensitivities(survey, runner.second_half(), probes, clock.advance),
                 *origin,
                 *map(_probed_cuts, probes.items()),
             )
@@ -111,17 +120,22 @@ def _origin(survey: Survey, runner: Runner, settings: Settings) -> tuple[str | i
     return (
         identity_of_model(survey.loaded),
         identity_of_data(runner.batches),
+        runner.first,
         settings.provider.value,
         settings.seed,
     )
 
 
 def _sums(
-    survey: Survey, runner: Runner, sampler: Sampler, layers: Sequence[Layer], advance: Advance
-) -> Mapping[str, Sums]:
-    """Compute the sums over the inputs of layers of the main graph."""
+    survey: Survey,
+    runner: Runner,
+    sampler: Sampler,
+    layers: Sequence[Layer],
+    advance: Advance,
+) -> _HalvedSums:
+    """Compute the sums over the inputs of layers of the main graph, for each half."""
     if not layers:
-        return {}
+        return {}, {}
     with threadpool_limits(limits=1):
         transposed = {
             layer.name: survey.matrix(layer).T.astype(np.float32)
@@ -131,12 +145,14 @@ def _sums(
         return input_sums(runner, sampler, layers, transposed, advance)
 
 
-def _probes(survey: Survey, sums: Mapping[str, Sums], settings: Settings) -> dict[str, Probe]:
+def _probes(survey: Survey, halves: _HalvedSums, settings: Settings) -> dict[str, Probe]:
     weights = survey.weights()
 
     def look(weight: Weight) -> Probe:
-        found = [sums[layer.name] for layer in weight.layers if layer.name in sums]
-        inputs = sum(found[1:], found[0]) if found else None
+        parts = [
+            [sums[layer.name] for layer in weight.layers if layer.name in sums] for sums in halves
+        ]
+        inputs = [sum(found[1:], found[0]) for found in parts if found]
         return _probe(survey, weight, inputs, settings)
 
     probes = side_by_side(
@@ -149,8 +165,11 @@ def _probes(survey: Survey, sums: Mapping[str, Sums], settings: Settings) -> dic
     return {weight.name: probe for weight, probe in zip(weights, probes, strict=True)}
 
 
-def _probe(survey: Survey, weight: Weight, inputs: Sums | None, settings: Settings) -> Probe:
-    """Compute the moments and error curves of a weight; without sums, those of white noise."""
+def _probe(survey: Survey, weight: Weight, inputs: Sequence[Sums], settings: Settings) -> Probe:
+    """Compute the moments and error curves of a weight; without sums, those of white noise.
+
+    There are sums for each half of the samples that there is.
+    """
     layer, *others = weight.layers
     bias = None  # only that of a weight with one layer, in the main graph, may change
     if not others and layer.site.scope == 0:
@@ -158,10 +177,12 @@ def _probe(survey: Survey, weight: Weight, inputs: Sums | None, settings: Settin
     own = survey.matrix(layer)
     wide = is_wide(layer.shape)
     matrix = np.eye(len(own)) if wide else own
-    if inputs is not None:
-        moments = predicted_moments(matrix, inputs.moments(centred=bias is not None))
+    if inputs:
+        moments = _halves(inputs, centred=bias is not None).map(
+            lambda observed: predicted_moments(matrix, observed)
+        )
     else:
-        moments = outputs_of_white_noise(own) if wide else white_moments(own)
+        moments = Halves.same(outputs_of_white_noise(own) if wide else white_moments(own))
     counts = _slice_counts(layer, settings)
     return Probe(
         layers=weight.layers,
@@ -172,14 +193,28 @@ def _probe(survey: Survey, weight: Weight, inputs: Sums | None, settings: Settin
         spectra=remembered_spectra(
             Cache(folder=settings.cache),
             layer.shape,
-            lambda: joint_spectra(matrix, layer.shape, moments, counts),
+            lambda: crossed_spectra(matrix, layer.shape, moments, counts),
             "curves",
             tuple((scheme.value, ks) for scheme, ks in counts.items()),
             matrix,
-            moments.inputs,
-            moments.uncertainty,
+            *(part for half in (moments.first, moments.second) for part in _identity(half)),
         ),
     )
+
+
+def _halves(sums: Sequence[Sums], *, centred: bool) -> Halves:
+    if len(sums) == 1:
+        return Halves.same(sums[0].moments(centred=centred))
+    first, second = sums
+    return Halves(
+        both=(first + second).moments(centred=centred),
+        first=first.moments(centred=centred),
+        second=second.moments(centred=centred),
+    )
+
+
+def _identity(moments: Moments) -> tuple[object, ...]:
+    return moments.inputs, moments.uncertainty
 
 
 def _slice_counts(layer: Layer, settings: Settings) -> dict[Scheme, tuple[int, ...]]:
@@ -194,11 +229,11 @@ def _slice_counts(layer: Layer, settings: Settings) -> dict[Scheme, tuple[int, .
 
 
 def _sensitivities(
-    survey: Survey, runner: Runner, probes: Mapping[str, Probe], advance: Advance
+    survey: Survey, judge: Runner, probes: Mapping[str, Probe], advance: Advance
 ) -> Mapping[str, Sensitivity]:
     """Measure the sensitivities of all weights; see `alds_onnx.calibrate.sensitivity`."""
     model = survey.loaded.model
-    few = spread_batches(runner, _PROBE_NUMBERS, _MOST_PROBES)
+    few = spread_batches(judge, _PROBE_NUMBERS, _MOST_PROBES)
     in_order = sorted(probes.items(), key=lambda item: walk_order(item[1].layers))
     found: dict[str, Sensitivity] = {}
     with threadpool_limits(limits=1), Walk(few, model) as walk:

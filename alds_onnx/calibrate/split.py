@@ -1,0 +1,206 @@
+"""Splitting samples into parts with different jobs, by the outputs of the original.
+
+Samples with similar outputs are a *kind*: a cluster of k-means. Parts that are to resemble all
+samples take turns through the samples sorted by kind, so that each has its share of every kind.
+Some whole kinds are left out of everything that is fitted or chosen.
+
+Source: systematic sampling from a sorted list is as in Cochran, "Sampling Techniques", 1977,
+chapter 8.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.cluster.vq import kmeans2
+
+from alds_onnx.cuts import FloatArray
+
+_Indices = npt.NDArray[np.int64]
+
+# The part of the units to check on; at least so many samples, if that is at most half of the units;
+# at most so many units.
+_CHECKED, _FEWEST_CHECKED, _MOST_CHECKED = 1 / 4, 32, 1024
+# The part of the samples, at least and at most, that the kinds left out have together; and the
+# fewest samples that they may have.
+_LEFT_OUT, _MOST_LEFT_OUT, _FEWEST_LEFT_OUT = 1 / 16, 1 / 8, 4
+# The part of the other samples on which the trials of a limit are measured.
+_CHOSEN = 1 / 5
+_FEWEST_CHOSEN_FROM = 5
+_ITERATIONS = 20
+# Numbers that describe an output whose size differs from sample to sample, and the most of any.
+_FEW, _MOST = 32, 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Split:
+    """The numbers of the samples in each part; see `alds_onnx.steps.data.Data`."""
+
+    halves: tuple[_Indices, _Indices]
+    choose: _Indices
+    check: _Indices
+    left_out: _Indices
+    num_kinds: int
+
+
+def split(outputs: FloatArray, seed: int, *, choose: bool, samples_each: float = 1.0) -> Split:
+    """Split samples, or units of several samples, by their outputs.
+
+    Parameters
+    ----------
+    outputs
+        A description of the outputs of each sample, shape (samples, features).
+    seed
+        Seed of all that is random.
+    choose
+        Whether to set a part aside for the trials of a limit.
+    samples_each
+        Number of samples in a unit.
+
+    Returns
+    -------
+    Split
+        All parts are disjoint, but that `left_out` may share samples with `check`. A single sample
+        is in the first half.
+
+    Examples
+    --------
+    >>> parts = split(np.random.default_rng(0).normal(size=(128, 3)), seed=0, choose=False)
+    >>> len(parts.check), len(parts.choose)
+    (32, 0)
+    """
+    count = len(outputs)
+    generator = np.random.default_rng([seed, count])
+    kinds = _kinds(outputs, generator)
+    order = np.lexsort((generator.permutation(count), outputs @ _axis(outputs), kinds))
+    check = _systematic(order, _num_checked(count, samples_each), generator)
+    chosen = _left_out_kinds(outputs, kinds)
+    left_out = np.flatnonzero(np.isin(kinds, chosen))
+    rest = _without(order, np.concatenate([check, left_out]))
+    trials = rest[:0]
+    if choose and len(rest) >= _FEWEST_CHOSEN_FROM:
+        trials = _systematic(rest, round(_CHOSEN * len(rest)), generator)
+        rest = _without(rest, trials)
+    return Split(
+        halves=(rest[::2], rest[1::2]),
+        choose=trials,
+        check=check,
+        left_out=left_out,
+        num_kinds=len(chosen),
+    )
+
+
+def _num_checked(count: int, samples_each: float) -> int:
+    fewest = math.ceil(_FEWEST_CHECKED / samples_each)
+    return min(max(round(_CHECKED * count), fewest), count // 2, _MOST_CHECKED)
+
+
+def _kinds(outputs: FloatArray, generator: np.random.Generator) -> _Indices:
+    """Number the kind of every sample: about √N kinds of about √N samples each."""
+    count = len(outputs)
+    distinct = len(np.unique(outputs, axis=0))
+    wanted = min(round(count**0.5), distinct)
+    if wanted < 2:
+        return np.zeros(count, np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a cluster may be empty
+        _, found = kmeans2(outputs, wanted, iter=_ITERATIONS, minit="++", seed=generator)
+    return np.asarray(found, np.int64)
+
+
+def _axis(outputs: FloatArray) -> FloatArray:
+    """The direction in which the outputs differ most, with a sign that rounding cannot change."""
+    centred = outputs - outputs.mean(axis=0)
+    _, _, Vh = np.linalg.svd(centred, full_matrices=False)
+    if not len(Vh):
+        return np.zeros(outputs.shape[1])
+    axis: FloatArray = Vh[0]
+    return axis if axis[np.abs(axis).argmax()] > 0 else -axis
+
+
+def _left_out_kinds(outputs: FloatArray, kinds: _Indices) -> list[int]:
+    """Choose the kinds to leave out: those least like the others, one after the other.
+
+    A kind that is too large stays, and so do all if there are too few samples.
+    """
+    count = len(outputs)
+    numbers, sizes = np.unique(kinds, return_counts=True)
+    wanted, most = max(_FEWEST_LEFT_OUT, _LEFT_OUT * count), _MOST_LEFT_OUT * count
+    if len(numbers) < 3 or most < _FEWEST_LEFT_OUT:
+        return []
+    centres = np.stack([outputs[kinds == number].mean(axis=0) for number in numbers])
+    apart = np.linalg.norm(centres[:, None] - centres, axis=2)
+    np.fill_diagonal(apart, np.inf)
+    chosen: list[int] = []
+    total = 0
+    for place in np.argsort(-apart.min(axis=1), kind="stable"):
+        if total < wanted and total + sizes[place] <= most:
+            chosen.append(int(numbers[place]))
+            total += int(sizes[place])
+    return chosen if total >= _FEWEST_LEFT_OUT else []
+
+
+def _systematic(order: _Indices, wanted: int, generator: np.random.Generator) -> _Indices:
+    """Take so many samples at even distances in an order, from a random start."""
+    places = (np.arange(wanted) + generator.random()) * (len(order) / max(1, wanted))
+    found: _Indices = np.take(order, np.floor(places).astype(np.int64))
+    return found
+
+
+def _without(order: _Indices, taken: _Indices) -> _Indices:
+    return order[~np.isin(order, taken)]
+
+
+def describe(outputs: Sequence[Sequence[FloatArray]]) -> FloatArray:
+    """Join what `summarize` gives for each sample: an array of shape (samples, features).
+
+    Every part counts the same, whatever its size and scale. Parts that not all samples have do not
+    count.
+    """
+    blocks = [_block(parts) for parts in zip(*outputs)]  # noqa: B905
+    return np.concatenate(blocks, axis=1) if blocks else np.zeros((len(outputs), 1))
+
+
+def summarize(array: npt.NDArray[np.generic]) -> tuple[FloatArray, ...]:
+    """Describe an output of one sample by numbers that k-means can compare.
+
+    An array of several axes is described by its means over all axes but the last, and over all but
+    the first: depending on the exporter, one of the two are classes or channels.
+    """
+    if array.dtype.kind not in "fiub":
+        return (np.zeros(1),)
+    numbers = np.nan_to_num(array.astype(np.float64), posinf=0.0, neginf=0.0)
+    numbers = np.clip(numbers, -1e30, 1e30)
+    if not numbers.size:
+        numbers = np.zeros([max(1, size) for size in numbers.shape])
+    if numbers.ndim < 2:
+        return (numbers.ravel(),)
+    last = numbers.reshape(-1, numbers.shape[-1]).mean(axis=0)
+    first = numbers.reshape(len(numbers), -1).mean(axis=1)
+    return last, first
+
+
+def _block(parts: Sequence[FloatArray]) -> FloatArray:
+    """Stack the numbers of one output, of unit mean power around their mean."""
+    sizes = {len(part) for part in parts}
+    wanted = min(sizes.pop(), _MOST) if len(sizes) == 1 else _FEW
+    rows = np.stack([_resampled(part, wanted) for part in parts])
+    if (rows >= 0).all() and np.allclose(rows.sum(axis=1), 1.0, atol=1e-3):
+        rows = np.sqrt(rows)  # probabilities, whose distance is that of Hellinger
+    centred = rows - rows.mean(axis=0)
+    scale = float(np.sqrt((centred**2).sum(axis=1).mean()))
+    return centred / (scale or 1.0)
+
+
+def _resampled(part: FloatArray, wanted: int) -> FloatArray:
+    """Read a sequence at so many even distances."""
+    if len(part) == wanted:
+        return part
+    places = np.linspace(0, len(part) - 1, wanted)
+    found: FloatArray = np.interp(places, np.arange(len(part)), part)
+    return found
