@@ -58,7 +58,7 @@ def report(*rows: LayerPlan, **more: Any) -> Report:
         parameters_after=50,
     )
     values: dict[str, Any] = {"verification": None, "macs_before": None, "macs_after": None}
-    return Report(plan=plan, **values, bytes_before=1, bytes_after=1, **more)
+    return Report(plan=plan, bytes_before=1, bytes_after=1, **(values | more))
 
 
 CHECKED = OutputFidelity(
