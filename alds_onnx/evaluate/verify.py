@@ -44,7 +44,7 @@ TOLERANCES: Mapping[int, float] = {
 }
 
 
-# Largest number of runs of the model with composed weights: a wrong rewrite shows in the first one.
+# Largest number of runs on which the rewrite is checked to be exact, which takes a third model.
 _MOST_EXACT_RUNS = 16
 
 
