@@ -216,7 +216,8 @@ class LeftOut:
         Number of kinds, which are clusters of samples by the outputs of the original, and of the
         samples in them.
     fidelity
-        Comparison of the compressed model with the original, output by output.
+        Comparison of the compressed model with the original, output by output. The standard errors
+        are those of other samples of these kinds: other kinds may differ by more.
     """
 
     kinds: int

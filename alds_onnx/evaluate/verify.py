@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto
@@ -32,7 +31,7 @@ from alds_onnx.evaluate.sessions import (
     flatten,
 )
 from alds_onnx.graph.files.external import is_large
-from alds_onnx.values import Status, Verification
+from alds_onnx.values import LeftOut, OutputFidelity, Status, Verification
 
 #: Largest relative L2 difference of an output that counts as float rounding, by the coarsest
 #: element type of the decomposed weights. Rounding errors of single operators, about 1e-7, 1e-3 and
@@ -45,9 +44,8 @@ TOLERANCES: Mapping[int, float] = {
 }
 
 
-# The session of the original, to measure latency (None if two sessions would take too much memory),
-# its outputs on all samples, and reasons why some cannot be compared.
-_Original: TypeAlias = "tuple[Session | None, list[Outputs], dict[str, str]]"
+# Largest number of runs on which the rewrite is checked to be exact, which takes a third model.
+_MOST_EXACT_RUNS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,33 +67,71 @@ class Candidates:
     floor: float = 0.0
 
 
+class _OriginalError(RunError):
+    """The original cannot be run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Original:
+    """The original, and its outputs on the samples, those left out last.
+
+    The outputs of the first runs are kept, by the number of the run. The session is None if two
+    would take too much memory; then those of all runs are kept. The outputs in `unsteady` cannot be
+    compared, for the reasons there.
+    """
+
+    feeds: tuple[Feeds, ...]
+    session: Session | None
+    kept: Mapping[int, Outputs]
+    unsteady: Mapping[str, str]
+
+    def run(self, number: int) -> Outputs:
+        """Give the outputs of a run."""
+        if number in self.kept:
+            return self.kept[number]
+        assert self.session is not None
+        try:
+            return self.session.run(self.feeds[number])
+        except RunError as e:
+            raise _OriginalError(str(e)) from e
+
+
 def verify(
     models: Candidates, samples: Samples, execution: Execution, tolerance: float
 ) -> Verification:
     """Run the three models on the same inputs and compare their outputs.
 
     The status is failed if the rewrite is not exact to `tolerance` (see `TOLERANCES`), or if only
-    the original runs. It is not validated if the original does not run. For a large model, only one
-    session is open at a time. Latency is then not measured, because it needs two.
+    the original runs. It is not validated if the original does not run. Exactness is measured on
+    the first runs, fidelity on all, and once more on the samples left out. For a large model, only
+    one session is open at a time. Latency is then not measured, because it needs two.
     """
     try:
-        original = _run_original(models, samples, execution, tolerance)
-    except RunError as e:
-        return Verification(status=Status.NOT_VALIDATED, reason=f"the original: {e}")
-    try:
+        original = _open_original(models, samples, execution, tolerance)
         return _compare(models, samples, execution, tolerance, original)
+    except _OriginalError as e:
+        return Verification(status=Status.NOT_VALIDATED, reason=f"the original: {e}")
     except RunError as e:
         return Verification(status=Status.FAILED, reason=f"{models.called}: {e}")
 
 
-def _run_original(
+def _open_original(
     models: Candidates, samples: Samples, execution: Execution, tolerance: float
 ) -> _Original:
-    session = Session(models.original, models.folder, execution)
-    outputs = [session.run(feeds) for feeds in samples.feeds]
-    again = session.run(samples.feeds[0])
-    ignore = incomparable(session.output_names, outputs, again, tolerance)
-    return None if is_large(models.original) else session, outputs, ignore
+    feeds, large = (*samples.feeds, *samples.left_out), is_large(models.original)
+    count = len(feeds) if large else min(len(samples.feeds), _MOST_EXACT_RUNS)
+    try:
+        session = Session(models.original, models.folder, execution)
+        kept = {number: session.run(feeds[number]) for number in range(count)}
+        again = session.run(feeds[0])
+    except RunError as e:
+        raise _OriginalError(str(e)) from e
+    return _Original(
+        feeds=feeds,
+        session=None if large else session,
+        kept=kept,
+        unsteady=_unsteady(session.output_names, kept[0], again, tolerance),
+    )
 
 
 def incomparable(
@@ -107,16 +143,27 @@ def incomparable(
     differences of rounding, which occur on a GPU, do not count. Others overflow in a run, which may
     depend on the order of a sum.
     """
+    found = _unsteady(names, runs[0], again, tolerance)
+    for run in runs:
+        found |= _not_finite(names, run)
+    return found
+
+
+def _unsteady(
+    names: Sequence[str], run: Outputs, again: Outputs, tolerance: float
+) -> dict[str, str]:
     comparison = Comparison(names)
-    comparison.add(runs[0], again)
-    unsteady = {
+    comparison.add(run, again)
+    return {
         output.name: "differs from run to run of the original"
         for output in comparison.outputs()
         if output.relative_l2 > tolerance
     }
-    return unsteady | {
+
+
+def _not_finite(names: Sequence[str], run: Outputs) -> dict[str, str]:
+    return {
         name: "not finite in the original"
-        for run in runs
         for name, output in zip(names, run, strict=True)
         for array in flatten(output)
         if array.dtype.kind == "f" and not np.isfinite(array).all()
@@ -130,21 +177,17 @@ def _compare(
     tolerance: float,
     original: _Original,
 ) -> Verification:
-    session, original_outputs, ignore = original
-    expected = _outputs(models.composed, models, samples, execution)
+    count = len(samples.feeds)
+    composed = _outputs(models, samples.feeds[:_MOST_EXACT_RUNS], execution)
     compressed = Session(models.compressed, models.folder, execution)
-    exact = Comparison(compressed.output_names, ignore)
-    fidelity = Comparison(compressed.output_names, ignore)
-    for feeds, outputs, composed in zip(samples.feeds, original_outputs, expected, strict=True):
-        actual = compressed.run(feeds)
-        exact.add(composed, actual)
-        fidelity.add(outputs, actual)
+    fidelity, at_outputs = _compare_outputs(models, original, compressed, range(count), composed)
+    left_out = _left_out(models, samples, original, compressed)
     before = after = None
-    if session is not None:
-        before, after = measure(session, compressed, samples.feeds[0])
+    if original.session is not None:
+        before, after = measure(original.session, compressed, samples.feeds[0])
     del compressed
     layers = _difference_at_layers(models, samples.feeds[0], execution, tolerance)
-    difference = max(exact.difference(fidelity, models.floor), layers)
+    difference = max(at_outputs, layers)
     passed = difference <= tolerance
     reason = "" if passed else f"outputs differ by {difference:.2g}, allowed are {tolerance:.2g}"
     return Verification(
@@ -152,9 +195,11 @@ def _compare(
         reason=reason,
         difference=difference,
         tolerance=tolerance,
-        fidelity=fidelity.outputs(),
-        samples=sum(batch_size(feeds) for feeds in samples.feeds),
+        fidelity=fidelity,
+        samples=_num_samples(samples.feeds),
         random_inputs=samples.random,
+        held_out=samples.held_out,
+        left_out=left_out,
         latency_before=before,
         latency_after=after,
         threads=execution.threads,
@@ -162,12 +207,56 @@ def _compare(
     )
 
 
-def _outputs(
-    model: ModelProto, models: Candidates, samples: Samples, execution: Execution
-) -> list[Outputs]:
-    """Give the outputs on all samples, and close the session."""
-    session = Session(model, models.folder, execution)
-    return [session.run(feeds) for feeds in samples.feeds]
+def _compare_outputs(
+    models: Candidates,
+    original: _Original,
+    compressed: Session,
+    numbers: Sequence[int],
+    composed: Sequence[Outputs] = (),
+) -> tuple[tuple[OutputFidelity, ...], float]:
+    """Compare the models run by run, so that no outputs need to be kept.
+
+    Gives the fidelity over all runs with these numbers, and the largest difference from the
+    outputs `composed`, which are those of the first of them.
+    """
+    names = compressed.output_names
+    fidelity, exact, reference = (Comparison(names, original.unsteady) for _ in range(3))
+    for number in numbers:
+        feeds, expected = original.feeds[number], original.run(number)
+        actual, odd = compressed.run(feeds), _not_finite(names, expected)
+        fidelity.ignore(odd)
+        fidelity.add(expected, actual, batch_size(feeds))
+        if number < len(composed):
+            exact.ignore(odd)
+            exact.add(composed[number], actual)
+            reference.add(expected, actual)
+    return fidelity.outputs(), exact.difference(reference, models.floor)
+
+
+def _left_out(
+    models: Candidates, samples: Samples, original: _Original, compressed: Session
+) -> LeftOut | None:
+    """Measure fidelity on the kinds that were left out.
+
+    Its standard errors are those of other samples of the same kinds. Other kinds may differ more
+    than samples do.
+    """
+    if not samples.left_out:
+        return None
+    numbers = range(len(samples.feeds), len(original.feeds))
+    fidelity, _ = _compare_outputs(models, original, compressed, numbers)
+    count = _num_samples(samples.left_out)
+    return LeftOut(kinds=samples.num_kinds, samples=count, fidelity=fidelity)
+
+
+def _num_samples(feeds: Sequence[Feeds]) -> int:
+    return sum(batch_size(feed) for feed in feeds)
+
+
+def _outputs(models: Candidates, runs: Sequence[Feeds], execution: Execution) -> list[Outputs]:
+    """Give the outputs of the model with composed weights, and close its session."""
+    session = Session(models.composed, models.folder, execution)
+    return [session.run(feeds) for feeds in runs]
 
 
 def _difference_at_layers(

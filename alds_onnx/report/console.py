@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alds_onnx.cuts import Cut, Scheme
-from alds_onnx.report import numbers, words
+from alds_onnx.report import accuracy, numbers, words
 from alds_onnx.settings import Progress, Step
 from alds_onnx.steps.merge import MergedLayer, MergeReport
 from alds_onnx.values import Decision, Latency, LayerPlan, Report, Verification
@@ -55,7 +55,7 @@ def print_report(console: Console, report: Report) -> None:
     """Print the layers, the outputs, the summary and the warnings."""
     console.print(_layers(report.plan.layers))
     if report.verification is not None and report.verification.fidelity:
-        console.print(_outputs(report, report.verification))
+        console.print(_outputs(report.verification))
     console.print(_summary(report))
     print_warnings(console, report.warnings)
 
@@ -129,17 +129,16 @@ def _ranks(cut: Cut) -> str:
     return f"{cut.rank}, {cut.rank_out}" if cut.rank_out else str(cut.rank)
 
 
-def _outputs(report: Report, checks: Verification) -> Table:
-    on = f"{checks.samples} {words.kind_of_samples(report, checks)} samples"
+def _outputs(checks: Verification) -> Table:
     table = new_table(
-        f"Outputs compared with the original, on {on}",
+        f"Outputs compared with the original, on {accuracy.samples(checks)}",
         *("output", ">relative L2 error", ">largest error", ">cosine", ">SQNR", ">same top-1"),
     )
-    for output in checks.fidelity:
+    for output in accuracy.outputs(checks):
         name = numbers.printable(output.name, 40)
         if output.note:
             name += f" (not compared: {output.note})"
-        cells = ("",) * 5 if output.note else words.fidelity(output)
+        cells = ("",) * 5 if output.note else accuracy.cells(output)
         table.add_row(*(Text(cell) for cell in (name, *cells)))
     return table
 
@@ -168,7 +167,7 @@ def _summary(report: Report) -> Table:
     if report.limit_result is not None:
         result, count = report.limit_result, len(report.limit_result.trials)
         reached, on = words.reached(result)
-        text = f"on {on}; the best of {words.counted(count, 'attempt')}"
+        text = f"on {on}; the best of {numbers.counted(count, 'attempt')}"
         table.add_row(f"--{result.kind.value} {result.limit:g}", "", reached, text)
     for score in report.scores:
         *values, change = words.score_cells(score)
@@ -201,10 +200,9 @@ def _errors(report: Report) -> str:
 
 
 def _add_checks(table: Table, checks: Verification, exact: str) -> None:
-    """Add the output error, the latency, and the result of the check under the label `exact`."""
-    error = checks.output_error
-    if error is not None:
-        table.add_row("output error", "0", numbers.error(error), "relative L2, worst output")
+    """Add the accuracy, the latency, and the result of the check under the label `exact`."""
+    for line in accuracy.lines(checks):
+        table.add_row(line.label, line.before, line.after, line.note)
     before, after = checks.latency_before, checks.latency_after
     if before and after:
         how = f"onnxruntime, {words.threads(checks)}, {after.runs} runs"

@@ -16,7 +16,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from alds_onnx.report import numbers, plots, swept, words
+from alds_onnx.report import accuracy, numbers, plots, swept, words
 from alds_onnx.report.origin import Origin
 from alds_onnx.report.tables import embedded, tables
 from alds_onnx.sweeps import Sweep
@@ -51,6 +51,7 @@ def report_to_html(made: Report | Sweep, origin: Origin) -> bytes:
         checks=report.verification,
         origin=origin,
         words=words,
+        accuracy=accuracy,
         sweep=sweep,
         swept=swept,
         tables=(found := tables(report, sweep)),

@@ -15,6 +15,11 @@ def count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
 
 
+def counted(number: int, what: str) -> str:
+    """Give a number of things, such as 2 threads."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
 def macs(number: int | None) -> str:
     """Format multiply-accumulates in millions."""
     return "-" if number is None else f"{number / 1e6:,.2f} M"

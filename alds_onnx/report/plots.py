@@ -43,6 +43,7 @@ def specifications(*, on_data: bool) -> dict[str, Any]:
         "trade": _trade(log=on_data),
         "trials": _trials(),
         "sweep": _sweep(),
+        "learning": _learning(),
         "latency": _latency(),
     }
     return {name: _compiled(chart) for name, chart in plots.items()}
@@ -275,6 +276,22 @@ def _sweep() -> alt.LayerChart:
     # Losses grow faster and faster, so there is space above and to the left of the front.
     name = _name(shown, dx=-10, dy=-18, align="right")
     return _stacked(line, ring, dots, *name, height=280)
+
+
+def _learning() -> alt.LayerChart:
+    """Draw the error against the number of samples: a line where measured, dashes where not."""
+    x = alt.X(**_quantity("samples", "calibration samples that the factors are fitted to", "~s"))
+    y = alt.Y(**_quantity("error", "output error", "~g"))
+    lines, pointers = _lines("learning", x, y)
+    domain = ["chosen", "other"]
+    dots = _table("learning").mark_point(size=80, opacity=1, strokeWidth=2, color=_ACCENT)
+    dots = dots.transform_filter("datum.point").encode(
+        x=x,
+        y=y,
+        fill=_series(alt.Fill, domain, [_ACCENT, _BACK]),
+        stroke=_series(alt.Stroke, domain, [_ACCENT, _SOFT]),
+    )
+    return _stacked(lines, dots, pointers, height=180)
 
 
 def _latency() -> alt.LayerChart:

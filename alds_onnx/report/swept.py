@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import math
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from alds_onnx.report import numbers, words
+from alds_onnx.report import accuracy, numbers, words
 from alds_onnx.report.console import new_table, print_warnings
 from alds_onnx.report.json import report_to_json
 from alds_onnx.sweeps import Sweep, SweepPoint
@@ -27,7 +27,7 @@ def print_sweep(console: Console, sweep: Sweep) -> None:
     table = new_table("Sweep", *(f">{name}" for name in columns(sweep)), "")
     for point in sweep.points:
         mark = ("*" if point.on_front else " ") + (" knee" if point is sweep.suggested else "")
-        table.add_row(*(Text(cell) for cell in (*cells(point), mark)))
+        table.add_row(*(Text(cell) for cell in (*cells(point, sweep), mark)))
     table.caption = (
         f"* on the Pareto front: smaller than every point that loses less ({sweep.loss})"
     )
@@ -45,10 +45,10 @@ def columns(sweep: Sweep) -> tuple[str, ...]:
     scores = sweep.points[0].report.scores
     score = (numbers.printable(scores[0].name),) if scores else ()
     sizes = ("--cr", "removed", "parameters", "MACs")
-    return (*sizes, "largest layer error", "output error", *score, "latency")
+    return (*sizes, "largest layer error", "output error", *_with_data(sweep), *score, "latency")
 
 
-def cells(point: SweepPoint) -> tuple[str, ...]:
+def cells(point: SweepPoint, sweep: Sweep) -> tuple[str, ...]:
     """Format the numbers of a point; unknown ones are a dash, or empty."""
     report = point.report
     plan, checks = report.plan, report.verification
@@ -59,10 +59,37 @@ def cells(point: SweepPoint) -> tuple[str, ...]:
         numbers.count(plan.parameters_after),
         _kept(report.macs_after, report.macs_before),
         numbers.error(plan.max_relative_error),
-        "-" if math.isnan(point.output_error) else numbers.error(point.output_error),
+        _output_error(point),
+        *(show(point) for show in _with_data(sweep).values()),
         *(words.score_cells(score)[1] for score in report.scores[:1]),
         "" if ratio is None else f"x {ratio:.2f}",
     )
+
+
+def _output_error(point: SweepPoint) -> str:
+    checks = point.report.verification
+    output = accuracy.worst(accuracy.outputs(checks)) if checks else None
+    return accuracy.error(output) if output else "-"
+
+
+def _agreement(point: SweepPoint) -> str:
+    checks = point.report.verification
+    if checks is None or checks.random_inputs:
+        return ""
+    output = accuracy.least_agreeing(checks.fidelity)
+    return accuracy.agreement(output) if output else ""
+
+
+def _left_out(point: SweepPoint) -> str:
+    checks = point.report.verification
+    output = accuracy.worst(checks.left_out.fidelity) if checks and checks.left_out else None
+    return accuracy.error(output) if output else ""
+
+
+def _with_data(sweep: Sweep) -> dict[str, Callable[[SweepPoint], str]]:
+    """Give the columns that only data fills, by their headings."""
+    columns = {"output error, kinds left out": _left_out, "same top-1": _agreement}
+    return {name: show for name, show in columns.items() if any(map(show, sweep.points))}
 
 
 def unreachable(sweep: Sweep) -> str:
@@ -88,7 +115,10 @@ def loss(sweep: Sweep) -> str:
     """Describe the loss and its unit."""
     scores = sweep.points[0].report.scores
     if not scores or scores[0].name != sweep.loss:
-        return _LOSSES.get(sweep.loss, sweep.loss)
+        checks = sweep.points[0].report.verification
+        on_data = checks is not None and not checks.random_inputs
+        on = f", on {accuracy.samples(checks)}" if checks and on_data else ""
+        return _LOSSES.get(sweep.loss, sweep.loss) + (on if sweep.loss == "output error" else "")
     name, samples = numbers.printable(sweep.loss), scores[0].samples
     if samples is None:
         return f"{name} lost, in its own units"
@@ -113,6 +143,9 @@ def _values(point: SweepPoint, sweep: Sweep) -> dict[str, object]:
     report = point.report
     plan, checks = report.plan, report.verification
     score = report.scores[0] if report.scores else None
+    outputs = checks.fidelity if checks else ()
+    error, same = accuracy.worst(outputs), accuracy.least_agreeing(outputs)
+    left_out = checks.left_out if checks else None
     return {
         "cr": point.cr,
         "removed": plan.removed,
@@ -120,7 +153,11 @@ def _values(point: SweepPoint, sweep: Sweep) -> dict[str, object]:
         "macs": report.macs_after,
         "bytes": report.bytes_after,
         "max_relative_error": plan.max_relative_error,
-        "output_error": checks.output_error if checks else None,
+        "output_error": error.relative_l2 if error else None,
+        "output_error_stderr": error.relative_l2_stderr if error else None,
+        "top1_agreement": same.top1_agreement if same else None,
+        "top1_agreement_stderr": same.top1_agreement_stderr if same else None,
+        "left_out_error": left_out.output_error if left_out else None,
         "latency_ratio": checks.latency_ratio if checks else None,
         "score_before": score.before if score else None,
         "score_after": score.after if score else None,

@@ -36,6 +36,7 @@ def tables(report: Report, sweep: Sweep | None = None) -> dict[str, Any]:
         "limit": rounded(result.limit) if result else None,
         "trials": _trials(result) if result else [],
         "sweep": _sweep(sweep) if sweep else [],
+        "learning": _learning(report.verification),
         **_latency(report.verification),
     }
 
@@ -144,9 +145,16 @@ def _sweep(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def _tooltip(point: SweepPoint, sweep: Sweep) -> str:
-    facts = [*zip(swept.columns(sweep), swept.cells(point), strict=True)]
+    facts = [*zip(swept.columns(sweep), swept.cells(point, sweep), strict=True)]
     facts.append(("lost", numbers.error(point.loss)))
     return "\n".join(f"{name}: {cell}" for name, cell in facts if cell)
+
+
+def _learning(checks: Verification | None) -> list[dict[str, Any]]:
+    """Give the points of the learning curve; the last one is only expected."""
+    curve = checks.learning if checks else None
+    points = (*curve.measured, curve.expected) if curve else ()
+    return [{"samples": p.samples, "error": rounded(p.output_error)} for p in points]
 
 
 def _latency(checks: Verification | None) -> dict[str, Any]:

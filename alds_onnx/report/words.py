@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from alds_onnx.evidence import TradeOff
 from alds_onnx.limits import LimitData, LimitKind, LimitResult, Score
-from alds_onnx.report import numbers
+from alds_onnx.report import accuracy, numbers
 from alds_onnx.runtimes import Runtime
 from alds_onnx.values import Decision, Objective, OutputFidelity, Report, Status, Verification
 
@@ -49,13 +49,27 @@ def cards(report: Report) -> list[Card]:
                 note=f"× {checks.latency_ratio:.2f}, {times}",
             )
         )
-    error = checks.output_error if checks else None
-    if checks is not None and error is not None:
-        note = f"relative L2, worst output, on {samples(report, checks)}"
-        found.append(Card(label="Error of the outputs", after=numbers.error(error), note=note))
+    found += _accuracy_cards(checks) if checks else []
     error, note = plan.max_relative_error, "of its weight, relative to the largest singular value"
     found.append(Card(label="Largest error of a layer", after=numbers.error(error), note=note))
     return found + [_score_card(score) for score in report.scores]
+
+
+def _accuracy_cards(checks: Verification) -> list[Card]:
+    """Show the error of the worst output and, with data, how often top-1 is the same."""
+    outputs, on = accuracy.outputs(checks), f"on {accuracy.samples(checks)}"
+    others = checks.left_out.fidelity if checks.left_out else ()
+    error, other = accuracy.worst(outputs), accuracy.worst(others)
+    cards = []
+    if error is not None:
+        note = f"relative L2, worst output, {on}"
+        note += f"; {accuracy.error(other)} on kinds left out" if other else ""
+        cards.append(Card(label="Error of the outputs", after=accuracy.error(error), note=note))
+    same, other = accuracy.least_agreeing(outputs), accuracy.least_agreeing(others)
+    if same is not None and not checks.random_inputs:
+        note = on + (f"; {accuracy.agreement(other)} on kinds left out" if other else "")
+        cards.append(Card(label="Same top-1", after=accuracy.agreement(same), note=note))
+    return cards
 
 
 def _count(label: str, before: int | None, after: int | None, show: Callable[[int], str]) -> Card:
@@ -87,26 +101,9 @@ def _score_card(score: Score) -> Card:
     return Card(label=name, after=after, before=before, note=note)
 
 
-def counted(count: int, what: str) -> str:
-    """Give a number of things, such as 2 threads."""
-    return f"{count:,} {what}" + ("" if count == 1 else "s")
-
-
 def threads(checks: Verification) -> str:
     """Describe the number of threads of onnxruntime."""
-    return counted(checks.threads, "thread")
-
-
-def kind_of_samples(report: Report, checks: Verification) -> str:
-    """Describe the inputs on which the outputs were compared."""
-    if report.limit_result is not None and report.limit_result.data is LimitData.HELD_OUT:
-        return "held-out calibration"
-    return "random" if checks.random_inputs else "calibration"
-
-
-def samples(report: Report, checks: Verification) -> str:
-    """Count the samples on which the outputs were compared."""
-    return counted(checks.samples, f"{kind_of_samples(report, checks)} sample")
+    return numbers.counted(checks.threads, "thread")
 
 
 def status(report: Report) -> tuple[bool, str]:
@@ -158,18 +155,6 @@ def layers(report: Report) -> str:
     return f"{len(report.plan.layers)} layers: {', '.join(parts) or 'nothing to do'}."
 
 
-def fidelity(output: OutputFidelity) -> tuple[str, str, str, str, str]:
-    """Format the numbers of one output: errors, cosine, SQNR, and how often top-1 is the same."""
-    agreement = output.top1_agreement
-    return (
-        numbers.error(output.relative_l2),
-        numbers.error(output.max_abs),
-        f"{output.cosine:.6f}",
-        f"{output.sqnr_db:.1f} dB",
-        "" if agreement is None else numbers.percent(agreement),
-    )
-
-
 def level(output: OutputFidelity) -> float:
     """Give the length of the bar of an output's error; 1 is full."""
     return min(1.0, output.relative_l2) if math.isfinite(output.relative_l2) else 1.0
@@ -207,7 +192,7 @@ def point_origin(report: Report) -> str:
     if report.plan.objective is Objective.MAX_RELATIVE_ERROR:
         return "the error of its stored factors"
     if report.plan.objective is Objective.SUM_OUTPUT_ERROR and report.verification is not None:
-        return f"the error of its outputs on {samples(report, report.verification)}"
+        return f"the error of its outputs on {accuracy.samples(report.verification)}"
     return "an estimate from the errors that its single cuts cause"
 
 

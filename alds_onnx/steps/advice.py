@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from alds_onnx.graph.layers import Layer
@@ -10,7 +11,7 @@ from alds_onnx.runtimes import Runtime
 from alds_onnx.steps.data import Data
 from alds_onnx.steps.prepare import Prepared
 from alds_onnx.timing.slow_cuts import SlowCut
-from alds_onnx.values import Report, Status
+from alds_onnx.values import OutputFidelity, Report, Status
 
 # A ratio of times above which a model is slower beyond the noise of the measurement.
 _SLOWER = 1.05
@@ -20,6 +21,9 @@ _LARGE_ERROR = 0.1
 _LARGE_LOSS = 0.01
 # Ratio of errors above which a warning says that speed costs accuracy.
 _HIGH_PRICE = 1.2
+# Kinds that were left out do worse if, beyond two standard errors, their error is larger by this
+# factor, or if they agree less by this fraction.
+_WORSE, _FEWER = 1.5, 0.03
 # With fewer calibration samples than this, a warning says that there are too few.
 _FEW_SAMPLES = 32
 
@@ -39,6 +43,7 @@ def make_warnings(prepared: Prepared, report: Report, slow: Sequence[SlowCut]) -
         *_about_the_model(prepared, report),
         *_about_fusion_and_times(prepared, slow),
         *_about_the_checks(report),
+        *_about_kinds_left_out(report),
         *_about_the_data(prepared.data, report),
         *_about_accuracy(prepared, report),
     )
@@ -109,6 +114,47 @@ def _about_the_checks(report: Report) -> list[str]:
     if verification.fidelity and ratio is None:
         warnings.append("latency was not measured: two such large models may not fit in memory")
     return warnings
+
+
+def _about_kinds_left_out(report: Report) -> list[str]:
+    """Say that other kinds of inputs do worse, if that is beyond chance and large enough to care.
+
+    Of several outputs, the one that does worst on these kinds is named.
+    """
+    checks = report.verification
+    if checks is None or checks.left_out is None:
+        return []
+    pairs = list(zip(checks.fidelity, checks.left_out.fidelity, strict=True))
+    errors = [(b.relative_l2, a.relative_l2) for a, b in pairs if _has_larger_error(a, b)]
+    same = [(b.top1_agreement or 0.0, a.top1_agreement) for a, b in pairs if _agrees_less(a, b)]
+    facts = []
+    if errors:
+        other, given = max(errors)
+        facts.append(f"an output error of {other:.2g} instead of {given:.2g}")
+    if same:
+        other, agreement = min(same)
+        facts.append(f"the same top-1 for {other:.0%} instead of {agreement:.0%}")
+    worse = "kinds of inputs that were left out of the fit do worse: "
+    return [f"{worse}{' and '.join(facts)}; give more varied samples"] if facts else []
+
+
+def _has_larger_error(given: OutputFidelity, other: OutputFidelity) -> bool:
+    spread = _spread(given.relative_l2_stderr, other.relative_l2_stderr)
+    larger = other.relative_l2 - given.relative_l2
+    comparable = not (given.note or other.note)
+    return comparable and larger > spread and other.relative_l2 > _WORSE * given.relative_l2
+
+
+def _agrees_less(given: OutputFidelity, other: OutputFidelity) -> bool:
+    if given.note or other.note or given.top1_agreement is None or other.top1_agreement is None:
+        return False
+    spread = _spread(given.top1_agreement_stderr, other.top1_agreement_stderr)
+    return given.top1_agreement - other.top1_agreement > max(spread, _FEWER)
+
+
+def _spread(first: float | None, second: float | None) -> float:
+    """Give twice the standard error of a difference; infinite if it is not known."""
+    return math.inf if first is None or second is None else 2 * math.hypot(first, second)
 
 
 def _about_the_data(data: Data | None, report: Report) -> list[str]:

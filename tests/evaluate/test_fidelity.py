@@ -163,8 +163,69 @@ def test_sums_run_over_all_samples() -> None:
     parts, whole = Comparison(["y"]), Comparison(["y"])
     for row in range(2):
         parts.add([Y[row : row + 1]], [Y[row : row + 1] + 1])
-    whole.add([Y], [Y + 1])
+    whole.add([Y], [Y + 1], samples=2)
     assert parts.outputs() == whole.outputs()
+    assert parts.outputs()[0].relative_l2_stderr is not None
+
+
+def errors_of(*runs: tuple[Any, Any], samples: int) -> tuple[float | None, float | None]:
+    """The standard errors after runs of so many samples."""
+    comparison = Comparison(["y"])
+    for expected, actual in runs:
+        comparison.add([expected], [actual], samples)
+    (found,) = comparison.outputs()
+    return found.relative_l2_stderr, found.top1_agreement_stderr
+
+
+def test_a_single_sample_has_no_standard_error() -> None:
+    assert errors_of((Y[:1], Y[:1] + 1), samples=1) == (None, None)
+    assert errors_of((Y, Y + 1), samples=1) == (None, None)
+    assert errors_of((Y, Y), samples=1) == (None, None)
+
+
+def test_a_run_that_is_not_divided_by_samples_is_one_sample() -> None:
+    """A detector gives as many boxes as it finds."""
+    boxes = np.concatenate([Y, Y, Y])
+    other = boxes + np.arange(6, dtype=np.float32)[:, None]
+    assert errors_of((boxes, other), samples=4) == (None, None)
+    twice = ((boxes, other), (boxes, boxes + 1))
+    assert errors_of(*twice, samples=4) == errors_of(*twice, samples=1)
+    assert errors_of(*twice, samples=4) != errors_of(*twice, samples=6)
+
+
+def test_the_arrays_of_a_sequence_share_their_samples() -> None:
+    """A sequence is one output: its standard error is that of the arrays side by side."""
+    other = with_entry(7)
+    expected, actual = [Y, 3 * Y], [other, 3 * Y]
+    side_by_side = np.concatenate(expected, 1), np.concatenate(actual, 1)
+    found = errors_of((expected, actual), samples=2)[0]
+    assert found is not None
+    assert found == pytest.approx(errors_of(side_by_side, samples=2)[0], rel=ROUNDING)
+    # A map of numbers for each sample, as classifiers give it, is one sample.
+    maps = [{0: 0.25, 1: 0.75}, {0: 0.5, 1: 0.5}]
+    assert errors_of((maps, maps), samples=2) == (None, None)
+
+
+def test_entries_that_are_not_finite_belong_to_no_sample() -> None:
+    rows = np.array([[np.nan, 3.0], [4.0, np.inf], [1.0, 2.0]])
+    changed = rows + np.array([[0.5], [0.25], [0.0]])
+    there = np.isfinite(rows)
+    cleared = np.where(there, rows, 0), np.where(there, changed, 0)
+    assert errors_of((rows, changed), samples=3)[0] == errors_of(cleared, samples=3)[0]
+    assert errors_of((rows, np.nan_to_num(rows)), samples=3)[0] is None
+
+
+def test_outputs_that_are_not_compared_have_no_standard_error() -> None:
+    comparison = Comparison(["y", "z"])
+    comparison.add([Y, Y], [Y + 1, Y + 1], 2)
+    comparison.ignore({"z": "random"})
+    first, second = comparison.outputs()
+    assert first.relative_l2_stderr is not None
+    assert (second.note, second.relative_l2_stderr, second.top1_agreement_stderr) == (
+        "random",
+        None,
+        None,
+    )
 
 
 def test_no_outputs_do_not_differ() -> None:

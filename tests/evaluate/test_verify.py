@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from alds_onnx.evaluate import verify as module
 from alds_onnx.evaluate.samples import Samples
-from alds_onnx.evaluate.sessions import Execution
+from alds_onnx.evaluate.sessions import Execution, Outputs, Session
 from alds_onnx.evaluate.verify import TOLERANCES, Candidates, verify
 from alds_onnx.graph.rewrite import rewrite, with_composed_weights
 from alds_onnx.values import Latency, Status, Verification
@@ -117,6 +120,110 @@ def test_every_sample_counts() -> None:
         found = verify(wrong, samples, ONE, TOLERANCE)
         assert found.status is status
         assert not found.random_inputs
+
+
+def inputs(count: int, *, size: int = 3, seed: int = 0) -> tuple[dict[str, Array], ...]:
+    return tuple({"x": normal(size, 8, seed=seed + i)} for i in range(count))
+
+
+def test_fidelity_is_of_all_runs_and_exactness_of_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models = candidates(two_layers(), layers=())
+    runs: Counter[Session] = Counter()
+    original = Session.run
+
+    def counted(self: Session, *args: Any) -> Outputs:
+        runs[self] += 1
+        return original(self, *args)
+
+    monkeypatch.setattr(Session, "run", counted)
+    samples = Samples(feeds=inputs(40), random=False, left_out=inputs(3, seed=99), num_kinds=2)
+    found = verify(models, samples, ONE, TOLERANCE)
+    assert found.samples == 120
+    # The original runs the first one twice: does it repeat itself?
+    assert sorted(runs.values()) == [16, 43, 44]
+    few = verify(models, replace(samples, feeds=samples.feeds[:16]), ONE, TOLERANCE)
+    assert few.difference == found.difference
+    assert few.fidelity != found.fidelity
+
+
+def test_errors_have_standard_errors_that_fall_with_the_samples() -> None:
+    models = candidates(two_layers(), layers=())
+    few, many = (
+        verify(models, Samples(feeds=inputs(n), random=False), ONE, TOLERANCE) for n in (10, 40)
+    )
+    first, second = (found.fidelity[0].relative_l2_stderr for found in (few, many))
+    assert first is not None
+    assert second is not None
+    assert 0 < second < first
+
+
+def test_kinds_left_out_are_measured_apart() -> None:
+    models = candidates(two_layers(), layers=())
+    kept, others = inputs(5), inputs(4, size=3, seed=77)
+    samples = Samples(feeds=kept, random=False, held_out=True, left_out=others, num_kinds=2)
+    found = verify(models, samples, ONE, TOLERANCE)
+    assert found.held_out
+    assert found.left_out is not None
+    assert (found.left_out.kinds, found.left_out.samples) == (2, 12)
+    alone = verify(models, Samples(feeds=others, random=False), ONE, TOLERANCE)
+    assert found.left_out.fidelity == alone.fidelity
+    assert found.left_out.output_error == alone.output_error
+    assert (alone.held_out, alone.left_out) == (False, None)
+    plain = verify(models, Samples(feeds=kept, random=False), ONE, TOLERANCE)
+    assert found.fidelity == plain.fidelity
+
+
+def test_a_large_model_gives_the_same_with_one_session_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models = candidates(two_layers())
+    samples = Samples(feeds=inputs(20), random=False, left_out=inputs(3, seed=9), num_kinds=1)
+    both = verify(models, samples, ONE, TOLERANCE)
+    monkeypatch.setattr(module, "is_large", lambda model: True)
+    opened: set[int] = set()
+    most = 0
+    make = Session.__init__
+
+    def counted(self: Session, *args: Any) -> None:
+        nonlocal most
+        make(self, *args)
+        opened.add(id(self))
+        weakref.finalize(self, opened.discard, id(self))
+        most = max(most, len(opened))
+
+    monkeypatch.setattr(Session, "__init__", counted)
+    one = verify(models, samples, ONE, TOLERANCE)
+    assert most == 1
+    assert one.latency_before is None
+    assert one == replace(both, latency_before=None, latency_after=None)
+
+
+def test_an_original_that_fails_on_a_later_run_is_not_validated() -> None:
+    model = parse("g (float[N, 8] x) => (float[N, 8] y) { s = MatMul(x, W) y = Add(s, k) }",
+                  {"W": normal(8, 8), "k": normal(3, 8)})  # fmt: skip
+    models = candidates(model, layers=())
+    feeds = (*inputs(2), *inputs(1, size=2))
+    for samples in (
+        Samples(feeds=feeds, random=False),
+        Samples(feeds=feeds[:2], random=False, left_out=feeds[2:], num_kinds=1),
+    ):
+        found = verify(models, samples, ONE, TOLERANCE)
+        assert found.status is Status.NOT_VALIDATED
+        assert found.reason.startswith("the original: onnxruntime")
+
+
+def test_an_output_that_is_not_finite_in_a_late_run_is_noted() -> None:
+    feeds = list(inputs(20))
+    feeds[19] = {"x": np.full((3, 8), np.inf, np.float32)}
+    models = candidates(two_layers(), layers=())
+    found = verify(models, Samples(feeds=tuple(feeds), random=False), ONE, TOLERANCE)
+    assert found.fidelity[0].note == "not finite in the original"
+    # The first runs can still tell a wrong rewrite.
+    wrong = perturbed(models, "W/encoder", 1.01)
+    found = verify(wrong, Samples(feeds=tuple(feeds), random=False), ONE, TOLERANCE)
+    assert found.status is Status.FAILED
 
 
 def test_original_that_does_not_load() -> None:

@@ -12,6 +12,9 @@ from alds_onnx.sweeps import Sweep, make_sweep
 from alds_onnx.values import (
     Decision,
     LayerPlan,
+    LearningCurve,
+    LearningPoint,
+    LeftOut,
     OutputFidelity,
     Plan,
     Report,
@@ -55,8 +58,50 @@ def report(*rows: LayerPlan, **more: Any) -> Report:
         parameters_after=50,
     )
     values: dict[str, Any] = {"verification": None, "macs_before": None, "macs_after": None}
-    return Report(plan=plan, **values, bytes_before=1, bytes_after=1, **more)
+    return Report(plan=plan, bytes_before=1, bytes_after=1, **(values | more))
 
+
+CHECKED = OutputFidelity(
+    name="y",
+    relative_l2=0.1527,
+    relative_l2_stderr=0.012,
+    max_abs=1.5,
+    cosine=0.99,
+    sqnr_db=16.3,
+    top1_agreement=0.9453,
+    top1_agreement_stderr=0.0201,
+)
+
+#: What is measured with data: on samples held out, on kinds left out, and with half of the data.
+HELD_OUT = Verification(
+    status=Status.PASSED,
+    difference=1e-7,
+    tolerance=1e-4,
+    fidelity=(CHECKED,),
+    samples=128,
+    random_inputs=False,
+    held_out=True,
+    left_out=LeftOut(
+        kinds=5,
+        samples=60,
+        fidelity=(
+            replace(
+                CHECKED,
+                relative_l2=0.41,
+                relative_l2_stderr=0.034,
+                top1_agreement=0.7167,
+                top1_agreement_stderr=0.058,
+            ),
+        ),
+    ),
+    learning=LearningCurve(
+        measured=(
+            LearningPoint(samples=200, output_error=0.18),
+            LearningPoint(samples=400, output_error=0.1527),
+        ),
+        expected=LearningPoint(samples=800, output_error=0.12),
+    ),
+)
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=alert(1)>\u2028&amp;\x00"
 

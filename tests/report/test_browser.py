@@ -19,7 +19,7 @@ from alds_onnx.values import Decision, Report
 from tests.conftest import DIGITS, wheel_member
 from tests.graph.builders import normal, parse
 from tests.report.browser import Opened, open_browser
-from tests.report.reports import KNEE, LIMIT_RESULT
+from tests.report.reports import HELD_OUT, KNEE, LIMIT_RESULT, ROW, report
 
 HOSTILE = (
     "</script><script>window.hacked = 1</script>",
@@ -94,6 +94,12 @@ def deep_page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="module")
+def checked_page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a model that was checked on held-out samples and on kinds left out."""
+    return written(report(ROW, verification=HELD_OUT), tmp_path_factory.mktemp("checked"))
+
+
+@pytest.fixture(scope="module")
 def swept_page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a sweep."""
     return written(KNEE, tmp_path_factory.mktemp("swept"))
@@ -162,6 +168,21 @@ def test_a_sweep(browser: Browser, swept_page: Path) -> None:
     page.locator("#tip").wait_for(state="visible")
     shown = page.locator("#tip").inner_text().split("\n")
     assert {"--cr: 0.4", "removed: 40.00 %", "output error: 0.5"} <= set(shown)
+    assert opened.complaints == []
+
+
+def test_the_learning_curve(browser: Browser, checked_page: Path) -> None:
+    """What was measured is a line, what is expected dashes; each point says what it is."""
+    opened = Opened(browser, checked_page)
+    page = opened.page
+    assert "learning" in opened.plots()
+    lines = page.locator("[data-plot=learning] .mark-line path")
+    assert [line.get_attribute("stroke-dasharray") for line in lines.all()] == ["1,0", "5,4"]
+    drawn, pointers = page.locator("[data-plot=learning] .mark-symbol.role-mark").all()
+    assert drawn.locator("path").count() == 3
+    pointers.locator("path").last.hover(force=True)
+    page.locator("#tip").wait_for(state="visible")
+    assert page.locator("#tip").inner_text() == "800 samples: output error 0.12, expected"
     assert opened.complaints == []
 
 
@@ -291,7 +312,7 @@ def test_both_themes_can_be_read(browser: Browser, digits_page: Path, scheme: st
         assert page.evaluate(_CONTRAST_OF, text) >= CONTRAST, text
 
 
-@pytest.mark.parametrize("pages", ["digits_page", "swept_page"])
+@pytest.mark.parametrize("pages", ["digits_page", "swept_page", "checked_page"])
 @pytest.mark.parametrize("media", ["screen", "print"])
 def test_nothing_is_cut_off_on_a_narrow_page(
     browser: Browser, pages: str, media: str, request: pytest.FixtureRequest

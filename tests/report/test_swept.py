@@ -59,8 +59,8 @@ def test_the_page_has_the_table_of_the_terminal() -> None:
     assert head == [*columns(KNEE), "on the front"]
     ends = ["no", "yes", "yes, suggested", "yes"]
     for found, line, end in zip(KNEE.points, lines, ends, strict=True):
-        assert line == [*(cell or "–" for cell in cells(found)), end]
-        printed = " ".join(" ".join(cells(found)).split())
+        assert line == [*(cell or "–" for cell in cells(found, KNEE)), end]
+        printed = " ".join(" ".join(cells(found, KNEE)).split())
         assert printed in " ".join(stream.getvalue().split())
 
 

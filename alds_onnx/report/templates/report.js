@@ -333,6 +333,27 @@
     return draw("sweep", { sweep, shown });
   }
 
+  // The expected point is joined with the last measured one, which is in both lines but one point.
+  function drawLearning() {
+    const points = data.learning.filter((point) => point.error !== null);
+    if (points.length < 3) return draw("learning", { learning: [] });
+    const row = (point, i, series, own) => ({
+      ...point,
+      series,
+      point: own,
+      text: `${count(point.samples)} samples: output error ${error(point.error)}, ${i < 2 ? "measured" : "expected"}`,
+    });
+    const [half, all, twice] = points;
+    return draw("learning", {
+      learning: [
+        row(half, 0, "chosen", true),
+        row(all, 1, "chosen", true),
+        row(all, 1, "other", false),
+        row(twice, 2, "other", true),
+      ],
+    });
+  }
+
   function drawLatency() {
     const series = (model) => (model === "original" ? "before" : "after");
     const times = data.times.map(([model, ms]) => ({ model, ms, series: series(model) }));
@@ -396,7 +417,7 @@
 
   listen();
   chosen = worst();
-  const drawn = [drawLayers(), drawTrade(), drawTrials(), drawSweep(), drawLatency()];
+  const drawn = [drawLayers(), drawTrade(), drawTrials(), drawSweep(), drawLearning(), drawLatency()];
   if (chosen !== null) {
     $("chooser").value = String(chosen);
     drawn.push(drawLayer(chosen));
