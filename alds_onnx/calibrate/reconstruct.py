@@ -62,14 +62,16 @@ class Solution:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Fit:
-    """The solutions of a task that are fitted to the first half, and to all samples.
+    """The solutions of a task that are fitted to different samples.
 
     Attributes
     ----------
     half
-        The solution that is fitted to the first half.
+        The solution that is fitted to the first half of the samples.
     whole
         The one that is fitted to all samples; `half` unless it was asked for.
+    kept
+        The one that is fitted to all samples but those apart; `whole` if there are none.
     others
         Solutions for the other cuts, fitted to the first half.
     squared_error
@@ -81,6 +83,7 @@ class Fit:
 
     half: Solution
     whole: Solution
+    kept: Solution
     others: Mapping[Cut, Solution]
     squared_error: float | None = None
     uncorrected: float | None = None
@@ -88,21 +91,28 @@ class Fit:
     def map(self, function: Callable[[Solution], Solution]) -> Fit:
         """Change all solutions."""
         half = function(self.half)
+        whole = half if self.whole is self.half else function(self.whole)
         return replace(
             self,
             half=half,
-            whole=half if self.whole is self.half else function(self.whole),
+            whole=whole,
+            kept=whole if self.kept is self.whole else function(self.kept),
             others={cut: function(other) for cut, other in self.others.items()},
         )
 
 
-def measure_sums(
-    before: Walk, after: Walk, halves: Sequence[range], sampler: Sampler, task: Task
-) -> list[Sums]:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seen:
+    """Sums over the samples of each half that there is, and over all samples but those apart."""
+
+    halves: Sequence[Sums]
+    kept: Sums
+
+
+def measure_sums(before: Walk, after: Walk, sampler: Sampler, task: Task) -> Seen:
     """Compute sums over the inputs in the compressed model and the outputs in the original one.
 
     `before` and `after` are walks through the original and the compressed model, at the layer.
-    `halves` are the numbers of the batches to give sums of.
     """
     runner = before.runner
     name = sampler.activation(task.layer)
@@ -122,45 +132,57 @@ def measure_sums(
         inputs, outputs = zip(*map(rows, batches), strict=True)
         return sums_of(np.concatenate(inputs), np.concatenate(outputs))
 
-    def total(batches: Sequence[int]) -> Sums:
+    def total(batches: Sequence[int]) -> Sums | None:
         # Batches are grouped, so that fewer sums need to be added.
         rows_of_each = -(-rows_wanted(task.layer.shape) // len(runner.batches))
         size = max(1, _ROWS_AT_ONCE // rows_of_each)
         starts = range(0, len(batches), size)
-        first, *others = runner.map(lambda start: sums(batches[start : start + size]), starts)
-        return sum(others, first)
+        parts = list(runner.map(lambda start: sums(batches[start : start + size]), starts))
+        return _added(*parts) if parts else None
 
-    return [total(half) for half in halves]
+    halves = [
+        (
+            total([b for b in half if b not in runner.apart]),
+            total([b for b in half if b in runner.apart]),
+        )
+        for half in runner.halves
+    ]
+    return Seen(halves=[_added(*half) for half in halves], kept=_added(*(one for one, _ in halves)))
 
 
-def solve(task: Task, first: Sums, second: Sums, runner: Runner, *, whole: bool) -> Fit:
+def _added(*parts: Sums | None) -> Sums:
+    first, *others = (part for part in parts if part is not None)
+    return sum(others, first)
+
+
+def solve(task: Task, seen: Seen, runner: Runner, *, whole: bool) -> Fit:
     """Fit a task to the first half of the samples, and to all samples if `whole` asks for that.
 
     The second half decides the ridge. `runner` solves in parallel.
     """
-    centred = task.bias is not None
-    fitted, judge = first.moments(centred=centred), second.moments(centred=centred)
-    own = max(RIDGES[0], task.moments.first.uncertainty)
-    candidates = [*((fitted, ridge) for ridge in RIDGES), (task.moments.first, own)]
+    centred, own = task.bias is not None, task.moments.first
+    first, judge = (seen.halves[i].moments(centred=centred) for i in (0, -1))
+    candidates = [*((first, ridge) for ridge in RIDGES), (own, max(RIDGES[0], own.uncertainty))]
     *corrected, uncorrected = runner.map(
         lambda i: _error(task, *candidates[i], judge), range(len(candidates))
     )
     error = min(corrected)
     helps = error <= uncorrected
-    ridge = RIDGES[corrected.index(error)] if helps else own
-    half = fitted if helps else task.moments.first
-    work = [
-        (half, task.cut, _ITERATIONS),
-        *((half, cut, _SEARCH_ITERATIONS) for cut in task.others),
-    ]
-    if whole and second is not first:
-        both = (first + second).moments(centred=centred) if helps else task.moments.both
+    fitted, ridge = candidates[corrected.index(error) if helps else -1]
+    work = [(fitted, cut, _SEARCH_ITERATIONS) for cut in task.others]
+    work.append((fitted, task.cut, _ITERATIONS))
+    if whole and len(seen.halves) > 1:
+        both = _added(*seen.halves).moments(centred=centred) if helps else task.moments.both
         work.append((both, task.cut, _ITERATIONS))
-    solution, *others = runner.map(lambda i: _solution(task, ridge, *work[i]), range(len(work)))
+    if whole and runner.apart:
+        work.append((seen.kept.moments(centred=centred), task.cut, _ITERATIONS))
+    solved = list(runner.map(lambda i: _solution(task, ridge, *work[i]), range(len(work))))
+    others, (half, *more) = solved[: len(task.others)], solved[len(task.others) :]
     return Fit(
-        half=solution,
-        whole=others[len(task.others)] if len(others) > len(task.others) else solution,
-        others=dict(zip(task.others, others[: len(task.others)], strict=True)),
+        half=half,
+        whole=more[0] if more else half,
+        kept=more[-1] if more else half,
+        others=dict(zip(task.others, others, strict=True)),
         squared_error=min(error, uncorrected),
         uncorrected=uncorrected,
     )

@@ -26,7 +26,8 @@ class Runner:
     """Runs models, with external data in `folder`, on batches, `threads` of them in parallel.
 
     Each batch runs on one thread, so that results do not depend on the number of threads. The first
-    `first` batches are one half of the samples, the others the second one, if there are any.
+    `first` batches are one half of the samples, the others the second one, if there are any. The
+    batches `apart` are of kinds of inputs that are left out of some fits.
     """
 
     batches: tuple[Feed, ...]
@@ -34,6 +35,7 @@ class Runner:
     threads: int
     provider: Provider
     first: int = 0
+    apart: frozenset[int] = frozenset()
 
     @property
     def halves(self) -> tuple[range, ...]:
@@ -43,7 +45,8 @@ class Runner:
 
     def second_half(self) -> Runner:
         """Run the second half only; all, if there is one half."""
-        return replace(self, batches=self.batches[self.halves[-1].start :], first=0)
+        batches = self.batches[self.halves[-1].start :]
+        return replace(self, batches=batches, first=0, apart=frozenset())
 
     def session(self, model: ModelProto) -> Session:
         """Load a model for runs in parallel."""

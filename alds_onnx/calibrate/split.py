@@ -1,8 +1,9 @@
 """Splitting samples into parts with different jobs, by the outputs of the original.
 
-Samples with similar outputs are a *kind*: a cluster of k-means. Parts that are to resemble all
-samples take turns through the samples sorted by kind, so that each has its share of every kind.
-Some whole kinds are left out of everything that is fitted or chosen.
+Samples with similar outputs are a *kind*: a cluster of k-means. All parts take turns through the
+samples sorted by kind, so that each has its share of every kind. Some kinds are *apart*: what a
+model does with kinds of inputs that it was not fitted to is measured with factors that are fitted
+to the samples of the other kinds, on those samples of the kinds apart that are there to be checked.
 
 Source: systematic sampling from a sorted list is as in Cochran, "Sampling Techniques", 1977,
 chapter 8.
@@ -26,9 +27,9 @@ _Indices = npt.NDArray[np.int64]
 # The part of the units to check on; at least so many samples, if that is at most half of the units;
 # at most so many units.
 _CHECKED, _FEWEST_CHECKED, _MOST_CHECKED = 1 / 4, 32, 1024
-# The part of the samples, at least and at most, that the kinds left out have together; and the
-# fewest samples that they may have.
-_LEFT_OUT, _MOST_LEFT_OUT, _FEWEST_LEFT_OUT = 1 / 16, 1 / 8, 4
+# The part of the samples that the kinds apart have together, about; and the fewest units to check
+# of them.
+_APART, _FEWEST_APART = 1 / 3, 4
 # The part of the other samples on which the trials of a limit are measured.
 _CHOSEN = 1 / 5
 _FEWEST_CHOSEN_FROM = 5
@@ -39,12 +40,15 @@ _FEW, _MOST = 32, 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Split:
-    """The numbers of the samples in each part; see `alds_onnx.steps.data.Data`."""
+    """The numbers of the samples in each part; see `alds_onnx.steps.data.Data`.
+
+    `apart` marks the samples, in all parts, of the `num_kinds` kinds that are apart.
+    """
 
     halves: tuple[_Indices, _Indices]
     choose: _Indices
     check: _Indices
-    left_out: _Indices
+    apart: npt.NDArray[np.bool_]
     num_kinds: int
 
 
@@ -65,8 +69,7 @@ def split(outputs: FloatArray, seed: int, *, choose: bool, samples_each: float =
     Returns
     -------
     Split
-        All parts are disjoint, but that `left_out` may share samples with `check`. A single sample
-        is in the first half.
+        The parts are disjoint. A single sample is in the first half.
 
     Examples
     --------
@@ -79,9 +82,8 @@ def split(outputs: FloatArray, seed: int, *, choose: bool, samples_each: float =
     kinds = _kinds(outputs, generator)
     order = np.lexsort((generator.permutation(count), outputs @ _axis(outputs), kinds))
     check = _systematic(order, _num_checked(count, samples_each), generator)
-    chosen = _left_out_kinds(outputs, kinds)
-    left_out = np.flatnonzero(np.isin(kinds, chosen))
-    rest = _without(order, np.concatenate([check, left_out]))
+    chosen = _kinds_apart(kinds, check, generator)
+    rest = _without(order, check)
     trials = rest[:0]
     if choose and len(rest) >= _FEWEST_CHOSEN_FROM:
         trials = _systematic(rest, round(_CHOSEN * len(rest)), generator)
@@ -90,7 +92,7 @@ def split(outputs: FloatArray, seed: int, *, choose: bool, samples_each: float =
         halves=(rest[::2], rest[1::2]),
         choose=trials,
         check=check,
-        left_out=left_out,
+        apart=np.isin(kinds, chosen),
         num_kinds=len(chosen),
     )
 
@@ -123,26 +125,17 @@ def _axis(outputs: FloatArray) -> FloatArray:
     return axis if axis[np.abs(axis).argmax()] > 0 else -axis
 
 
-def _left_out_kinds(outputs: FloatArray, kinds: _Indices) -> list[int]:
-    """Choose the kinds to leave out: those least like the others, one after the other.
-
-    A kind that is too large stays, and so do all if there are too few samples.
-    """
-    count = len(outputs)
+def _kinds_apart(kinds: _Indices, check: _Indices, generator: np.random.Generator) -> list[int]:
+    """Draw the kinds that are apart: none if too few of their samples were to be checked."""
     numbers, sizes = np.unique(kinds, return_counts=True)
-    wanted, most = max(_FEWEST_LEFT_OUT, _LEFT_OUT * count), _MOST_LEFT_OUT * count
-    if len(numbers) < 3 or most < _FEWEST_LEFT_OUT:
-        return []
-    centres = np.stack([outputs[kinds == number].mean(axis=0) for number in numbers])
-    apart = np.linalg.norm(centres[:, None] - centres, axis=2)
-    np.fill_diagonal(apart, np.inf)
     chosen: list[int] = []
     total = 0
-    for place in np.argsort(-apart.min(axis=1), kind="stable"):
-        if total < wanted and total + sizes[place] <= most:
+    for place in generator.permutation(len(numbers)):
+        if total + sizes[place] / 2 <= _APART * len(kinds):
             chosen.append(int(numbers[place]))
             total += int(sizes[place])
-    return chosen if total >= _FEWEST_LEFT_OUT else []
+    checked = int(np.isin(kinds[check], chosen).sum())
+    return chosen if checked >= _FEWEST_APART and total < len(kinds) / 2 else []
 
 
 def _systematic(order: _Indices, wanted: int, generator: np.random.Generator) -> _Indices:
@@ -189,12 +182,13 @@ def _block(parts: Sequence[FloatArray]) -> FloatArray:
     """Stack the numbers of one output, of unit mean power around their mean."""
     sizes = {len(part) for part in parts}
     wanted = min(sizes.pop(), _MOST) if len(sizes) == 1 else _FEW
-    rows = np.stack([_resampled(part, wanted) for part in parts])
+    rows: FloatArray = np.stack([_resampled(part, wanted) for part in parts])
     if (rows >= 0).all() and np.allclose(rows.sum(axis=1), 1.0, atol=1e-3):
         rows = np.sqrt(rows)  # probabilities, whose distance is that of Hellinger
     centred = rows - rows.mean(axis=0)
-    scale = float(np.sqrt((centred**2).sum(axis=1).mean()))
-    return centred / (scale or 1.0)
+    scale = float(np.sqrt((centred**2).sum(axis=1).mean())) or 1.0
+    described: FloatArray = centred / scale
+    return described
 
 
 def _resampled(part: FloatArray, wanted: int) -> FloatArray:

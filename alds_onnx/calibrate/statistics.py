@@ -84,6 +84,7 @@ class Sums:
             input_mean=x,
             output_mean=y,
             uncertainty=uncertainty(inputs, count),
+            count=count,
         )
 
 

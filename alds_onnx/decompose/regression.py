@@ -69,6 +69,8 @@ class Moments:
     uncertainty
         The ridge, relative to the mean power of an input, that makes up for having seen few
         samples; see `uncertainty`.
+    count
+        Number of inputs; 0 if the moments are not of samples.
     """
 
     inputs: FloatArray
@@ -77,32 +79,41 @@ class Moments:
     input_mean: FloatArray
     output_mean: FloatArray
     uncertainty: float = 0.0
+    count: int = 0
+
+    def __add__(self, other: Moments) -> Moments:
+        """Combine the moments of two sets of samples, both centred or neither."""
+        count = self.count + other.count
+        part = other.count / max(1, count)
+        x = other.input_mean - self.input_mean
+        y = other.output_mean - self.output_mean
+        spread = part * (1 - part)
+        inputs = (1 - part) * self.inputs + part * other.inputs + spread * np.outer(x, x)
+        return Moments(
+            inputs=inputs,
+            cross=(1 - part) * self.cross + part * other.cross + spread * np.outer(y, x),
+            power=(1 - part) * self.power + part * other.power + spread * float(y @ y),
+            input_mean=self.input_mean + part * x,
+            output_mean=self.output_mean + part * y,
+            uncertainty=uncertainty(inputs, count),
+            count=count,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Halves:
-    """The moments of all samples, and of two halves of them.
+    """The moments of two halves of the samples: what is fitted to one is judged on the other.
 
-    What is fitted to the first half is judged on the second. Where there is one half only, or none
-    is observed, the three are the same object.
+    Where there is one half only, or none is observed, the two are the same object.
     """
 
-    both: Moments
     first: Moments
     second: Moments
 
-    @classmethod
-    def same(cls, moments: Moments) -> Halves:
-        """Of moments that are not of samples, or of too few to be divided."""
-        return cls(both=moments, first=moments, second=moments)
-
-    def map(self, function: Callable[[Moments], Moments]) -> Halves:
-        """Change all three."""
-        if self.first is self.second:
-            return Halves.same(function(self.both))
-        return Halves(
-            both=function(self.both), first=function(self.first), second=function(self.second)
-        )
+    @property
+    def both(self) -> Moments:
+        """The moments of all samples."""
+        return self.first if self.first is self.second else self.first + self.second
 
 
 def uncertainty(inputs: FloatArray, count: int) -> float:
@@ -148,6 +159,7 @@ def predicted_moments(matrix: FloatArray, inputs: Moments) -> Moments:
         input_mean=inputs.input_mean,
         output_mean=matrix @ inputs.input_mean,
         uncertainty=inputs.uncertainty,
+        count=inputs.count,
     )
 
 
@@ -239,7 +251,7 @@ def crossed_spectra(
     """Error curves fitted to each half and judged on the other; see `joint_spectra`."""
     first, second = moments.first, moments.second
     if first is second:
-        return joint_spectra(matrix, shape, moments.both, slice_counts)
+        return joint_spectra(matrix, shape, first, slice_counts)
     return _mean(
         joint_spectra(matrix, shape, first, slice_counts, second),
         joint_spectra(matrix, shape, second, slice_counts, first),

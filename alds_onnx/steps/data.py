@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,13 +26,14 @@ class Data:
     halves
         The runs to choose ranks by and to fit factors to, in two halves: what is fitted to the
         first is judged on the second. The second is empty if there is a single sample.
+    apart
+        How many runs at the end of each half are of kinds of inputs that some fits leave out.
     choose
         The runs on which the trials of `--max-error` are measured; none without that option.
     check
         The runs that nothing is fitted to or chosen by: what the user reads is measured on them.
     left_out
-        The runs of whole kinds of inputs that are not in `halves` or `choose`, but may be in
-        `check`.
+        The runs in `check` of the kinds that some fits leave out, batched anew.
     num_kinds
         Number of kinds in `left_out`.
     num_spoilt
@@ -42,6 +43,7 @@ class Data:
     """
 
     halves: tuple[tuple[Feed, ...], tuple[Feed, ...]]
+    apart: tuple[int, int] = (0, 0)
     choose: tuple[Feed, ...] = ()
     check: tuple[Feed, ...] = ()
     left_out: tuple[Feed, ...] = ()
@@ -82,19 +84,32 @@ def _split(units: Units, settings: Settings) -> Data:
         choose=settings.max_error is not None,
         samples_each=count / len(units.feeds),
     )
+    apart = np.zeros(len(spoilt), bool)
+    apart[clean] = parts.apart
     first, second = (clean[half] for half in parts.halves)
+    halves = [
+        (units.batches(half[~apart[half]]), units.batches(half[apart[half]]))
+        for half in (np.append(first, np.flatnonzero(spoilt)), second)
+    ]
+    check = clean[parts.check]
     return Data(
-        halves=(
-            units.batches(np.append(first, np.flatnonzero(spoilt))),
-            units.batches(second),
-        ),
+        halves=((*halves[0][0], *halves[0][1]), (*halves[1][0], *halves[1][1])),
+        apart=(len(halves[0][1]), len(halves[1][1])),
         choose=units.batches(clean[parts.choose]),
-        check=units.batches(clean[parts.check]),
-        left_out=units.batches(clean[parts.left_out]),
+        check=units.batches(check),
+        left_out=units.batches(check[apart[check]]),
         num_kinds=parts.num_kinds,
         num_spoilt=int(spoilt.sum()),
         num_samples=count,
     )
+
+
+def fit_runner(data: Data, survey: Survey, settings: Settings) -> Runner:
+    """Make what runs models on the data to fit to."""
+    first, total = len(data.halves[0]), len(data.fit)
+    ends = zip((first, total), data.apart, strict=True)
+    apart = frozenset(number for end, count in ends for number in range(end - count, end))
+    return replace(make_runner(data.fit, survey, settings), first=first, apart=apart)
 
 
 def make_runner(feeds: Sequence[Feed], survey: Survey, settings: Settings) -> Runner:

@@ -14,7 +14,7 @@ from alds_onnx.search.minmax import smallest_parameters
 from alds_onnx.settings import Settings, Source, Step
 from alds_onnx.steps.checks import find_shapes, make_samples
 from alds_onnx.steps.clock import Clock
-from alds_onnx.steps.data import Data, load_data
+from alds_onnx.steps.data import Data, fit_runner, load_data
 from alds_onnx.steps.evaluation import Evaluator, ModelScores, check_finite, make_evaluator
 from alds_onnx.steps.metrics.base import Metric
 from alds_onnx.steps.metrics.observe import data_metric
@@ -68,7 +68,7 @@ def prepare(
     if data is None:
         metric: Metric = weight_metric(survey, settings, clock.advance)
     else:
-        metric = data_metric(survey, data.halves, settings, clock)
+        metric = data_metric(survey, fit_runner(data, survey, settings), settings, clock)
     clock.start(Step.INPUTS)
     samples = make_samples(survey, data, settings)
     shapes = find_shapes(survey, samples, settings)

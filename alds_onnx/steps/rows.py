@@ -8,7 +8,7 @@ from math import prod
 
 from alds_onnx.cuts import CutError, Factors, FloatArray, Work
 from alds_onnx.graph.layers import Layer, Skipped
-from alds_onnx.graph.rewrite import Dense
+from alds_onnx.graph.rewrite import Replacement
 from alds_onnx.graph.scopes import Site
 from alds_onnx.steps.survey import Survey, Weight
 from alds_onnx.values import Decision, LayerPlan
@@ -19,8 +19,8 @@ class Decomposition:
     """The factors of a weight as the model stores them, and their errors.
 
     `bias` is the new one, of shape (f,); None leaves the old one. The last two errors are those of
-    `LayerPlan`; None without calibration data. `half` is the weight if its factors are fitted to
-    half of the data.
+    `LayerPlan`; None without calibration data. `half` are the factors
+    fitted to half of the data, `kept` those fitted without some kinds of inputs.
     """
 
     weight: Weight
@@ -29,7 +29,8 @@ class Decomposition:
     bias: FloatArray | None = None
     local_error: float | None = None
     output_error: float | None = None
-    half: Dense | None = None
+    half: Replacement | None = None
+    kept: Replacement | None = None
 
 
 def plan_rows(

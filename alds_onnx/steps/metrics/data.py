@@ -36,7 +36,7 @@ from alds_onnx.errors import DataError
 from alds_onnx.evaluate.sessions import RunError
 from alds_onnx.evidence import Damage
 from alds_onnx.graph.layers import Layer
-from alds_onnx.graph.rewrite import Dense, stored_factors, with_dense_weights
+from alds_onnx.graph.rewrite import Dense, Replacement, stored_factors, with_dense_weights
 from alds_onnx.search.frontier import Choice, Point
 from alds_onnx.steps.metrics.base import Reconsider
 from alds_onnx.steps.rows import Decomposition
@@ -165,8 +165,8 @@ class DataMetric:
                     node = weight.layers[0].site.node
                     walk.go(original, node)
                     compressed.go(with_dense_weights(original, dense), node)
-                    sums = measure_sums(walk, compressed, runner.halves, self.sampler, task)
-                    found = solve(task, sums[0], sums[-1], runner, whole=whole).map(_lifted(probe))
+                    seen = measure_sums(walk, compressed, self.sampler, task)
+                    found = solve(task, seen, runner, whole=whole).map(_lifted(probe))
                 else:
                     found = _solve_unobserved(task).map(_lifted(probe))
                 done[weight.name] = found.map(_stored(task.layer))
@@ -221,8 +221,13 @@ class DataMetric:
             error=cut_error(probe.weight, factors, curves),
             local_error=local,
             output_error=moved,
-            half=Dense(layers=weight.layers, matrix=compose(fit.half.factors), bias=fit.half.bias),
+            half=_replacement(weight, fit.half),
+            kept=_replacement(weight, fit.kept),
         )
+
+
+def _replacement(weight: Weight, solution: Solution) -> Replacement:
+    return Replacement(layers=weight.layers, factors=solution.factors, bias=solution.bias)
 
 
 def correction(slope: float) -> float:
@@ -282,7 +287,7 @@ def _solve_unobserved(task: Task) -> Fit:
 def _unmeasured(half: Factors, whole: Factors) -> Fit:
     solution = Solution(factors=half, bias=None)
     other = solution if whole is half else Solution(factors=whole, bias=None)
-    return Fit(half=solution, whole=other, others={})
+    return Fit(half=solution, whole=other, kept=other, others={})
 
 
 def _fits_wide(cut: Cut) -> bool:

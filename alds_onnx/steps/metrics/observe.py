@@ -8,7 +8,6 @@ sensitivity   the measured change of the model's outputs when one layer is cut
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +15,6 @@ from threadpoolctl import threadpool_limits
 
 from alds_onnx.cache import Cache
 from alds_onnx.calibrate.distance import distance_of_weights, spread_batches, walk_order
-from alds_onnx.calibrate.reader import Feed
 from alds_onnx.calibrate.reference import reference
 from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.sensitivity import Probe, Sensitivity, measure
@@ -38,7 +36,6 @@ from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import constant_bias
 from alds_onnx.settings import Settings, Step
 from alds_onnx.steps.clock import Clock
-from alds_onnx.steps.data import make_runner
 from alds_onnx.steps.metrics.data import DataMetric
 from alds_onnx.steps.metrics.kept import (
     identity_of_data,
@@ -60,18 +57,12 @@ _PROBE_NUMBERS, _MOST_PROBES = 1_000_000, 64
 _HalvedSums: TypeAlias = tuple[Mapping[str, Sums], Mapping[str, Sums]]
 
 
-def data_metric(
-    survey: Survey,
-    halves: tuple[Sequence[Feed], Sequence[Feed]],
-    settings: Settings,
-    clock: Clock,
-) -> DataMetric:
+def data_metric(survey: Survey, runner: Runner, settings: Settings, clock: Clock) -> DataMetric:
     """Run the original on the data, draw the error curves, and probe every layer.
 
-    There is one feed for each run. What is fitted to the first half is judged on the second. With a
-    plan, nothing is probed. If the model does not run on the data, that is a DataError.
+    What is fitted to the first half of the runner's batches is judged on the second. With a plan,
+    nothing is probed. If the model does not run on the data, that is a DataError.
     """
-    runner = replace(make_runner((*halves[0], *halves[1]), survey, settings), first=len(halves[0]))
     sampler = Sampler(index=survey.index, seed=settings.seed, num_batches=len(runner.batches))
     cache, origin = Cache(folder=settings.cache), _origin(survey, runner, settings)
     weights = survey.weights()
@@ -178,11 +169,12 @@ def _probe(survey: Survey, weight: Weight, inputs: Sequence[Sums], settings: Set
     wide = is_wide(layer.shape)
     matrix = np.eye(len(own)) if wide else own
     if inputs:
-        moments = _halves(inputs, centred=bias is not None).map(
-            lambda observed: predicted_moments(matrix, observed)
-        )
+        halves = [
+            predicted_moments(matrix, half.moments(centred=bias is not None)) for half in inputs
+        ]
     else:
-        moments = Halves.same(outputs_of_white_noise(own) if wide else white_moments(own))
+        halves = [outputs_of_white_noise(own) if wide else white_moments(own)]
+    moments = Halves(first=halves[0], second=halves[-1])
     counts = _slice_counts(layer, settings)
     return Probe(
         layers=weight.layers,
@@ -199,17 +191,6 @@ def _probe(survey: Survey, weight: Weight, inputs: Sequence[Sums], settings: Set
             matrix,
             *(part for half in (moments.first, moments.second) for part in _identity(half)),
         ),
-    )
-
-
-def _halves(sums: Sequence[Sums], *, centred: bool) -> Halves:
-    if len(sums) == 1:
-        return Halves.same(sums[0].moments(centred=centred))
-    first, second = sums
-    return Halves(
-        both=(first + second).moments(centred=centred),
-        first=first.moments(centred=centred),
-        second=second.moments(centred=centred),
     )
 
 
