@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alds_onnx.limits import Trial
-from alds_onnx.search.bisection import STEP, fractions, largest_that_holds, most_trials
+from alds_onnx.search.bisection import (
+    STEP,
+    Found,
+    confirmed,
+    fractions,
+    largest_that_holds,
+    most_trials,
+    places_below,
+)
 
 law = settings(deadline=None)
 reaches = st.floats(0, 1, exclude_max=True)
@@ -77,3 +85,63 @@ def test_fractions_are_within_reach_and_short_to_write(reach: float) -> None:
 def test_where_nothing_can_be_removed_nothing_is_tried(reach: float) -> None:
     assert fractions(reach) == ()
     assert search({}, 0.5) == (None, ())
+
+
+def confirm(
+    chosen: dict[float, float], checked: dict[float, float], limit: float
+) -> Found[float]:
+    """Search by the chosen values, then step back until the checked ones hold too."""
+    candidates = tuple(chosen)
+    best, trials = largest_that_holds(lambda c: c, chosen.__getitem__, limit, candidates)
+    first = Found(best=best, trials=trials)
+    return confirmed(
+        lambda c: c, chosen.__getitem__, checked.__getitem__, limit, candidates, first
+    )
+
+
+@law
+@given(st.data(), st.integers(0, 250))
+def test_what_is_confirmed_holds_in_both_measurements(data: st.DataObject, size: int) -> None:
+    values = st.lists(st.floats(0, 1) | st.just(math.nan), min_size=size, max_size=size)
+    candidates = tuple((i + 1) / 300 for i in range(size))
+    chosen, checked = (dict(zip(candidates, data.draw(values), strict=True)) for _ in range(2))
+    found = confirm(chosen, checked, 0.5)
+    assert len({trial.removed for trial in found.trials}) == len(found.trials)
+    assert not any(trial.value <= 0.5 for trial in found.checked[:-1])
+    if found.best is not None:
+        assert chosen[found.best] <= 0.5
+        assert checked[found.best] <= 0.5
+        assert found.checked[-1] == Trial(removed=found.best, value=checked[found.best])
+    else:
+        assert not any(trial.value <= 0.5 for trial in found.checked)
+
+
+def test_what_holds_at_once_is_not_tried_again() -> None:
+    values = {c: c for c in fractions(0.9)}
+    found = confirm(values, values, 0.5)
+    assert found.best == 0.5
+    assert found.checked == (Trial(removed=0.5, value=0.5),)
+
+
+def test_a_limit_that_breaks_on_other_samples_takes_steps_back_that_double() -> None:
+    chosen = {c: c for c in fractions(0.9)}
+    found = confirm(chosen, {c: c + 0.04 for c in chosen}, 0.5)
+    assert [trial.removed for trial in found.checked] == [0.5, 0.495, 0.485, 0.465, 0.425]
+    assert found.best == 0.425
+
+
+@law
+@given(st.integers(0, 300))
+def test_few_steps_back_and_the_last_is_the_smallest(place: int) -> None:
+    places = places_below(place)
+    assert list(places) == sorted(set(places), reverse=True)
+    assert not places if place == 0 else places[-1] == 0
+    assert all(0 <= below < place for below in places)
+    assert len(places) <= 9
+
+
+def test_if_the_smallest_breaks_too_there_is_none() -> None:
+    chosen = {c: c for c in fractions(0.9)}
+    found = confirm(chosen, dict.fromkeys(chosen, 0.6), 0.5)
+    assert found.best is None
+    assert found.checked[-1].removed == STEP
