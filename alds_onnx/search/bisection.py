@@ -55,7 +55,7 @@ def largest_that_holds(
     measure: Callable[[_T], float],
     limit: float,
     candidates: Sequence[float],
-) -> tuple[_T | None, tuple[Trial, ...]]:
+) -> Found[_T]:
     """Bisect over the fractions to remove.
 
     Parameters
@@ -73,8 +73,8 @@ def largest_that_holds(
 
     Returns
     -------
-    The attempt with the largest fraction that was measured to stay within the limit, None if there
-    is none; and all trials in order, at most `most_trials`.
+    The attempt with the largest fraction that was measured to stay within the limit, and all
+    trials, at most `most_trials`.
     """
     best: _T | None = None
     trials: list[Trial] = []
@@ -88,7 +88,7 @@ def largest_that_holds(
             low, best = middle, made
         else:
             high = middle
-    return best, tuple(trials)
+    return Found(best=best, trials=tuple(trials))
 
 
 def places_below(place: int) -> tuple[int, ...]:
@@ -105,12 +105,13 @@ def places_below(place: int) -> tuple[int, ...]:
 
 
 def confirmed(
+    first: Found[_T],
+    candidates: Sequence[float],
+    *,
     attempt: Callable[[float], _T],
     measure: Callable[[_T], float],
-    confirm: Callable[[_T], float],
+    confirm: Callable[[_T], _T],
     limit: float,
-    candidates: Sequence[float],
-    first: Found[_T],
 ) -> Found[_T]:
     """Step back from what a search found until the limit holds on other samples too.
 
@@ -119,12 +120,12 @@ def confirmed(
 
     Parameters
     ----------
-    attempt, measure, limit, candidates
-        Those of the search; see `largest_that_holds`.
-    confirm
-        Gives the value of an attempt on the other samples.
     first
         What the search found.
+    candidates, attempt, measure, limit
+        Those of the search; see `largest_that_holds`.
+    confirm
+        Gives an attempt with its value on the other samples.
     """
     made, trials, checked = first.best, list(first.trials), list(first.checked)
     if made is None:
@@ -136,7 +137,8 @@ def confirmed(
         if all(trial.removed != removed for trial in trials):
             trials.append(Trial(removed=removed, value=value))
         if value <= limit:
-            checked.append(Trial(removed=removed, value=confirm(made)))
+            made = confirm(made)
+            checked.append(Trial(removed=removed, value=measure(made)))
             if checked[-1].value <= limit:
                 break
         place = next(places, None)

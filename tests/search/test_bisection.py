@@ -25,7 +25,9 @@ reaches = st.floats(0, 1, exclude_max=True)
 
 def search(values: dict[float, float], limit: float) -> tuple[float | None, tuple[Trial, ...]]:
     """Search over measured values; an attempt is the fraction itself."""
-    return largest_that_holds(lambda removed: removed, values.__getitem__, limit, tuple(values))
+    found = largest_that_holds(lambda removed: removed, values.__getitem__, limit, tuple(values))
+    assert found.checked == ()
+    return found.best, found.trials
 
 
 @law
@@ -89,13 +91,26 @@ def test_where_nothing_can_be_removed_nothing_is_tried(reach: float) -> None:
 
 def confirm(
     chosen: dict[float, float], checked: dict[float, float], limit: float
-) -> Found[float]:
-    """Search by the chosen values, then step back until the checked ones hold too."""
+) -> Found[tuple[float, float]]:
+    """Search by the chosen values, then step back until the checked ones hold too.
+
+    An attempt is the fraction and its value.
+    """
     candidates = tuple(chosen)
-    best, trials = largest_that_holds(lambda c: c, chosen.__getitem__, limit, candidates)
-    first = Found(best=best, trials=trials)
+
+    def attempt(removed: float) -> tuple[float, float]:
+        return removed, chosen[removed]
+
+    def value(made: tuple[float, float]) -> float:
+        return made[1]
+
     return confirmed(
-        lambda c: c, chosen.__getitem__, checked.__getitem__, limit, candidates, first
+        largest_that_holds(attempt, value, limit, candidates),
+        candidates,
+        attempt=attempt,
+        measure=value,
+        confirm=lambda made: (made[0], checked[made[0]]),
+        limit=limit,
     )
 
 
@@ -109,9 +124,10 @@ def test_what_is_confirmed_holds_in_both_measurements(data: st.DataObject, size:
     assert len({trial.removed for trial in found.trials}) == len(found.trials)
     assert not any(trial.value <= 0.5 for trial in found.checked[:-1])
     if found.best is not None:
-        assert chosen[found.best] <= 0.5
-        assert checked[found.best] <= 0.5
-        assert found.checked[-1] == Trial(removed=found.best, value=checked[found.best])
+        removed, value = found.best
+        assert chosen[removed] <= 0.5
+        assert value == checked[removed] <= 0.5
+        assert found.checked[-1] == Trial(removed=removed, value=value)
     else:
         assert not any(trial.value <= 0.5 for trial in found.checked)
 
@@ -119,7 +135,7 @@ def test_what_is_confirmed_holds_in_both_measurements(data: st.DataObject, size:
 def test_what_holds_at_once_is_not_tried_again() -> None:
     values = {c: c for c in fractions(0.9)}
     found = confirm(values, values, 0.5)
-    assert found.best == 0.5
+    assert found.best == (0.5, 0.5)
     assert found.checked == (Trial(removed=0.5, value=0.5),)
 
 
@@ -127,7 +143,8 @@ def test_a_limit_that_breaks_on_other_samples_takes_steps_back_that_double() -> 
     chosen = {c: c for c in fractions(0.9)}
     found = confirm(chosen, {c: c + 0.04 for c in chosen}, 0.5)
     assert [trial.removed for trial in found.checked] == [0.5, 0.495, 0.485, 0.465, 0.425]
-    assert found.best == 0.425
+    assert found.best is not None
+    assert found.best[0] == 0.425
 
 
 @law
