@@ -23,7 +23,8 @@ class Score:
         The graph output that was scored; "" for a function.
     drop_stderr
         Standard error of `drop`, in percentage points, from the differences between the two models
-        on the same samples; None for a function, and for a single sample.
+        on the same samples, at least that of one sample; None for a function, and if there is only
+        one sample.
     held_out
         Whether nothing was fitted to the samples or chosen by them; None for a function, whose
         samples are not known.

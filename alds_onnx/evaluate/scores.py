@@ -105,9 +105,11 @@ def drop_stderr(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> 
     """Give the standard error of the share that is lost, where both are right on the same samples.
 
     Most samples that one model gets right, the other gets right too, so that the difference is
-    known far better than either share. None for a single sample.
+    known far better than either share. Where no sample changes, the standard error is that of a
+    single change: none was seen, which does not mean that there are none. None for one sample.
     """
-    if len(before) < 2:
+    count = len(before)
+    if count < 2:
         return None
     lost = before.astype(np.float64) - after.astype(np.float64)
-    return float(np.sqrt(lost.var(ddof=1) / len(lost)))
+    return max(1 / count, float(np.sqrt(lost.var(ddof=1) / count)))
