@@ -21,6 +21,13 @@ class Score:
         Number of labelled samples; None for a function, whose scores have their own units.
     output
         The graph output that was scored; "" for a function.
+    drop_stderr
+        Standard error of `drop`, in percentage points, from the differences between the two models
+        on the same samples, at least that of one sample; None for a function, and if there is only
+        one sample.
+    held_out
+        Whether nothing was fitted to the samples or chosen by them; None for a function, whose
+        samples are not known.
     """
 
     name: str
@@ -28,6 +35,8 @@ class Score:
     after: float
     samples: int | None = None
     output: str = ""
+    drop_stderr: float | None = None
+    held_out: bool | None = None
 
     @property
     def drop(self) -> float:
@@ -60,7 +69,7 @@ class LimitData(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One attempt: the fraction to remove, and the measured value."""
+    """One attempt: the fraction to remove, and a measured value."""
 
     removed: float
     value: float
@@ -76,11 +85,20 @@ class LimitResult:
         The limited quantity, which is the relative L2 error of the worst output or the drop of a
         score in its units (`Score.drop`), and its largest allowed value.
     reached
-        The value at the chosen ratio; 0 if nothing could be removed.
+        The value at the chosen ratio; 0 if nothing could be removed. It was measured on the samples
+        that nothing was chosen by, if there are any.
     data, samples
-        The data of the measurement and its number of samples; None for a function.
+        The data of that measurement and its number of samples; None for a function.
     trials
-        All attempts, in order.
+        All attempts, in order, with the values by which one was chosen.
+    stderr
+        Standard error of `reached`; None where it was not estimated.
+    chosen, chosen_samples
+        The value at the chosen ratio on the samples by which it was chosen, and their number; None
+        if these are the same samples.
+    checked
+        What was measured on the samples that nothing was chosen by, in order. The limit was broken
+        there by all but the last, which were refused.
     """
 
     kind: LimitKind
@@ -89,3 +107,12 @@ class LimitResult:
     data: LimitData
     samples: int | None
     trials: tuple[Trial, ...]
+    stderr: float | None = None
+    chosen: float | None = None
+    chosen_samples: int | None = None
+    checked: tuple[Trial, ...] = ()
+
+    @property
+    def refused(self) -> tuple[Trial, ...]:
+        """What kept the limit on the samples that chose it, and broke it on the others."""
+        return tuple(trial for trial in self.checked if not trial.value <= self.limit)

@@ -9,7 +9,13 @@ from itertools import count
 from alds_onnx.errors import BudgetError
 from alds_onnx.evaluate.sessions import check_provider
 from alds_onnx.limits import LimitResult
-from alds_onnx.search.bisection import fractions, largest_that_holds, most_trials
+from alds_onnx.search.bisection import (
+    confirmed,
+    fractions,
+    largest_that_holds,
+    most_trials,
+    places_below,
+)
 from alds_onnx.search.budgets import parameter_budget
 from alds_onnx.settings import Progress, Settings, Source, Step
 from alds_onnx.steps.attempt import Attempt, make_attempt, requested_budgets
@@ -65,20 +71,29 @@ def run_sweep(source: Source, settings: Settings, progress: Progress) -> Iterato
 def _within_limit(
     prepared: Prepared, quantity: LimitedQuantity, clock: Clock
 ) -> tuple[Attempt, LimitResult]:
-    """Find the largest compression that stays within the limit."""
+    """Find the largest compression that stays within the limit, on all samples that measure it."""
     candidates = fractions(reach(prepared))
-    numbers = count(1)
+    numbers, most = count(1), most_trials(candidates)
+    if quantity.check_samples is not None:
+        most += len(places_below(len(candidates) - 1))
 
     def attempt(removed: float) -> Attempt:
-        clock.attempt(next(numbers), most_trials(candidates))
+        clock.attempt(next(numbers), most)
         made = make_attempt(prepared, (parameter_budget(prepared.before, removed),), clock)
         clock.start(Step.MEASURE)
         return replace(made, measurement=quantity.measure(made.model, clock.advance))
 
-    found = largest_that_holds(attempt, _value, quantity.limit, candidates)
-    best, trials = found
-    result = limit_result(quantity, trials)
-    return best or make_attempt(prepared, (), clock), result
+    def confirm(made: Attempt) -> Attempt:
+        return replace(made, measurement=quantity.confirm(made.model, clock.advance))
+
+    limit, measure = quantity.limit, _value
+    found = largest_that_holds(attempt, measure, limit, candidates)
+    if quantity.check_samples is not None:
+        found = confirmed(
+            found, candidates, attempt=attempt, measure=measure, confirm=confirm, limit=limit
+        )
+    result = limit_result(quantity, found, found.best.measurement if found.best else None)
+    return found.best or make_attempt(prepared, (), clock), result
 
 
 def _value(attempt: Attempt) -> float:

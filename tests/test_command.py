@@ -175,7 +175,8 @@ def test_scores_before_and_after(tmp_path: Path) -> None:
         found = scores[f"top-{k}"]
         assert (found["before"], found["after"]) == (before / 1000, after / 1000)
         assert f"{before / 10:.2f} %" in done.stdout
-        assert f"{(after - before) / 10:+.2f} points, 1,000 samples" in done.stdout
+        noise = f"± {found['drop_stderr']:.2f} points, 1,000 samples"
+        assert f"{(after - before) / 10:+.2f} {noise}" in done.stdout
 
 
 def test_as_small_as_a_drop_allows(labelled: Path, tmp_path: Path) -> None:
@@ -183,8 +184,14 @@ def test_as_small_as_a_drop_allows(labelled: Path, tmp_path: Path) -> None:
     done = alds(DIGITS, out, "--max-drop", "5", *PAPER, "--evaluate", labelled, "--json", report)
     assert (done.returncode, done.stderr) == (0, "")
     values = json.loads(report.read_text())
+    target, scores = values["target"], values["scores"]
     lost = right(DIGITS, labelled, 1) - right(out, labelled, 1)
-    assert values["target"]["reached"] == lost / 40 * 100 <= 5
+    both = target["reached"] * target["samples"] + target["chosen"] * target["chosen_samples"]
+    assert both == 100 * lost
+    assert (target["samples"], target["chosen_samples"]) == (20, 20)
+    assert target["reached"] == scores[0]["drop"] <= 5
+    assert target["chosen"] <= 5
+    assert f"kept on 20 held-out samples; chosen on 20 others: {target['chosen']:g}" in done.stdout
     removed = 1 - count_parameters(out) / count_parameters(DIGITS)
     asked = values["plan"]["budget"]["removed"]
     assert 0.3 < asked <= removed <= asked + 0.01

@@ -37,6 +37,16 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert "models/digits.onnx" in setup[0]
 
 
+def test_the_first_command_of_the_readme_shows_a_true_number(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    (first,) = re.findall(r"&& \.venv/bin/alds-onnx (models/.*)$", README, flags=re.MULTILINE)
+    arguments = [Path(sys.executable).with_name("alds-onnx"), *first.split()]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^ *top-1 .* points, 40 samples *$", done.stdout, flags=re.MULTILINE)
+    assert "random" not in done.stdout
+
+
 def prepare(folder: Path) -> None:
     """The files that the documents name, with little data, and a small model in place of others."""
     (folder / "models").mkdir()

@@ -86,3 +86,30 @@ def ranks(scores: _Array, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64
     place = ((rows > own) | ((rows == own) & before)).sum(axis=1, dtype=np.int64)
     place[np.isnan(rows).any(axis=1)] = classes
     return np.asarray(place)
+
+
+def halves(
+    labels: npt.NDArray[np.int64], seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Share samples out at random between two halves, those of each class evenly.
+
+    Gives their numbers, ascending. The halves differ by at most one sample, in total and in each
+    class; the first one is the larger.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    return np.sort(by_class[::2]), np.sort(by_class[1::2])
+
+
+def drop_stderr(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> float | None:
+    """Give the standard error of the share that is lost, where both are right on the same samples.
+
+    Most samples that one model gets right, the other gets right too, so that the difference is
+    known far better than either share. Where no sample changes, the standard error is that of a
+    single change: none was seen, which does not mean that there are none. None for one sample.
+    """
+    count = len(before)
+    if count < 2:
+        return None
+    lost = before.astype(np.float64) - after.astype(np.float64)
+    return max(1 / count, float(np.sqrt(lost.var(ddof=1) / count)))

@@ -121,8 +121,9 @@ class Amount(Options):
         "output is at most E, on inputs that the fit does not see.",
         python="Instead of --cr: remove as much as possible while the relative L2 error of every "
         "output is at most this, on inputs that the fit does not see.",
-        more="With --calibration those are every fifth run of the data, set aside before anything "
-        "is fitted; without, random inputs.",
+        more="With --calibration two parts of the data are set aside before anything is fitted: "
+        "one chooses the ratio, and what is chosen must keep the limit on the other too. Without, "
+        "the inputs are random numbers.",
     )
     max_drop: float | None = option(
         None,
@@ -132,6 +133,8 @@ class Amount(Options):
         python="Instead of --cr: remove as much as possible while top-1 falls by at most so many "
         "percentage points on the data of --evaluate; or what the function there returns, by at "
         "most this.",
+        more="From 8 samples on, one half chooses the ratio, and what is chosen must keep the "
+        "limit on the other half too, which alone is reported.",
     )
 
     @property

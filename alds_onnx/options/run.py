@@ -104,7 +104,8 @@ class Data(Options):
         python="What to score both models by: an .npz with arrays named by input and the integers "
         "`labels`, the same as a mapping, or a function. That gets a function which runs a model, "
         "from {input name: array} to the list of the outputs, and returns a number, higher is "
-        "better.",
+        "better. With `max_drop` its value chooses the model too: let it use samples that you use "
+        "for nothing else, and judge the result by others.",
         more="Use samples that are not in --calibration. A dry run scores nothing, unless "
         "--max-drop needs it.",
     )

@@ -165,9 +165,9 @@ def _summary(report: Report) -> Table:
         price = f"x {report.evidence.price:.2f}"
         table.add_row("error increase for fast shapes", "", price, "vs. --target none")
     if report.limit_result is not None:
-        result, count = report.limit_result, len(report.limit_result.trials)
+        result = report.limit_result
         reached, on = words.reached(result)
-        text = f"on {on}; the best of {numbers.counted(count, 'attempt')}"
+        text = f"{on}; {words.attempts(result)}"
         table.add_row(f"--{result.kind.value} {result.limit:g}", "", reached, text)
     for score in report.scores:
         *values, change = words.score_cells(score)

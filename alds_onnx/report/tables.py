@@ -119,11 +119,12 @@ def _point(report: Report) -> dict[str, Any] | None:
 
 
 def _trials(result: LimitResult) -> list[dict[str, Any]]:
+    refused = {trial.removed for trial in result.refused}
     return [
         {
             "removed": round(trial.removed, 5),
             "value": rounded(trial.value),
-            "held": trial.value <= result.limit,
+            "held": trial.value <= result.limit and trial.removed not in refused,
         }
         for trial in result.trials
     ]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from alds_onnx.evidence import TradeOff
-from alds_onnx.limits import LimitData, LimitKind, LimitResult, Score
+from alds_onnx.limits import LimitData, LimitKind, LimitResult, Score, Trial
 from alds_onnx.report import accuracy, numbers
 from alds_onnx.runtimes import Runtime
 from alds_onnx.values import Decision, Objective, OutputFidelity, Report, Status, Verification
@@ -90,7 +90,8 @@ def score_cells(score: Score) -> tuple[str, str, str]:
     if score.samples is None:
         return f"{score.before:.6g}", f"{score.after:.6g}", f"{0 - score.drop:+.4g}"
     before, after = numbers.percent(score.before), numbers.percent(score.after)
-    return before, after, f"{0 - score.drop:+.2f} points"
+    noise = "" if score.drop_stderr is None else f" ± {score.drop_stderr:.2f}"
+    return before, after, f"{0 - score.drop:+.2f}{noise} points"
 
 
 def _score_card(score: Score) -> Card:
@@ -200,14 +201,25 @@ def limit(result: LimitResult) -> str:
     """Describe the limit and the value that was reached."""
     what = "error of the worst output" if result.kind is LimitKind.MAX_ERROR else "drop"
     value, on = reached(result)
-    return f"--{result.kind.value} {result.limit:g}: the {what} is {value}, measured on {on}."
+    return f"--{result.kind.value} {result.limit:g}: the {what} is {value}, {on}."
 
 
 def reached(result: LimitResult) -> tuple[str, str]:
-    """Format the value that was reached with its unit, and the data that it was measured on."""
+    """Format the value that was reached with its unit, and say what it was measured on."""
     unit = " points" if result.data is LimitData.LABELLED else ""
-    samples = "" if result.samples is None else f"{result.samples:,} "
-    return numbers.error(result.reached) + unit, samples + result.data.value
+    noise = "" if result.stderr is None else f" ± {result.stderr:.2g}"
+    value = f"{numbers.error(result.reached)}{noise}{unit}"
+    count = "" if result.samples is None else f"{result.samples:,} "
+    if result.chosen is None or result.chosen_samples is None:
+        return value, f"on {count}{result.data.value}"
+    others = f"chosen on {result.chosen_samples:,} others: {numbers.error(result.chosen)}{unit}"
+    return value, f"kept on {count}held-out samples; {others}"
+
+
+def attempts(result: LimitResult) -> str:
+    """Count the attempts, and those that broke the limit on the held-out samples."""
+    text = f"the best of {numbers.counted(len(result.trials), 'attempt')}"
+    return f"{text}, {len(result.refused)} refused there" if result.refused else text
 
 
 def rule(line: TradeOff) -> str:
@@ -224,12 +236,15 @@ def trade_rows(line: TradeOff) -> list[tuple[str, ...]]:
 
 def trial_rows(result: LimitResult) -> list[tuple[str, ...]]:
     """Format all attempts: fraction to remove, measured value, whether it is within the limit."""
+    refused = {trial.removed: numbers.error(trial.value) for trial in result.refused}
+
+    def verdict(trial: Trial) -> str:
+        if trial.removed in refused:
+            return f"no: {refused[trial.removed]} on held-out samples"
+        return "yes" if trial.value <= result.limit else "no"
+
     return [
-        (
-            numbers.percent(trial.removed),
-            numbers.error(trial.value),
-            "yes" if trial.value <= result.limit else "no",
-        )
+        (numbers.percent(trial.removed), numbers.error(trial.value), verdict(trial))
         for trial in result.trials
     ]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from alds_onnx.limits import Trial
 
@@ -11,6 +12,26 @@ _T = TypeVar("_T")
 
 #: Distance between the fractions to try. 199 of them take at most 8 trials.
 STEP = 0.005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Found(Generic[_T]):
+    """The result of a search for the largest compression within a limit.
+
+    Attributes
+    ----------
+    best
+        The attempt that was found; None if there is none.
+    trials
+        All that was measured to choose, in order; no fraction twice.
+    checked
+        What was measured after that, on other samples, in order. The limit is broken in all but the
+        last one, and there too if `best` is None.
+    """
+
+    best: _T | None
+    trials: tuple[Trial, ...]
+    checked: tuple[Trial, ...] = ()
 
 
 def fractions(reach: float) -> tuple[float, ...]:
@@ -34,7 +55,7 @@ def largest_that_holds(
     measure: Callable[[_T], float],
     limit: float,
     candidates: Sequence[float],
-) -> tuple[_T | None, tuple[Trial, ...]]:
+) -> Found[_T]:
     """Bisect over the fractions to remove.
 
     Parameters
@@ -52,8 +73,8 @@ def largest_that_holds(
 
     Returns
     -------
-    The attempt with the largest fraction that was measured to stay within the limit, None if there
-    is none; and all trials in order, at most `most_trials`.
+    The attempt with the largest fraction that was measured to stay within the limit, and all
+    trials, at most `most_trials`.
     """
     best: _T | None = None
     trials: list[Trial] = []
@@ -67,4 +88,63 @@ def largest_that_holds(
             low, best = middle, made
         else:
             high = middle
-    return best, tuple(trials)
+    return Found(best=best, trials=tuple(trials))
+
+
+def places_below(place: int) -> tuple[int, ...]:
+    """List the places to step back to: each is twice as far from the last one as that was.
+
+    The last is 0. There are at most 8 below 200.
+    """
+    places, step = [], 1
+    while place > 0:
+        place = max(0, place - step)
+        places.append(place)
+        step *= 2
+    return tuple(places)
+
+
+def confirmed(
+    first: Found[_T],
+    candidates: Sequence[float],
+    *,
+    attempt: Callable[[float], _T],
+    measure: Callable[[_T], float],
+    confirm: Callable[[_T], _T],
+    limit: float,
+) -> Found[_T]:
+    """Step back from what a search found until the limit holds on other samples too.
+
+    Nothing is chosen by the other samples but where to stop, and there are few stops: the steps
+    double, because a bisection by the same samples would end just within the limit by chance.
+
+    Parameters
+    ----------
+    first
+        What the search found.
+    candidates, attempt, measure, limit
+        Those of the search; see `largest_that_holds`.
+    confirm
+        Gives an attempt with its value on the other samples.
+    """
+    made, trials, checked = first.best, list(first.trials), list(first.checked)
+    if made is None:
+        return first
+    removed = max(trial.removed for trial in trials if trial.value <= limit)
+    places = iter(places_below(candidates.index(removed)))
+    while True:
+        value = measure(made)
+        if all(trial.removed != removed for trial in trials):
+            trials.append(Trial(removed=removed, value=value))
+        if value <= limit:
+            made = confirm(made)
+            checked.append(Trial(removed=removed, value=measure(made)))
+            if checked[-1].value <= limit:
+                break
+        place = next(places, None)
+        if place is None:
+            made = None
+            break
+        removed = candidates[place]
+        made = attempt(removed)
+    return Found(best=made, trials=tuple(trials), checked=tuple(checked))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from alds_onnx.graph.layers import Layer
-from alds_onnx.limits import LimitData
+from alds_onnx.limits import LimitData, LimitKind, Score
 from alds_onnx.runtimes import Runtime
 from alds_onnx.steps.data import Data
 from alds_onnx.steps.prepare import Prepared
@@ -15,10 +15,11 @@ from alds_onnx.values import OutputFidelity, Report, Status
 
 # A ratio of times above which a model is slower beyond the noise of the measurement.
 _SLOWER = 1.05
-# Relative error of an output above which accuracy is likely to suffer.
+# Relative error of an output on real inputs, or of a layer, that is worth a warning.
 _LARGE_ERROR = 0.1
-# Relative loss of a score that counts as large.
+# Relative loss of a score, or share of other answers, that is worth a warning; and a large one.
 _LARGE_LOSS = 0.01
+_MUCH = 0.1
 # Ratio of errors above which a warning says that speed costs accuracy.
 _HIGH_PRICE = 1.2
 # Kinds that were left out do worse if, beyond two standard errors, their error is larger by this
@@ -45,6 +46,7 @@ def make_warnings(prepared: Prepared, report: Report, slow: Sequence[SlowCut]) -
         *_about_the_checks(report),
         *_about_kinds_left_out(report),
         *_about_the_data(prepared.data, report),
+        *_about_the_scores(prepared),
         *_about_accuracy(prepared, report),
     )
 
@@ -63,7 +65,7 @@ def _about_the_model(prepared: Prepared, report: Report) -> list[str]:
     if overridable:
         names = ", ".join(f"'{name}'" for name in dict.fromkeys(overridable))
         warnings.append(f"no longer graph inputs, because these weights were decomposed: {names}")
-    scored = prepared.scoring[1] if prepared.scoring else None
+    scored = prepared.scoring.check.before if prepared.scoring else None
     if scored is not None and scored.others:
         others = ", ".join(f"'{name}'" for name in scored.others)
         warnings.append(
@@ -75,7 +77,7 @@ def _about_the_model(prepared: Prepared, report: Report) -> list[str]:
         warnings.append(
             f"{len(slow)} of {len(cut)} decomposed layers have slices or ranks that "
             f"'{report.preset.runtime.value}' is not fast at, because the fast ones miss "
-            "the budget or lose too much accuracy; a lower compression ratio may be faster"
+            "the budget or have much larger errors; a lower compression ratio may be faster"
         )
     return warnings
 
@@ -108,7 +110,7 @@ def _about_the_checks(report: Report) -> list[str]:
         free = report.preset is not None and report.preset.runtime is Runtime.NONE
         warnings.append(
             f"the compressed model takes {ratio:.2f} times as long in onnxruntime on this machine: "
-            "grouped convolutions with fewer multiply-accumulates are not always faster"
+            "layers with fewer multiply-accumulates are not always faster"
             + ("; --target ort chooses only those that are" if free else "")
         )
     if verification.fidelity and ratio is None:
@@ -173,47 +175,113 @@ def _about_the_data(data: Data | None, report: Report) -> list[str]:
             f"{data.num_spoilt} of {count} calibration samples {verb} NaN or infinity: the "
             "activations that these affect are left out; check how the data was made"
         )
-    if report.limit_result is not None and report.limit_result.data is LimitData.FITTED:
+    limit = report.limit_result
+    if limit is not None and limit.data is LimitData.FITTED:
         warnings.append(
-            f"--max-error was measured on the {count} samples that the factors were fitted to: "
-            "there are too few to set some aside; give more"
+            f"--max-error was measured on the {limit.samples} samples that the factors were fitted "
+            "to: there are too few to set some aside; give more"
+        )
+    return warnings
+
+
+def _about_the_scores(prepared: Prepared) -> list[str]:
+    """Say where the scores are better than they would be on other samples."""
+    scoring, warnings = prepared.scoring, []
+    if scoring is None or scoring.labelled is None:
+        return []
+    count, shared = scoring.labelled, scoring.shared
+    if shared:
+        verb = "is" if shared == 1 else "are"
+        warnings.append(
+            f"{shared} of the {count} labelled samples {verb} calibration data too: the score is "
+            "too good by what was fitted to them; give others"
+        )
+    if prepared.settings.max_drop is not None and scoring.choose is None:
+        warnings.append(
+            f"all {count} labelled samples chose the model that they score, because they are too "
+            "few to set half of them apart: the score is too good by what was chosen; give more"
         )
     return warnings
 
 
 def _about_accuracy(prepared: Prepared, report: Report) -> list[str]:
-    """Say what may keep more accuracy: data or, if there is calibration data, other shapes."""
-    warnings, verification = [], report.verification
-    if prepared.data is not None:
-        price = (report.evidence.price if report.evidence else None) or 0.0
-        if price >= _HIGH_PRICE and _is_lossy(report):
-            warnings.append(
-                "fast shapes cost accuracy here: with all slices and ranks (--target none) the "
-                f"error that the search minimises would be {price:.1f} times smaller, but the "
-                "model may be slower"
-            )
-        return warnings
-    if verification is not None and verification.fidelity and verification.random_inputs:
-        warnings.append(
-            "the output errors were measured on random inputs, which say little about accuracy: "
-            "give real inputs with --calibration"
+    """Say what was lost, as far as it was measured, and what may keep more."""
+    checks, lost = report.verification, _lost(report)
+    if lost:
+        return [f"{lost}; {_remedy(prepared, report)}"]
+    if report.scores or checks is None or not (checks.fidelity and checks.random_inputs):
+        return []
+    error = checks.output_error
+    of_size = "" if error is None else f" of {_percent(error)}"
+    unknown = (
+        "accuracy was not measured: the inputs of the checks are random numbers, on which an "
+        f"output error{of_size} says little either way; give real inputs with --calibration, or "
+        "labelled ones with --evaluate"
+    )
+    if report.plan.max_relative_error <= _LARGE_ERROR:
+        return [unknown]
+    largest = f"the largest error of a layer is {_percent(report.plan.max_relative_error)}"
+    return [f"{unknown}; {largest}, and {_WHAT_DATA_DOES}"]
+
+
+def _remedy(prepared: Prepared, report: Report) -> str:
+    """Say what keeps more accuracy: data or, if there is calibration data, other shapes or less."""
+    price = (report.evidence.price if report.evidence else None) or 0.0
+    if prepared.data is None:
+        return _WHAT_DATA_DOES
+    if price >= _HIGH_PRICE:
+        return (
+            "fast shapes cost accuracy here: with all slices and ranks (--target none) the error "
+            f"that the search minimises would be {price:.1f} times smaller, but the model may be "
+            "slower"
         )
-    if _is_lossy(report):
-        worst = f"the error of the outputs is {_worst(report):.0%}: expect a large loss of accuracy"
-        lost = f"much of '{report.scores[0].name}' is lost" if report.scores else worst
-        warnings.append(f"{lost}; {_WHAT_DATA_DOES}")
-    return warnings
+    if report.limit_result is not None:
+        return f"a lower --{report.limit_result.kind.value} keeps more"
+    return "remove less, or say what may be lost: --max-error, or --max-drop with labelled samples"
 
 
-def _is_lossy(report: Report) -> bool:
-    """Whether much of the score is lost or, without a score, the outputs have a large error."""
+def _lost(report: Report) -> str:
+    """Say how much of the score is lost or, without one, of the outputs on real inputs.
+
+    "" if it is little, beyond its standard error, or not known, or within the limit that was given.
+    """
+    checks, limit = report.verification, report.limit_result
+    kind = limit.kind if limit else None
     if report.scores:
-        score = report.scores[0]
-        return score.before - score.after > _LARGE_LOSS * abs(score.before)
-    return _worst(report) > _LARGE_ERROR
+        return "" if kind is LimitKind.MAX_DROP else _lost_score(report.scores[0])
+    if checks is None or checks.random_inputs:
+        return ""
+    part = "held-out samples" if checks.held_out else "samples that were fitted to"
+    where = f"on {checks.samples} {part}"
+    compared = [output for output in checks.fidelity if not output.note]
+    scored = [
+        (output.top1_agreement, output.top1_agreement_stderr or 0.0)
+        for output in compared
+        if output.top1_agreement is not None
+    ]
+    if scored:
+        same, noise = min(scored)
+        text = f"{where} top-1 is that of the original in {100 * same:.1f} % of the cases"
+        return text if 1 - same - noise > _LARGE_LOSS else ""
+    error = checks.output_error or 0.0
+    if kind is LimitKind.MAX_ERROR or error <= _LARGE_ERROR:
+        return ""
+    return f"{where} the error of the outputs is {_percent(error)}"
 
 
-def _worst(report: Report) -> float:
-    """Give the relative error of the worst output; 0 if nothing was measured."""
-    fidelity = report.verification.fidelity if report.verification else ()
-    return max((output.relative_l2 for output in fidelity), default=0.0)
+def _lost_score(score: Score) -> str:
+    loss, before = score.before - score.after, abs(score.before)
+    noise = (score.drop_stderr or 0.0) / 100
+    if loss - noise <= _LARGE_LOSS * before:
+        return ""
+    if not loss <= _MUCH * before:
+        return f"much of '{score.name}' is lost"
+    if score.samples is None:
+        return f"'{score.name}' fell from {score.before:.6g} to {score.after:.6g}"
+    return f"'{score.name}' fell by {score.drop:.2f} points"
+
+
+def _percent(share: float) -> str:
+    """Format a share with two digits, or as a whole number from 10 % on."""
+    number = 100 * share
+    return f"{number:.2g} %" if number < 9.5 else f"{number:.0f} %"

@@ -18,7 +18,6 @@ from alds_onnx.steps.advice import make_warnings
 from alds_onnx.steps.attempt import Attempt, is_timed
 from alds_onnx.steps.checks import check
 from alds_onnx.steps.clock import Clock
-from alds_onnx.steps.evaluation import make_scores
 from alds_onnx.steps.evidence import gather
 from alds_onnx.steps.prepare import Prepared
 from alds_onnx.steps.rows import plan_rows, total
@@ -114,9 +113,9 @@ def _scores(prepared: Prepared, attempt: Attempt, clock: Clock) -> tuple[Score, 
     """Score both models, unless the search for a limit has already done so."""
     if prepared.scoring is None:
         return ()
-    evaluator, before = prepared.scoring
+    judge = prepared.scoring.check
     after = attempt.measurement.scores if attempt.measurement else None
     if after is None:
         clock.start(Step.SCORES)
-        after = evaluator(attempt.model, clock.advance)
-    return make_scores(before, after)
+        after = judge.evaluator(attempt.model, clock.advance)
+    return judge.scores(after)

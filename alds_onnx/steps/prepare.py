@@ -15,7 +15,7 @@ from alds_onnx.settings import Settings, Source, Step
 from alds_onnx.steps.checks import find_shapes, make_samples
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.data import Data, fit_runner, load_data
-from alds_onnx.steps.evaluation import Evaluator, ModelScores, check_finite, make_evaluator
+from alds_onnx.steps.evaluation import Scoring, make_scoring
 from alds_onnx.steps.metrics.base import Metric
 from alds_onnx.steps.metrics.observe import data_metric
 from alds_onnx.steps.metrics.weights import weight_metric
@@ -30,8 +30,8 @@ class Prepared:
 
     `before` is the number of parameters of the model. `samples` are the inputs of the checks, or
     the reason why there are none. `work` is what the layers compute in one run, where known.
-    `times` is None if the settings do not ask for it, or if it takes too long. `scoring` is the
-    evaluator and the scores of the original; None without an evaluation, or for a dry run.
+    `times` is None if the settings do not ask for it, or if it takes too long. `scoring` is what
+    scores models, and the scores of the original; None without an evaluation, or for a dry run.
     `attention_cut` tells whether projections of attention are cut although the user did not include
     them.
     """
@@ -43,7 +43,7 @@ class Prepared:
     samples: Samples | str
     work: dict[Site, Work]
     times: LayerTimes | None
-    scoring: tuple[Evaluator, ModelScores] | None
+    scoring: Scoring | None
     metric: Metric
     attention_cut: bool = False
 
@@ -62,7 +62,7 @@ def prepare(
     loaded = first.survey.loaded if first else load_model(source)
     survey = make_survey(loaded, settings, keep_attention=first is None)
     data = first.data if first else load_data(survey, settings)
-    scoring = first.scoring if first else _score_original(survey, settings, clock)
+    scoring = first.scoring if first else _score_original(survey, data, settings, clock)
     clock.start(Step.SPECTRA)
     survey = without_unsound(survey, settings.threads, clock.advance)
     if data is None:
@@ -88,16 +88,13 @@ def prepare(
 
 
 def _score_original(
-    survey: Survey, settings: Settings, clock: Clock
-) -> tuple[Evaluator, ModelScores] | None:
-    """Make the evaluator and score the original, if the settings ask for it."""
-    evaluator = make_evaluator(survey, settings)
-    if evaluator is None or (settings.max_drop is None and settings.dry_run):
+    survey: Survey, data: Data | None, settings: Settings, clock: Clock
+) -> Scoring | None:
+    """Score the original, if the settings ask for it."""
+    if settings.evaluate is None or (settings.max_drop is None and settings.dry_run):
         return None
     clock.start(Step.SCORES)
-    scores = evaluator(survey.loaded.model, clock.advance)
-    check_finite(scores)
-    return evaluator, scores
+    return make_scoring(survey, data, settings, clock.advance)
 
 
 def reach(prepared: Prepared) -> float:

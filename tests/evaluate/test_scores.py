@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from alds_onnx.evaluate.scores import NoScoresError, choose_output, num_classes, ranks
+from alds_onnx.evaluate.scores import (
+    NoScoresError,
+    choose_output,
+    drop_stderr,
+    halves,
+    num_classes,
+    ranks,
+)
 
 ROWS = np.array([[0.1, 0.7, 0.2], [5.0, 5.0, 1.0], [-1.0, -2.0, -3.0]], np.float32)
 
@@ -73,3 +80,34 @@ def test_if_none_fits_all_are_named() -> None:
     with pytest.raises(NoScoresError) as refused:
         choose_output(["a", "b"], [np.zeros((4, 3), np.int32), [1]], 4)
     assert "'a' int32 [4, 3], 'b' list" in str(refused.value)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(0, 3))
+def test_halves_share_every_class_evenly(labels: list[int], seed: int) -> None:
+    array = np.array(labels, np.int64)
+    first, second = halves(array, seed)
+    assert sorted([*first, *second]) == list(range(len(labels)))
+    assert 0 <= len(first) - len(second) <= 1
+    for kind in set(labels):
+        shares = [int((array[half] == kind).sum()) for half in (first, second)]
+        assert abs(shares[0] - shares[1]) <= 1
+
+
+def test_halves_are_drawn_by_the_seed() -> None:
+    labels = np.arange(64) % 4
+    (first, _), (again, _), (other, _) = (halves(labels, seed) for seed in (1, 1, 2))
+    assert list(first) == list(again)
+    assert list(first) != list(other)
+    assert list(first) != list(range(0, 64, 2))
+
+
+def test_the_standard_error_of_a_drop_is_that_of_many_drawings() -> None:
+    generator = np.random.default_rng(0)
+    before = generator.random(400) < 0.9
+    after = before & (generator.random(400) < 0.95)
+    drawn = generator.integers(0, 400, (4000, 400))
+    drops = before[drawn].mean(axis=1) - after[drawn].mean(axis=1)
+    assert drop_stderr(before, after) == pytest.approx(drops.std(), rel=0.05)
+    assert drop_stderr(before[:1], after[:1]) is None
+    assert drop_stderr(before, before) == 1 / 400, "as if one had changed"

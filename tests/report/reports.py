@@ -45,6 +45,21 @@ LIMIT_RESULT = LimitResult(
     trials=(Trial(removed=0.5, value=0.0432), Trial(removed=0.7, value=0.3)),
 )
 
+CONFIRMED = replace(
+    LIMIT_RESULT,
+    reached=0.0456,
+    samples=128,
+    stderr=0.0021,
+    chosen=0.0432,
+    chosen_samples=96,
+    trials=(
+        Trial(removed=0.6, value=0.0499),
+        Trial(removed=0.7, value=0.3),
+        Trial(removed=0.5, value=0.0432),
+    ),
+    checked=(Trial(removed=0.6, value=0.0512), Trial(removed=0.5, value=0.0456)),
+)
+
 
 def report(*rows: LayerPlan, **more: Any) -> Report:
     plan = Plan(

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alds_onnx.limits import Trial
-from alds_onnx.search.bisection import STEP, fractions, largest_that_holds, most_trials
+from alds_onnx.search.bisection import (
+    STEP,
+    Found,
+    confirmed,
+    fractions,
+    largest_that_holds,
+    most_trials,
+    places_below,
+)
 
 law = settings(deadline=None)
 reaches = st.floats(0, 1, exclude_max=True)
@@ -17,7 +25,9 @@ reaches = st.floats(0, 1, exclude_max=True)
 
 def search(values: dict[float, float], limit: float) -> tuple[float | None, tuple[Trial, ...]]:
     """Search over measured values; an attempt is the fraction itself."""
-    return largest_that_holds(lambda removed: removed, values.__getitem__, limit, tuple(values))
+    found = largest_that_holds(lambda removed: removed, values.__getitem__, limit, tuple(values))
+    assert found.checked == ()
+    return found.best, found.trials
 
 
 @law
@@ -77,3 +87,78 @@ def test_fractions_are_within_reach_and_short_to_write(reach: float) -> None:
 def test_where_nothing_can_be_removed_nothing_is_tried(reach: float) -> None:
     assert fractions(reach) == ()
     assert search({}, 0.5) == (None, ())
+
+
+def confirm(
+    chosen: dict[float, float], checked: dict[float, float], limit: float
+) -> Found[tuple[float, float]]:
+    """Search by the chosen values, then step back until the checked ones hold too.
+
+    An attempt is the fraction and its value.
+    """
+    candidates = tuple(chosen)
+
+    def attempt(removed: float) -> tuple[float, float]:
+        return removed, chosen[removed]
+
+    def value(made: tuple[float, float]) -> float:
+        return made[1]
+
+    return confirmed(
+        largest_that_holds(attempt, value, limit, candidates),
+        candidates,
+        attempt=attempt,
+        measure=value,
+        confirm=lambda made: (made[0], checked[made[0]]),
+        limit=limit,
+    )
+
+
+@law
+@given(st.data(), st.integers(0, 250))
+def test_what_is_confirmed_holds_in_both_measurements(data: st.DataObject, size: int) -> None:
+    values = st.lists(st.floats(0, 1) | st.just(math.nan), min_size=size, max_size=size)
+    candidates = tuple((i + 1) / 300 for i in range(size))
+    chosen, checked = (dict(zip(candidates, data.draw(values), strict=True)) for _ in range(2))
+    found = confirm(chosen, checked, 0.5)
+    assert len({trial.removed for trial in found.trials}) == len(found.trials)
+    assert not any(trial.value <= 0.5 for trial in found.checked[:-1])
+    if found.best is not None:
+        removed, value = found.best
+        assert chosen[removed] <= 0.5
+        assert value == checked[removed] <= 0.5
+        assert found.checked[-1] == Trial(removed=removed, value=value)
+    else:
+        assert not any(trial.value <= 0.5 for trial in found.checked)
+
+
+def test_what_holds_at_once_is_not_tried_again() -> None:
+    values = {c: c for c in fractions(0.9)}
+    found = confirm(values, values, 0.5)
+    assert found.best == (0.5, 0.5)
+    assert found.checked == (Trial(removed=0.5, value=0.5),)
+
+
+def test_a_limit_that_breaks_on_other_samples_takes_steps_back_that_double() -> None:
+    chosen = {c: c for c in fractions(0.9)}
+    found = confirm(chosen, {c: c + 0.04 for c in chosen}, 0.5)
+    assert [trial.removed for trial in found.checked] == [0.5, 0.495, 0.485, 0.465, 0.425]
+    assert found.best is not None
+    assert found.best[0] == 0.425
+
+
+@law
+@given(st.integers(0, 300))
+def test_few_steps_back_and_the_last_is_the_smallest(place: int) -> None:
+    places = places_below(place)
+    assert list(places) == sorted(set(places), reverse=True)
+    assert not places if place == 0 else places[-1] == 0
+    assert all(0 <= below < place for below in places)
+    assert len(places) <= 9
+
+
+def test_if_the_smallest_breaks_too_there_is_none() -> None:
+    chosen = {c: c for c in fractions(0.9)}
+    found = confirm(chosen, dict.fromkeys(chosen, 0.6), 0.5)
+    assert found.best is None
+    assert found.checked[-1].removed == STEP

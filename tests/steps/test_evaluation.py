@@ -41,9 +41,14 @@ def compress(evaluate: Any, m: ModelProto | None = None, **options: Any) -> alds
     )
 
 
-def top(k: int, scores: Array, labels: Array) -> float:
+def place(k: int, scores: Array, labels: Array) -> Array:
+    """Which samples have their label among the k highest scores."""
     order = np.argsort(-scores, axis=1, kind="stable")
-    return float((order[:, :k] == labels[:, None]).any(axis=1).mean())
+    return np.asarray((order[:, :k] == labels[:, None]).any(axis=1))
+
+
+def top(k: int, scores: Array, labels: Array) -> float:
+    return float(place(k, scores, labels).mean())
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -55,7 +60,12 @@ def test_top_1_and_top_5(threads: int) -> None:
     for k, score in zip((1, 5), result.report.scores, strict=True):
         assert score.before == top(k, before, data["labels"])
         assert score.after == top(k, after, data["labels"])
-        assert (score.samples, score.output) == (COUNT, "y")
+        assert (score.samples, score.output, score.held_out) == (COUNT, "y", True)
+        right = [place(k, scores, data["labels"]) for scores in (before, after)]
+        lost = right[0].astype(float) - right[1]
+        noise = max(1 / COUNT, (lost.var(ddof=1) / COUNT) ** 0.5)
+        assert score.drop_stderr == pytest.approx(100 * noise)
+        assert score.drop == pytest.approx(100 * lost.mean())
     assert result.report.scores[0].before > 0.8
 
 
@@ -68,6 +78,15 @@ def test_a_file_is_the_same_as_its_arrays(tmp_path: Path) -> None:
 def test_every_sample_counts_where_the_batch_is_fixed(batch: int) -> None:
     m = model(str(batch), f"float[{batch},9] y")
     assert compress(labelled(), m).report.scores == compress(labelled()).report.scores
+
+
+@pytest.mark.parametrize("batch", [8, 100])
+def test_halves_of_samples_are_scored_where_the_batch_is_fixed(batch: int) -> None:
+    m = model(str(batch), f"float[{batch},9] y")
+    fixed, free = (compress(labelled(), one, cr=None, max_drop=60.0).report for one in (m, model()))
+    assert fixed.scores == free.scores
+    assert fixed.scores[0].samples == COUNT // 2
+    assert fixed.limit_result == free.limit_result
 
 
 def test_of_several_outputs_the_first_is_taken_and_the_user_told() -> None:
@@ -147,6 +166,7 @@ def test_a_function_scores_both_models() -> None:
     result = compress(negative_error)
     (score,) = result.report.scores
     assert (score.name, score.samples) == ("negative_error", None)
+    assert (score.drop_stderr, score.held_out) == (None, None)
     assert score.before == negative_error(lambda feeds: run(model(), dict(feeds)))
     assert score.after == negative_error(lambda feeds: run(result.model, dict(feeds)))
 
