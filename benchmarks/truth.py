@@ -7,7 +7,7 @@
 
 What: a model is compressed with calibration data, and the numbers of its report, the agreement of
 top-1 with the original and the relative L2 error of the output, are compared with the same two on a
-test set that had no part in it. How the data are drawn is in unseen.py:
+test set that had no part in it. How the data are drawn is in pools.py:
 
     same kinds      calibration and test data are drawn alike. The report is that on calibration
                     data which the tool has held out (or on all, if it holds none out)
@@ -48,8 +48,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from curves import Estimates, SamplePanel, draw_by_samples
+from pools import MOST_SAMPLES, Draw, Unseen
 from scores import Kept, fingerprint
-from unseen import MOST_SAMPLES, UNSEEN, Draw, Unseen
+from unseen import UNSEEN
 from verdicts import (
     AGREEMENT,
     ERROR,
@@ -71,14 +72,9 @@ from alds_onnx.values import OutputFidelity, Verification
 _HERE = Path(__file__).resolve().parent
 _TABLES = _HERE / "truth.md"
 _PLOT = _HERE / "truth.png"
-_DATA_MODULES = (
-    "exported.py",
-    "filetypes.py",
-    "ocr.py",
-    "pictures.py",
-    "sentences.py",
-    "unseen.py",
-    "verdicts.py",
+_DATA_MODULES = tuple(
+    f"{name}.py"
+    for name in "exported filetypes ocr pictures pools sentences unseen verdicts".split()
 )
 _SAMPLES = (64, 128, 256, 512)
 _SHARE, _EXCESS = 0.9, 0.04  # the bars: rows within two standard errors, excess of agreement
@@ -208,13 +204,12 @@ def _measured(model: Unseen, key: Key, drawn: Draw) -> Row:
     reported, checked, held_out = _reported(verification, model.has_top_1, key.other_kinds)
     original = _session(onnx.load(model.path), key.threads)
     truth = true_figures(original, compressed, drawn.test, drawn.groups, has_top_1=model.has_top_1)
-    tested = len(np.unique(drawn.groups))
     return Row(
         reported=reported,
         truth=truth,
         checked=checked,
         held_out=held_out,
-        tested=tested,
+        tested=len(np.unique(drawn.groups)),
         seconds=seconds,
     )
 
