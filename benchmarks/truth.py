@@ -72,10 +72,8 @@ from alds_onnx.values import OutputFidelity, Verification
 _HERE = Path(__file__).resolve().parent
 _TABLES = _HERE / "truth.md"
 _PLOT = _HERE / "truth.png"
-_DATA_MODULES = tuple(
-    f"{name}.py"
-    for name in "exported filetypes ocr pictures pools sentences unseen verdicts".split()
-)
+# What the data and their truth come from.
+_MODULES = ("exported", "filetypes", "ocr", "pictures", "pools", "sentences", "unseen", "verdicts")
 _SAMPLES = (64, 128, 256, 512)
 _SHARE, _EXCESS = 0.9, 0.04  # the bars: rows within two standard errors, excess of agreement
 
@@ -156,11 +154,17 @@ class Bench:
         self.say("removed  samples   check  " + columns * len(numbers) + "| seconds")
         for line in lines:
             cells = "".join(f"| {_cells(line.pairs(number), line, number)}  " for number in numbers)
-            checked = f"{np.mean([row.checked for row in line.rows]):.0f}"
-            seen = "" if line.rows[0].held_out else " seen"
             seconds = np.mean([row.seconds for row in line.rows])
-            head = f"{line.cr:7.0%} {line.samples:8d} {checked + seen:>8s} "
+            head = f"{line.cr:7.0%} {line.samples:8d} {_checked(line.rows):>8s} "
             self.say(f"{head} {cells}|{seconds:8.1f}")
+
+
+def _checked(rows: Sequence[Row]) -> str:
+    """How many samples the reports rest on, in the mean."""
+    counts = [row.checked for row in rows if row.reported]
+    if not counts:
+        return "-"
+    return f"{np.mean(counts):.0f}" + ("" if all(row.held_out for row in rows) else " seen")
 
 
 def _cells(pairs: Sequence[Pair], line: Line, number: str) -> str:
@@ -307,7 +311,7 @@ def _versions() -> dict[str, str]:
         "NumPy": np.__version__,
         "Python": platform.python_version(),
         "sources": fingerprint(package.rglob("*.py")),
-        "data": fingerprint(_HERE / name for name in _DATA_MODULES),
+        "data": fingerprint(_HERE / f"{name}.py" for name in _MODULES),
     }
 
 
