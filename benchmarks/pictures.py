@@ -124,12 +124,13 @@ def _composed(data: bytes, generator: np.random.Generator) -> Image.Image:
     """A picture at a random place and in a random size, mirrored or not."""
     image = _opened(data)
     if image.getextrema()[3][0] == 255:
-        whole = _cut(image.convert("RGB"), generator, 0.7)
+        whole = _cut(image.convert("RGB"), generator, 0.7, 1.0)
     else:
         backgrounds = _backgrounds()
         behind = backgrounds[int(generator.integers(len(backgrounds)))]
-        whole = _cut(behind, generator, 0.3)
-        scale = SIZE * generator.uniform(0.5, 0.95) / max(image.size)
+        # So little of a photograph that the stamp is what the picture shows.
+        whole = _cut(behind, generator, 0.1, 0.4)
+        scale = SIZE * generator.uniform(0.65, 1.0) / max(image.size)
         stamp = image.resize([max(1, round(n * scale)) for n in image.size])
         free = [SIZE - n for n in stamp.size]
         place = (int(generator.integers(free[0] + 1)), int(generator.integers(free[1] + 1)))
@@ -138,9 +139,11 @@ def _composed(data: bytes, generator: np.random.Generator) -> Image.Image:
     return whole.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else whole
 
 
-def _cut(image: Image.Image, generator: np.random.Generator, least: float) -> Image.Image:
-    """A square with at least this fraction of the shorter side, anywhere."""
-    side = int(min(image.size) * generator.uniform(least, 1.0))
+def _cut(
+    image: Image.Image, generator: np.random.Generator, least: float, most: float
+) -> Image.Image:
+    """A square anywhere, whose side is a fraction of the shorter side between the two."""
+    side = int(min(image.size) * generator.uniform(least, most))
     left, top = (int(generator.integers(n - side + 1)) for n in image.size)
     return image.crop((left, top, left + side, top + side)).resize((SIZE, SIZE))
 
