@@ -55,7 +55,10 @@ class Panel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimates:
-    """What was reported and what is true in percent, each with an error, by number of samples."""
+    """What was reported and what is true in percent, each with an error, by number of samples.
+
+    Where nothing was reported, that is NaN.
+    """
 
     label: str
     samples: tuple[int, ...]

@@ -57,7 +57,6 @@ from verdicts import (
     Figures,
     Line,
     Number,
-    Pair,
     Row,
     mean,
     read_row,
@@ -153,7 +152,7 @@ class Bench:
         columns = f"| {'reported':>12s} {'truth':>12s} {'excess':>8s} {'within':>7s}  "
         self.say("removed  samples   check  " + columns * len(numbers) + "| seconds")
         for line in lines:
-            cells = "".join(f"| {_cells(line.pairs(number), line, number)}  " for number in numbers)
+            cells = "".join(f"| {_cells(line, number)}  " for number in numbers)
             seconds = np.mean([row.seconds for row in line.rows])
             head = f"{line.cr:7.0%} {line.samples:8d} {_checked(line.rows):>8s} "
             self.say(f"{head} {cells}|{seconds:8.1f}")
@@ -167,13 +166,11 @@ def _checked(rows: Sequence[Row]) -> str:
     return f"{np.mean(counts):.0f}" + ("" if all(row.held_out for row in rows) else " seen")
 
 
-def _cells(pairs: Sequence[Pair], line: Line, number: str) -> str:
+def _cells(line: Line, number: str) -> str:
     """The columns of a number."""
+    pairs = line.pairs(number)
     if not pairs:
-        truths = [row.truth.error if number == ERROR else row.truth.agreement for row in line.rows]
-        known = [truth for truth in truths if truth is not None]
-        truth = mean([Pair(reported=t, truth=t, higher_is_better=True) for t in known]).truth
-        return f"{'-':>12s} {_percent(truth):>12s} {'-':>8s} {'-':>7s}"
+        return f"{'-':>12s} {_percent(line.truth(number)):>12s} {'-':>8s} {'-':>7s}"
     both, within = mean(pairs), sum(pair.is_within for pair in pairs)
     verdict = f"{within}/{len(pairs)}" if len(pairs) > 1 else ("yes" if within else "no")
     shown = f"{_percent(both.reported):>12s} {_percent(both.truth):>12s}"
@@ -283,18 +280,21 @@ def _verdict(holds: bool) -> str:
 def _panel(model: Unseen, lines: Sequence[Line], *, other_kinds: bool) -> SamplePanel:
     """What the plot shows of a model: its agreement, or the output error if it has none."""
     number = AGREEMENT if model.has_top_1 else ERROR
+    unknown = Number(value=np.nan)
     estimates = []
     for cr in sorted({line.cr for line in lines}):
-        chosen = [line for line in lines if line.cr == cr and line.pairs(number)]
-        both = [mean(line.pairs(number)) for line in chosen]
+        chosen = [line for line in lines if line.cr == cr]
+        truths = [line.truth(number) for line in chosen]
+        known = [line.pairs(number) for line in chosen]
+        reports = [mean(pairs).reported if pairs else unknown for pairs in known]
         estimates.append(
             Estimates(
                 label=f"{cr:.0%} removed",
                 samples=tuple(line.samples for line in chosen),
-                reported=tuple(100 * pair.reported.value for pair in both),
-                reported_errors=tuple(200 * pair.reported.known_stderr for pair in both),
-                truth=tuple(100 * pair.truth.value for pair in both),
-                truth_errors=tuple(200 * pair.truth.known_stderr for pair in both),
+                reported=tuple(100 * report.value for report in reports),
+                reported_errors=tuple(200 * report.known_stderr for report in reports),
+                truth=tuple(100 * truth.value for truth in truths),
+                truth_errors=tuple(200 * truth.known_stderr for truth in truths),
             )
         )
     title = f"{model.name}, {_experiment(other_kinds)}"

@@ -113,6 +113,11 @@ class Line:
         """Of all draws that have the number."""
         return [pair for row in self.rows if (pair := row.pair(number))]
 
+    def truth(self, number: str) -> Number:
+        """The mean over all draws, reported or not."""
+        truths = [row.truth.error if number == ERROR else row.truth.agreement for row in self.rows]
+        return _mean([truth for truth in truths if truth])
+
     @property
     def name(self) -> str:
         """For the summary."""
