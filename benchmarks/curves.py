@@ -1,4 +1,8 @@
-"""The curves of accuracy.py: one panel for each model, score against parameters removed."""
+"""The curves of accuracy.py and of truth.py.
+
+One panel for each model: score against parameters removed, and reported numbers with the truth
+against the number of calibration samples.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,7 @@ _STYLES = {
 _TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5)
 _NEAREST = 0.2  # errors in percent below which the scale ends
 _GAP = 0.05  # between labels, of a panel's height
+_RATIO_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,30 @@ class Panel:
     unit: str
     base: float
     curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimates:
+    """What was reported and what is true in percent, each with an error, by number of samples.
+
+    Where nothing was reported, that is NaN.
+    """
+
+    label: str
+    samples: tuple[int, ...]
+    reported: tuple[float, ...]
+    reported_errors: tuple[float, ...]
+    truth: tuple[float, ...]
+    truth_errors: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplePanel:
+    """The estimates for a model, each of another ratio."""
+
+    title: str
+    unit: str
+    estimates: tuple[Estimates, ...]
 
 
 def draw(panels: Sequence[Panel], path: Path) -> None:
@@ -73,6 +102,58 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
     figure.savefig(path, dpi=110)
     plt.close(figure)
     _fewer_colours(path)
+
+
+def draw_by_samples(rows: Sequence[Sequence[SamplePanel]], path: Path) -> None:
+    """Write a plot with a row of panels for each experiment as a PNG."""
+    import matplotlib as mpl  # noqa: PLC0415 - only where a plot is wanted
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    columns = max(len(panels) for panels in rows)
+    size = (max(5.0, 3.3 * columns), 3.1 * len(rows) + 0.4)
+    figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
+    for row, panels in zip(axes, rows, strict=True):
+        for axis, panel in zip(row, panels, strict=True):
+            _sample_panel(axis, panel)
+    figure.tight_layout(rect=(0, 0.35 / size[1], 1, 1))
+    figure.text(
+        0.5,
+        0.08 / size[1],
+        "lines with a band: the truth; points with bars: what the tool reports",
+        ha="center",
+        fontsize=8,
+    )
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    _fewer_colours(path)
+
+
+def _sample_panel(axis, panel: SamplePanel) -> None:  # type: ignore[no-untyped-def]
+    """One model; points are a little apart, so that bars do not lie on each other."""
+    axis.set_xscale("log", base=2)
+    shown: set[int] = set()
+    for i, e in enumerate(panel.estimates):
+        color = _RATIO_COLORS[i % len(_RATIO_COLORS)]
+        truth, error = np.array(e.truth), np.array(e.truth_errors)
+        axis.plot(e.samples, truth, color=color, label=e.label)
+        axis.fill_between(e.samples, truth - error, truth + error, color=color, alpha=0.2, lw=0)
+        apart = np.array(e.samples) * 1.06 ** (i + 0.5 - len(panel.estimates) / 2)
+        axis.errorbar(
+            apart, e.reported, e.reported_errors, fmt="o", color=color, markersize=4, capsize=2
+        )
+        shown.update(e.samples)
+    ticks = sorted(shown)
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.minorticks_off()
+    axis.set_xlabel("calibration samples")
+    axis.set_ylabel(panel.unit)
+    axis.set_title(panel.title, fontsize=10)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    if shown:
+        axis.legend(frameon=False, fontsize=8)
 
 
 def _panel(axis, panel: Panel) -> dict[str, object]:  # type: ignore[no-untyped-def]

@@ -95,6 +95,13 @@ def calibrated(per_type: int, seed: int, avoid: Rows) -> Rows:
     return np.random.default_rng(seed).permutation(rows)
 
 
+def every(per_type: int) -> tuple[Rows, tuple[str, ...]]:
+    """Files of all projects, at most `per_type` of each type: model inputs and types by name."""
+    found = _draw(CALIBRATION + TEST, per_type, seed=0)
+    kinds = tuple(kind for kind, rows in found.items() for _ in rows)
+    return np.stack([row for rows in found.values() for row in rows]), kinds
+
+
 def features(data: bytes) -> Rows:
     """What the model sees: the first and the last 1,024 bytes, blanks at the ends stripped.
 

