@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -206,9 +207,17 @@ class OutputFidelity:
     note: str = ""
 
 
+def output_error(fidelity: Sequence[OutputFidelity]) -> float | None:
+    """Give the relative L2 error of the worst output that can be compared; None if none can."""
+    return max((output.relative_l2 for output in fidelity if not output.note), default=None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """The comparison on kinds of inputs that neither ranks nor factors have seen.
+    """The comparison on kinds of inputs that the factors have not seen.
+
+    It is that of a model of the same ranks, whose factors are fitted without samples of these
+    kinds. The model that is written has seen other samples of them.
 
     Attributes
     ----------
@@ -227,7 +236,7 @@ class LeftOut:
     @property
     def output_error(self) -> float | None:
         """Relative L2 error of the worst output that can be compared; None if none can."""
-        return max((f.relative_l2 for f in self.fidelity if not f.note), default=None)
+        return output_error(self.fidelity)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +262,22 @@ class LearningCurve:
 
     measured: tuple[LearningPoint, LearningPoint]
     expected: LearningPoint
+
+    @classmethod
+    def of(cls, half: LearningPoint, whole: LearningPoint) -> LearningCurve:
+        """Extrapolate to twice the samples of `whole`.
+
+        With e² = a + b/N for N samples, twice as many save N_half/(N - N_half)/2 times what the
+        second half has saved: half as much, if the halves are equal.
+        """
+        saved = half.output_error**2 - whole.output_error**2
+        share = half.samples / (whole.samples - half.samples) / 2
+        squared = whole.output_error**2 - share * saved
+        error = max(0.0, squared) ** 0.5 if saved > 0 else whole.output_error
+        return cls(
+            measured=(half, whole),
+            expected=LearningPoint(samples=2 * whole.samples, output_error=error),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,7 +349,7 @@ class Verification:
     @property
     def output_error(self) -> float | None:
         """Relative L2 error of the worst output that can be compared; None if none can."""
-        return max((f.relative_l2 for f in self.fidelity if not f.note), default=None)
+        return output_error(self.fidelity)
 
     @property
     def latency_ratio(self) -> float | None:

@@ -52,8 +52,9 @@ _SLOW_SECONDS = 2.0
 class Samples:
     """Inputs, one entry for each run; `random` says whether they are random numbers.
 
-    `held_out` says that nothing is fitted to them or chosen by them. `left_out` are further inputs,
-    of `num_kinds` kinds that nothing is fitted to or chosen by either; some may be in both.
+    `held_out` says that nothing is fitted to them or chosen by them. Those in `left_out` are of
+    `num_kinds` kinds of inputs that some fits leave out. `num_fitted` are the numbers of samples in
+    the first half of what models are fitted to, and in both.
     """
 
     feeds: tuple[Feeds, ...]
@@ -61,6 +62,7 @@ class Samples:
     held_out: bool = False
     left_out: tuple[Feeds, ...] = ()
     num_kinds: int = 0
+    num_fitted: tuple[int, int] = (0, 0)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ They answer two separate questions:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,15 @@ from alds_onnx.evaluate.sessions import (
     flatten,
 )
 from alds_onnx.graph.files.external import is_large
-from alds_onnx.values import LeftOut, OutputFidelity, Status, Verification
+from alds_onnx.values import (
+    LearningCurve,
+    LearningPoint,
+    LeftOut,
+    OutputFidelity,
+    Status,
+    Verification,
+    output_error,
+)
 
 #: Largest relative L2 difference of an output that counts as float rounding, by the coarsest
 #: element type of the decomposed weights. Rounding errors of single operators, about 1e-7, 1e-3 and
@@ -56,6 +64,9 @@ class Candidates:
     outputs of decomposed nodes: tensors of the main graph that all three models have. An entry of a
     model output counts as at least `floor` in magnitude; layer outputs have no such limit. Messages
     say `called` for the compressed model.
+
+    `half` makes the model with factors fitted to half of the samples, `kept` the one with factors
+    fitted without the kinds of inputs that the samples leave out; None where there is none.
     """
 
     original: ModelProto
@@ -65,6 +76,8 @@ class Candidates:
     folder: Path
     called: str = "the compressed model"
     floor: float = 0.0
+    half: Callable[[], ModelProto] | None = None
+    kept: Callable[[], ModelProto] | None = None
 
 
 class _OriginalError(RunError):
@@ -181,11 +194,12 @@ def _compare(
     composed = _outputs(models, samples.feeds[:_MOST_EXACT_RUNS], execution)
     compressed = Session(models.compressed, models.folder, execution)
     fidelity, at_outputs = _compare_outputs(models, original, compressed, range(count), composed)
-    left_out = _left_out(models, samples, original, compressed)
     before = after = None
     if original.session is not None:
         before, after = measure(original.session, compressed, samples.feeds[0])
     del compressed
+    left_out = _left_out(models, samples, original, execution)
+    learning = _learning(models, samples, original, execution, fidelity)
     layers = _difference_at_layers(models, samples.feeds[0], execution, tolerance)
     difference = max(at_outputs, layers)
     passed = difference <= tolerance
@@ -200,6 +214,7 @@ def _compare(
         random_inputs=samples.random,
         held_out=samples.held_out,
         left_out=left_out,
+        learning=learning,
         latency_before=before,
         latency_after=after,
         threads=execution.threads,
@@ -234,19 +249,42 @@ def _compare_outputs(
 
 
 def _left_out(
-    models: Candidates, samples: Samples, original: _Original, compressed: Session
+    models: Candidates, samples: Samples, original: _Original, execution: Execution
 ) -> LeftOut | None:
-    """Measure fidelity on the kinds that were left out.
+    """Measure fidelity on kinds of inputs, with factors that are fitted without these kinds.
 
     Its standard errors are those of other samples of the same kinds. Other kinds may differ more
     than samples do.
     """
-    if not samples.left_out:
+    if not samples.left_out or models.kept is None:
         return None
+    session = Session(models.kept(), models.folder, execution)
     numbers = range(len(samples.feeds), len(original.feeds))
-    fidelity, _ = _compare_outputs(models, original, compressed, numbers)
+    fidelity, _ = _compare_outputs(models, original, session, numbers)
     count = _num_samples(samples.left_out)
     return LeftOut(kinds=samples.num_kinds, samples=count, fidelity=fidelity)
+
+
+def _learning(
+    models: Candidates,
+    samples: Samples,
+    original: _Original,
+    execution: Execution,
+    fidelity: Sequence[OutputFidelity],
+) -> LearningCurve | None:
+    """Compare with the model whose factors are fitted to half of the samples."""
+    if not samples.held_out or models.half is None:
+        return None
+    session = Session(models.half(), models.folder, execution)
+    found, _ = _compare_outputs(models, original, session, range(len(samples.feeds)))
+    errors = [output_error(fidelity) for fidelity in (found, fidelity)]
+    if any(error is None or not np.isfinite(error) for error in errors):
+        return None
+    half, whole = (
+        LearningPoint(samples=count, output_error=error or 0.0)
+        for count, error in zip(samples.num_fitted, errors, strict=True)
+    )
+    return LearningCurve.of(half, whole)
 
 
 def _num_samples(feeds: Sequence[Feeds]) -> int:

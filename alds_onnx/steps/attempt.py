@@ -11,7 +11,7 @@ from alds_onnx.cuts import Cut, Scheme, distinct
 from alds_onnx.errors import PlanError, UsageError
 from alds_onnx.graph.files.external import Spill, spill_for
 from alds_onnx.graph.layers import Layer
-from alds_onnx.graph.rewrite import Replacement, rewrite
+from alds_onnx.graph.rewrite import rewrite
 from alds_onnx.plans import match_plan
 from alds_onnx.search.budgets import CostedBudget, parameter_budget
 from alds_onnx.search.choose import (
@@ -48,7 +48,6 @@ class Attempt:
 
     budgets: tuple[Budget, ...]
     decompositions: list[Decomposition]
-    replacements: list[Replacement]
     model: ModelProto
     spill: Spill | None
     measurement: Measurement | None = None
@@ -128,14 +127,11 @@ def make_attempt(prepared: Prepared, budgets: Sequence[CostedBudget], clock: Clo
 
     clock.start(Step.FACTORIZE)
     decompositions = prepared.metric.fit(choice, reconsider, clock.advance)
-    replacements = [
-        Replacement(layers=d.weight.layers, factors=d.factors, bias=d.bias) for d in decompositions
-    ]
+    replacements = [one.replacement for one in decompositions]
     spill = spill_for(survey.loaded.model)
     return Attempt(
         budgets=tuple(one.budget for one in budgets),
         decompositions=decompositions,
-        replacements=replacements,
         model=rewrite(survey.loaded.model, replacements, spill),
         spill=spill,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from onnx import ModelProto
 
@@ -19,7 +19,8 @@ from alds_onnx.graph.rewrite import Replacement, with_composed_weights
 from alds_onnx.graph.scopes import Key, ModelIndex
 from alds_onnx.graph.shapes import infer, known_shapes, sizes_from_weights
 from alds_onnx.settings import MergeSettings, Settings
-from alds_onnx.steps.data import Data
+from alds_onnx.steps.data import Data, count_samples
+from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Survey
 from alds_onnx.values import Status, Verification
 
@@ -42,6 +43,7 @@ def make_samples(survey: Survey, data: Data | None, settings: Settings) -> Sampl
         held_out=bool(data.check),
         left_out=data.left_out,
         num_kinds=data.num_kinds,
+        num_fitted=(count_samples(data.halves[0]), count_samples(data.fit)),
     )
 
 
@@ -103,21 +105,31 @@ def find_shapes(
 def check(
     survey: Survey,
     model: ModelProto,
-    replacements: Sequence[Replacement],
+    decompositions: Sequence[Decomposition],
     samples: Samples | str,
     settings: Settings,
 ) -> Verification:
     """Check the compressed model; a VerificationError if the rewrite is not exact."""
     if isinstance(samples, str):
         return Verification(status=Status.NOT_VALIDATED, reason=samples)
-    spill = Spill() if is_large(survey.loaded.model) else None
     loaded = survey.loaded
+    spill = Spill() if is_large(loaded.model) else None
+    replacements = [one.replacement for one in decompositions]
+
+    def composed(chosen: Sequence[Replacement | None]) -> Callable[[], ModelProto] | None:
+        found = [one for one in chosen if one is not None]
+        if not found:
+            return None
+        return lambda: with_composed_weights(loaded.model, found, spill)
+
     models = Candidates(
         original=loaded.model,
         compressed=model,
         composed=with_composed_weights(loaded.model, replacements, spill),
         layers=_outputs_of_main_graph(survey.index, replacements),
         folder=loaded.folder,
+        half=composed([one.half for one in decompositions]),
+        kept=composed([one.kept for one in decompositions]),
     )
     types = {r.layers[0].source.tensor.data_type for r in replacements}
     return verified(models, samples, types, settings)

@@ -50,7 +50,7 @@ def finish(
     clock.start(Step.VERIFY)
     verification = None
     if not settings.dry_run:
-        verification = check(survey, attempt.model, attempt.replacements, samples, settings)
+        verification = check(survey, attempt.model, attempt.decompositions, samples, settings)
     scores = _scores(prepared, attempt, clock)
     clock.stop()
     plan = _plan(prepared, attempt)

@@ -32,6 +32,11 @@ class Decomposition:
     half: Replacement | None = None
     kept: Replacement | None = None
 
+    @property
+    def replacement(self) -> Replacement:
+        """The factors that the model gets."""
+        return Replacement(layers=self.weight.layers, factors=self.factors, bias=self.bias)
+
 
 def plan_rows(
     survey: Survey, decompositions: Sequence[Decomposition], work: Mapping[Site, Work]
