@@ -34,6 +34,9 @@ Noise has two parts, which are measured apart:
     calibration     --seed, repeated, draws calibration data anew for each seed. Scores are then
                     means over the draws, and a third table gives their standard deviation.
 
+With --samples only so many of the calibration samples are used. Another revision of the package is
+measured by the same command with its checkout first in PYTHONPATH.
+
 Seconds are for one compression, the mean over ratios and seeds; those of the calibrated methods
 include all measurements. Finished runs are kept in .cache/accuracy.jsonl, by what they depend on,
 the sources of the package included: run the same command again to go on after an interrupt.
@@ -95,14 +98,17 @@ class Bench:
     store: Store
     methods: Methods
     seeds: tuple[int, ...]
+    samples: int
     threads: int
     say: Say
 
     def evaluate(self, task: Task, ratios: Sequence[float], methods: Sequence[str]) -> Results:
         """Run what was not run before, and print the tables as they fill."""
-        feeds = cache(task.draw)
+        feeds = cache(lambda seed: _some(task.draw(seed), self.samples, seed))
         base = self._run(task, _BASE, 0.0, 0, feeds).counts
         samples = f"{len(base.total)} {task.sample}s"
+        if self.samples:
+            samples += f", calibrated on {self.samples}"
         before = f"{_cell(base.score, base.error).strip()} before compression"
         self.say(f"\n{task.name}: {task.unit} in %, {before}; {samples}, {self.threads} thread(s)")
         self.say("removed     " + "".join(f"{cr:>14.0%}" for cr in ratios) + "   seconds")
@@ -120,7 +126,10 @@ class Bench:
 
     def _run(self, task: Task, method: str, cr: float, seed: int, feeds: Draw) -> Run:
         """A run out of the store, or a new one."""
-        key = Key(task=task.name, method=method, cr=cr, seed=seed, threads=self.threads)
+        samples = self.samples if method in WITH_DATA else 0
+        key = Key(
+            task=task.name, method=method, cr=cr, seed=seed, threads=self.threads, samples=samples
+        )
         run = self.store.get(key)
         if run is None:
             data = feeds(seed) if method in WITH_DATA else None  # not counted in the seconds
@@ -154,6 +163,16 @@ class Bench:
             scores = [[run.counts.score for run in row] for row in results.runs[method]]
             cells = "".join(f"{np.std(row, ddof=1):14.2f}" for row in scores)
             self.say(f"{method:12s}{cells}")
+
+
+def _some(feeds: Feeds, samples: int, seed: int) -> Feeds:
+    """Choose so many samples at random, in one batch; 0 is all, as they are."""
+    if not samples:
+        return feeds
+    joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+    count = len(next(iter(joined.values())))
+    chosen = np.sort(np.random.default_rng(seed).permutation(count)[:samples])
+    return [{name: array[chosen] for name, array in joined.items()}]
 
 
 def _cell(value: float, error: float) -> str:
@@ -233,6 +252,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=int, action="append", help="draw of the calibration data (repeatable)"
     )
+    parser.add_argument("--samples", type=int, default=0, help="of calibration data; default: all")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all")
     parser.add_argument("--fresh", action="store_true", help="do not use runs made before")
     parser.add_argument("--plot", type=Path, help="draw the curves to this PNG")
@@ -256,6 +276,7 @@ def main() -> None:
         store=Store(CACHE / "accuracy.jsonl", versions, fresh=options.fresh),
         methods=Methods(),
         seeds=tuple(dict.fromkeys(options.seed or [0])),
+        samples=options.samples,
         threads=options.threads,
         say=say,
     )

@@ -66,13 +66,17 @@ def mean(counts: Sequence[Counts]) -> Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """What a run depends on, but for what `fingerprint` and the versions tell."""
+    """What a run depends on, but for what `fingerprint` and the versions tell.
+
+    `samples` is how many calibration samples are used of those that are drawn; 0 is all.
+    """
 
     task: str
     method: str
     cr: float
     seed: int
     threads: int
+    samples: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
