@@ -8,7 +8,7 @@ from itertools import count
 
 from alds_onnx.errors import BudgetError
 from alds_onnx.evaluate.sessions import check_provider
-from alds_onnx.limits import LimitResult
+from alds_onnx.results import LimitResult
 from alds_onnx.search.bisection import (
     confirmed,
     fractions,

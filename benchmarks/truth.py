@@ -66,7 +66,7 @@ from wheels import CACHE
 
 import alds_onnx
 from alds_onnx import Measuring
-from alds_onnx.values import OutputFidelity, Verification
+from alds_onnx.results import OutputFidelity, Verification
 
 _HERE = Path(__file__).resolve().parent
 _TABLES = _HERE / "truth.md"

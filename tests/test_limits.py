@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alds_onnx.limits import Score
+from alds_onnx.results import Score
 
 
 @pytest.mark.parametrize(("before", "after", "drop"), [(995, 990, 0.5), (7, 4, 0.3), (1, 3, -0.2)])

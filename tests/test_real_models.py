@@ -9,7 +9,8 @@ import onnx
 import pytest
 
 import alds_onnx
-from alds_onnx.values import Decision, Status
+from alds_onnx.results import Status
+from alds_onnx.values import Decision
 from tests.conftest import wheel_member
 from tests.test_command import count_parameters
 

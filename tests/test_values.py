@@ -10,16 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from alds_onnx.cuts import Cut, CutError, ErrorCurve, LayerShape, Spectra, read_only
-from alds_onnx.values import (
-    Budget,
-    Decision,
-    Latency,
-    LayerPlan,
-    Plan,
-    SearchMethod,
-    Status,
-    Verification,
-)
+from alds_onnx.results import Latency, Status, Verification
+from alds_onnx.values import Budget, Decision, LayerPlan, Plan, SearchMethod
 
 shapes = st.builds(
     LayerShape,

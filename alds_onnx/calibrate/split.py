@@ -42,14 +42,14 @@ _FEW, _MOST = 32, 1024
 class Split:
     """The numbers of the samples in each part; see `alds_onnx.steps.data.Data`.
 
-    `apart` marks the samples, in all parts, of the `num_kinds` kinds that are apart.
+    `kinds` are the kinds of all samples, by number, and `apart` those of the kinds that are apart.
     """
 
     halves: tuple[_Indices, _Indices]
     choose: _Indices
     check: _Indices
-    apart: npt.NDArray[np.bool_]
-    num_kinds: int
+    kinds: _Indices
+    apart: tuple[int, ...]
 
 
 def split(outputs: FloatArray, seed: int, *, choose: bool, samples_each: float = 1.0) -> Split:
@@ -92,9 +92,15 @@ def split(outputs: FloatArray, seed: int, *, choose: bool, samples_each: float =
         halves=(rest[::2], rest[1::2]),
         choose=trials,
         check=check,
-        apart=np.isin(kinds, chosen),
-        num_kinds=len(chosen),
+        kinds=kinds,
+        apart=tuple(chosen),
     )
+
+
+def example(outputs: FloatArray, members: _Indices) -> int:
+    """Find the sample among these whose outputs are nearest to their mean."""
+    centred = outputs[members] - outputs[members].mean(axis=0)
+    return int(members[(centred**2).sum(axis=1).argmin()])
 
 
 def _num_checked(count: int, samples_each: float) -> int:

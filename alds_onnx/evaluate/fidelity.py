@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from alds_onnx.evaluate.bootstrap import agreement_stderr, relative_stderr
 from alds_onnx.evaluate.sessions import Outputs, flatten
-from alds_onnx.values import OutputFidelity
+from alds_onnx.results import OutputFidelity
 
 _Array: TypeAlias = npt.NDArray[np.float64]
 

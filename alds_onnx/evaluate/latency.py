@@ -9,7 +9,7 @@ import numpy as np
 
 from alds_onnx.cuts import FloatArray
 from alds_onnx.evaluate.sessions import Feeds, Session
-from alds_onnx.values import Latency
+from alds_onnx.results import Latency
 
 _WARM_UP = 2
 _FEWEST, _MOST = 5, 200

@@ -49,19 +49,26 @@ _SLOW_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Kind:
+    """Inputs of one kind, and the number, from 0, of a typical sample among all that were given."""
+
+    example: int
+    feeds: tuple[Feeds, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Samples:
     """Inputs, one entry for each run; `random` says whether they are random numbers.
 
     `held_out` says that nothing is fitted to them or chosen by them. Those in `left_out` are of
-    `num_kinds` kinds of inputs that some fits leave out. `num_fitted` are the numbers of samples in
-    the first half of what models are fitted to, and in both.
+    kinds of inputs that some fits leave out. `num_fitted` are the numbers of samples in the first
+    half of what models are fitted to, and in both.
     """
 
     feeds: tuple[Feeds, ...]
     random: bool
     held_out: bool = False
-    left_out: tuple[Feeds, ...] = ()
-    num_kinds: int = 0
+    left_out: tuple[Kind, ...] = ()
     num_fitted: tuple[int, int] = (0, 0)
 
     @property

@@ -20,7 +20,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from alds_onnx.evaluate.fidelity import Comparison
 from alds_onnx.evaluate.latency import measure
-from alds_onnx.evaluate.samples import Samples
+from alds_onnx.evaluate.samples import Kind, Samples
 from alds_onnx.evaluate.sessions import (
     Execution,
     Feeds,
@@ -31,13 +31,14 @@ from alds_onnx.evaluate.sessions import (
     flatten,
 )
 from alds_onnx.graph.files.external import is_large
-from alds_onnx.values import (
+from alds_onnx.results import (
     LearningCurve,
     LearningPoint,
     LeftOut,
     OutputFidelity,
     Status,
     Verification,
+    WorstKind,
     output_error,
 )
 
@@ -131,7 +132,8 @@ def verify(
 def _open_original(
     models: Candidates, samples: Samples, execution: Execution, tolerance: float
 ) -> _Original:
-    feeds, large = (*samples.feeds, *samples.left_out), is_large(models.original)
+    others = (feeds for kind in samples.left_out for feeds in kind.feeds)
+    feeds, large = (*samples.feeds, *others), is_large(models.original)
     count = len(feeds) if large else min(len(samples.feeds), _MOST_EXACT_RUNS)
     try:
         session = Session(models.original, models.folder, execution)
@@ -259,10 +261,33 @@ def _left_out(
     if not samples.left_out or models.kept is None:
         return None
     session = Session(models.kept(), models.folder, execution)
-    numbers = range(len(samples.feeds), len(original.feeds))
-    fidelity, _ = _compare_outputs(models, original, session, numbers)
-    count = _num_samples(samples.left_out)
-    return LeftOut(kinds=samples.num_kinds, samples=count, fidelity=fidelity)
+    total = Comparison(session.output_names, original.unsteady)
+    by_kind, number = [], len(samples.feeds)
+    for kind in samples.left_out:
+        own = Comparison(session.output_names, original.unsteady)
+        for feeds in kind.feeds:
+            expected, actual = original.run(number), session.run(feeds)
+            odd = _not_finite(session.output_names, expected)
+            for comparison in (own, total):
+                comparison.ignore(odd)
+                comparison.add(expected, actual, batch_size(feeds))
+            number += 1
+        by_kind.append((kind, own))
+    return LeftOut(
+        kinds=len(samples.left_out),
+        samples=sum(_num_samples(kind.feeds) for kind in samples.left_out),
+        fidelity=total.outputs(),
+        worst=_worst(by_kind),
+    )
+
+
+def _worst(by_kind: Sequence[tuple[Kind, Comparison]]) -> WorstKind | None:
+    found = [
+        WorstKind(example=kind.example, samples=_num_samples(kind.feeds), output_error=error)
+        for kind, comparison in by_kind
+        if (error := output_error(comparison.outputs())) is not None
+    ]
+    return max(found, key=lambda kind: kind.output_error, default=None)
 
 
 def _learning(

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from alds_onnx.report import numbers
-from alds_onnx.values import LearningCurve, LearningPoint, LeftOut, OutputFidelity, Verification
+from alds_onnx.results import (
+    LearningCurve,
+    LearningPoint,
+    LeftOut,
+    OutputFidelity,
+    Verification,
+)
 
 # Relative fall of the error below which more samples are not worth it.
 _WORTHWHILE = 0.02

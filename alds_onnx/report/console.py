@@ -14,9 +14,10 @@ from rich.text import Text
 
 from alds_onnx.cuts import Cut, Scheme
 from alds_onnx.report import accuracy, numbers, words
+from alds_onnx.results import Latency, Verification
 from alds_onnx.settings import Progress, Step
 from alds_onnx.steps.merge import MergedLayer, MergeReport
-from alds_onnx.values import Decision, Latency, LayerPlan, Report, Verification
+from alds_onnx.values import Decision, LayerPlan, Report
 
 _PIPED_WIDTH = 160
 # Number of layers to mark as the most sensitive ones.

@@ -7,12 +7,12 @@ import math
 from typing import Any
 
 from alds_onnx.evidence import Evidence, WeightEvidence
-from alds_onnx.limits import LimitResult
 from alds_onnx.report import numbers, swept
 from alds_onnx.report.words import LONGEST_NAME, point_error
+from alds_onnx.results import LimitResult, Verification
 from alds_onnx.runtimes import Runtime
 from alds_onnx.sweeps import Sweep, SweepPoint
-from alds_onnx.values import LayerPlan, Report, Verification
+from alds_onnx.values import LayerPlan, Report
 
 _DIGITS = 4
 # With thousands of layers, each curve has fewer points, so that the file stays small.

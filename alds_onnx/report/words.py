@@ -8,10 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from alds_onnx.evidence import TradeOff
-from alds_onnx.limits import LimitData, LimitKind, LimitResult, Score, Trial
 from alds_onnx.report import accuracy, numbers
+from alds_onnx.results import (
+    LimitData,
+    LimitKind,
+    LimitResult,
+    OutputFidelity,
+    Score,
+    Status,
+    Trial,
+    Verification,
+)
 from alds_onnx.runtimes import Runtime
-from alds_onnx.values import Decision, Objective, OutputFidelity, Report, Status, Verification
+from alds_onnx.values import Decision, Objective, Report
 
 LONGEST_NAME = 200
 

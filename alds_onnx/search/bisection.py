@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from alds_onnx.limits import Trial
+from alds_onnx.results import Trial
 
 _T = TypeVar("_T")
 

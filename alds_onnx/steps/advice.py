@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 from alds_onnx.graph.layers import Layer
-from alds_onnx.limits import LimitData, LimitKind, Score
+from alds_onnx.results import LimitData, LimitKind, OutputFidelity, Score, Status
 from alds_onnx.runtimes import Runtime
 from alds_onnx.steps.data import Data
 from alds_onnx.steps.prepare import Prepared
 from alds_onnx.timing.slow_cuts import SlowCut
-from alds_onnx.values import OutputFidelity, Report, Status
+from alds_onnx.values import Report
 
 # A ratio of times above which a model is slower beyond the noise of the measurement.
 _SLOWER = 1.05
@@ -121,7 +121,8 @@ def _about_the_checks(report: Report) -> list[str]:
 def _about_kinds_left_out(report: Report) -> list[str]:
     """Say that other kinds of inputs do worse, if that is beyond chance and large enough to care.
 
-    Of several outputs, the one that does worst on these kinds is named.
+    Outputs that look like scores are judged by their top-1, which may stay the same where their
+    errors grow; others by their error. Of several, the numbers of the worst are given.
     """
     checks = report.verification
     if checks is None or checks.left_out is None:
@@ -136,15 +137,26 @@ def _about_kinds_left_out(report: Report) -> list[str]:
     if same:
         other, agreement = min(same)
         facts.append(f"the same top-1 for {other:.0%} instead of {agreement:.0%}")
-    worse = "kinds of inputs that were left out of the fit do worse: "
-    return [f"{worse}{' and '.join(facts)}; give more varied samples"] if facts else []
+    if not facts:
+        return []
+    worst = checks.left_out.worst
+    if worst is not None:
+        facts[-1] += (
+            f", the worst of them like calibration sample {worst.example} (an output error of "
+            f"{worst.output_error:.2g})"
+        )
+    return [
+        f"kinds of inputs that a fit has not seen do worse: {' and '.join(facts)}; give samples of "
+        "all kinds that the model will see"
+    ]
 
 
 def _has_larger_error(given: OutputFidelity, other: OutputFidelity) -> bool:
     spread = _spread(given.relative_l2_stderr, other.relative_l2_stderr)
     larger = other.relative_l2 - given.relative_l2
-    comparable = not (given.note or other.note)
-    return comparable and larger > spread and other.relative_l2 > _WORSE * given.relative_l2
+    if given.note or other.note or other.top1_agreement is not None:
+        return False
+    return larger > spread and other.relative_l2 > _WORSE * given.relative_l2
 
 
 def _agrees_less(given: OutputFidelity, other: OutputFidelity) -> bool:

@@ -18,11 +18,11 @@ from alds_onnx.graph.files.load import LoadedModel
 from alds_onnx.graph.rewrite import Replacement, with_composed_weights
 from alds_onnx.graph.scopes import Key, ModelIndex
 from alds_onnx.graph.shapes import infer, known_shapes, sizes_from_weights
+from alds_onnx.results import Status, Verification
 from alds_onnx.settings import MergeSettings, Settings
 from alds_onnx.steps.data import Data, count_samples
 from alds_onnx.steps.rows import Decomposition
 from alds_onnx.steps.survey import Survey
-from alds_onnx.values import Status, Verification
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +42,6 @@ def make_samples(survey: Survey, data: Data | None, settings: Settings) -> Sampl
         random=False,
         held_out=bool(data.check),
         left_out=data.left_out,
-        num_kinds=data.num_kinds,
         num_fitted=(count_samples(data.halves[0]), count_samples(data.fit)),
     )
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from alds_onnx.calibrate.reader import Feed, model_inputs, read_feeds
 from alds_onnx.calibrate.runner import Runner
-from alds_onnx.calibrate.split import split
+from alds_onnx.calibrate.split import Split, example, split
 from alds_onnx.calibrate.units import Units, find_units
 from alds_onnx.errors import DataError
+from alds_onnx.evaluate.samples import Kind
 from alds_onnx.evaluate.sessions import RunError
 from alds_onnx.settings import Settings
 from alds_onnx.steps.survey import Survey
@@ -33,9 +35,7 @@ class Data:
     check
         The runs that nothing is fitted to or chosen by: what the user reads is measured on them.
     left_out
-        The runs in `check` of the kinds that some fits leave out, batched anew.
-    num_kinds
-        Number of kinds in `left_out`.
+        The samples in `check` of the kinds that some fits leave out, kind by kind.
     num_spoilt
         Number of samples with NaN or infinity, over all parts.
     num_samples
@@ -46,8 +46,7 @@ class Data:
     apart: tuple[int, int] = (0, 0)
     choose: tuple[Feed, ...] = ()
     check: tuple[Feed, ...] = ()
-    left_out: tuple[Feed, ...] = ()
-    num_kinds: int = 0
+    left_out: tuple[Kind, ...] = ()
     num_spoilt: int = 0
     num_samples: int = 0
 
@@ -85,23 +84,36 @@ def _split(units: Units, settings: Settings) -> Data:
         samples_each=count / len(units.feeds),
     )
     apart = np.zeros(len(spoilt), bool)
-    apart[clean] = parts.apart
+    apart[clean] = np.isin(parts.kinds, parts.apart)
     first, second = (clean[half] for half in parts.halves)
     halves = [
         (units.batches(half[~apart[half]]), units.batches(half[apart[half]]))
         for half in (np.append(first, np.flatnonzero(spoilt)), second)
     ]
-    check = clean[parts.check]
     return Data(
         halves=((*halves[0][0], *halves[0][1]), (*halves[1][0], *halves[1][1])),
         apart=(len(halves[0][1]), len(halves[1][1])),
         choose=units.batches(clean[parts.choose]),
-        check=units.batches(check),
-        left_out=units.batches(check[apart[check]]),
-        num_kinds=parts.num_kinds,
+        check=units.batches(clean[parts.check]),
+        left_out=_left_out(units, clean, parts),
         num_spoilt=int(spoilt.sum()),
         num_samples=count,
     )
+
+
+def _left_out(units: Units, clean: npt.NDArray[np.int64], parts: Split) -> tuple[Kind, ...]:
+    """Batch the samples to check of each kind that is apart; `clean` are the units of the split."""
+    sizes = [_batch_size(feed) for feed in units.feeds]
+    starts = np.cumsum([0, *sizes])
+    found = []
+    for kind in parts.apart:
+        members = np.flatnonzero(parts.kinds == kind)
+        checked = members[np.isin(members, parts.check)]
+        if len(checked):
+            middle = clean[example(units.outputs[clean], members)]
+            feeds = units.batches(clean[checked])
+            found.append(Kind(example=int(starts[middle]), feeds=feeds))
+    return tuple(found)
 
 
 def fit_runner(data: Data, survey: Survey, settings: Settings) -> Runner:

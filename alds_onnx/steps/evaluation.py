@@ -35,7 +35,7 @@ from alds_onnx.evaluate.scores import (
     ranks,
 )
 from alds_onnx.evaluate.sessions import Execution, Outputs, RunError, Session
-from alds_onnx.limits import Score
+from alds_onnx.results import Score
 from alds_onnx.settings import Settings
 from alds_onnx.steps.data import Data, make_runner
 from alds_onnx.steps.survey import Advance, Survey
@@ -157,7 +157,7 @@ def make_scoring(
 
 def _count_shared(runs: Sequence[tuple[list[Feed], list[_Labels]]], data: Data) -> int:
     """Count the labelled samples that are calibration data too, byte for byte."""
-    parts = (data.fit, data.choose, data.check, data.left_out)
+    parts = (data.fit, data.choose, data.check)
     known = {one for feeds in parts for feed in feeds for one in _digests(feed)}
     return sum(
         one in known

@@ -11,7 +11,7 @@ from alds_onnx.graph.files.external import Spill
 from alds_onnx.graph.files.load import LoadedModel
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.scopes import ModelIndex
-from alds_onnx.limits import LimitResult, Score
+from alds_onnx.results import LimitResult, Score
 from alds_onnx.search.alignment import Alignment
 from alds_onnx.settings import Step
 from alds_onnx.steps.advice import make_warnings

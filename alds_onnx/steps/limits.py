@@ -15,7 +15,7 @@ from alds_onnx.errors import DataError, LimitError, UsageError
 from alds_onnx.evaluate.fidelity import Comparison
 from alds_onnx.evaluate.sessions import Outputs, RunError
 from alds_onnx.evaluate.verify import TOLERANCES, incomparable
-from alds_onnx.limits import LimitData, LimitKind, LimitResult, Trial
+from alds_onnx.results import LimitData, LimitKind, LimitResult, Trial
 from alds_onnx.search.bisection import Found
 from alds_onnx.steps.data import count_samples, make_runner
 from alds_onnx.steps.evaluation import Judge, ModelScores, Scoring

@@ -15,10 +15,10 @@ from alds_onnx.graph.files.load import LoadedModel, load_model
 from alds_onnx.graph.merge import Merging, merge_pairs
 from alds_onnx.graph.pairs import Pair, Unmerged
 from alds_onnx.graph.scopes import ModelIndex
+from alds_onnx.results import Status, Verification
 from alds_onnx.settings import MergeSettings, Progress, Source, Step
 from alds_onnx.steps.checks import random_inputs, verified
 from alds_onnx.steps.clock import Clock
-from alds_onnx.values import Status, Verification
 
 # A model compressed too far may end in a sigmoid of 1e-8, whose rounding error is 6e-8, that of a
 # number near 1. This floor, with the tolerance for float32, allows so much.

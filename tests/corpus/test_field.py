@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import alds_onnx
-from alds_onnx.values import Status
+from alds_onnx.results import Status
 from tests.corpus import field_cases
 
 # Cases that the package can cut, and the fraction of the parameters that it removes.

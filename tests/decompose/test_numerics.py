@@ -21,8 +21,9 @@ from alds_onnx.errors import AldsError, VerificationError
 from alds_onnx.graph.rewrite import Replacement, rewrite, with_composed_weights
 from alds_onnx.linalg import eigen
 from alds_onnx.linalg.eigen import spectral_norm
+from alds_onnx.results import Status
 from alds_onnx.runtimes import Runtime
-from alds_onnx.values import Decision, Status
+from alds_onnx.values import Decision
 from tests.decompose.matrices import RESOLUTION
 from tests.graph.builders import only_layer
 

@@ -10,7 +10,7 @@ import pytest
 
 from alds_onnx.evaluate.fidelity import Comparison
 from alds_onnx.evaluate.latency import _summary
-from alds_onnx.values import OutputFidelity
+from alds_onnx.results import OutputFidelity
 
 Y = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, -6.0]], np.float32)
 

@@ -17,7 +17,7 @@ from alds_onnx.evaluate.samples import Samples
 from alds_onnx.evaluate.sessions import Execution, Outputs, Session
 from alds_onnx.evaluate.verify import TOLERANCES, Candidates, verify
 from alds_onnx.graph.rewrite import rewrite, with_composed_weights
-from alds_onnx.values import Latency, Status, Verification
+from alds_onnx.results import Latency, Status, Verification
 from tests.graph.builders import Array, normal, parse, replacements_of
 
 ONE = Execution(threads=1)

@@ -7,21 +7,21 @@ from html.parser import HTMLParser
 from typing import Any
 
 from alds_onnx.cuts import Cut, CutError
-from alds_onnx.limits import LimitData, LimitKind, LimitResult, Score, Trial
-from alds_onnx.sweeps import Sweep, make_sweep
-from alds_onnx.values import (
-    Decision,
-    LayerPlan,
+from alds_onnx.results import (
     LearningCurve,
     LearningPoint,
     LeftOut,
+    LimitData,
+    LimitKind,
+    LimitResult,
     OutputFidelity,
-    Plan,
-    Report,
-    SearchMethod,
+    Score,
     Status,
+    Trial,
     Verification,
 )
+from alds_onnx.sweeps import Sweep, make_sweep
+from alds_onnx.values import Decision, LayerPlan, Plan, Report, SearchMethod
 
 ROW = LayerPlan(
     name="a",

@@ -19,8 +19,9 @@ from alds_onnx.report.json import dump, report_to_json
 from alds_onnx.report.origin import find_origin
 from alds_onnx.report.swept import cells, columns, loss, sweep_to_csv
 from alds_onnx.report.words import cards
+from alds_onnx.results import LearningCurve, LearningPoint, Status, Verification
 from alds_onnx.sweeps import make_sweep
-from alds_onnx.values import LearningCurve, LearningPoint, Report, Status, Verification
+from alds_onnx.values import Report
 from tests.report.reports import CHECKED, HELD_OUT, ROW, Outline, point, report
 
 RANDOM = replace(HELD_OUT, random_inputs=True, held_out=False, left_out=None, learning=None)

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from alds_onnx.limits import LimitData, LimitKind, Score
 from alds_onnx.report import words
 from alds_onnx.report.console import print_report
 from alds_onnx.report.json import report_to_json
 from alds_onnx.report.tables import tables
+from alds_onnx.results import LimitData, LimitKind, Score
 from alds_onnx.values import Decision, Report
 from tests.report.reports import CONFIRMED, LIMIT_RESULT, ROW, report
 

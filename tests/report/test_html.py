@@ -17,17 +17,9 @@ from alds_onnx.report.html import report_to_html
 from alds_onnx.report.origin import find_origin
 from alds_onnx.report.tables import embedded, rounded, tables
 from alds_onnx.report.words import point_error
+from alds_onnx.results import Latency, OutputFidelity, Status, Verification
 from alds_onnx.runtimes import Runtime
-from alds_onnx.values import (
-    Decision,
-    Latency,
-    LayerPlan,
-    Objective,
-    OutputFidelity,
-    Report,
-    Status,
-    Verification,
-)
+from alds_onnx.values import Decision, LayerPlan, Objective, Report
 from tests.report.reports import HOSTILE, LIMIT_RESULT, ROW, Outline, report
 
 # Largest size of a page, in bytes.

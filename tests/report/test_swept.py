@@ -10,10 +10,10 @@ import re
 import pytest
 from rich.console import Console
 
-from alds_onnx.limits import Score
 from alds_onnx.report.html import report_to_html
 from alds_onnx.report.origin import find_origin
 from alds_onnx.report.swept import cells, columns, headline, loss, print_sweep
+from alds_onnx.results import Score
 from alds_onnx.sweeps import Sweep, make_sweep
 from tests.report.reports import HOSTILE, KNEE, Outline, point, sweep
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alds_onnx.limits import Trial
+from alds_onnx.results import Trial
 from alds_onnx.search.bisection import (
     STEP,
     Found,

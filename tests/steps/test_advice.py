@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from alds_onnx.results import LeftOut, OutputFidelity
 from alds_onnx.steps.advice import _about_kinds_left_out
-from alds_onnx.values import LeftOut, OutputFidelity
 from tests.report.reports import CHECKED, HELD_OUT, report
 
 GIVEN = replace(

@@ -10,7 +10,8 @@ import pytest
 import alds_onnx
 from alds_onnx.calibrate.reader import Feed
 from alds_onnx.errors import DataError, UsageError
-from alds_onnx.values import Objective, Status
+from alds_onnx.results import Status
+from alds_onnx.values import Objective
 from tests.graph.builders import normal, run
 from tests.steps.nets import CR, feeds, models, relative_error
 

@@ -14,9 +14,9 @@ from onnx import ModelProto
 
 import alds_onnx
 from alds_onnx.calibrate.reader import Feed
+from alds_onnx.results import OutputFidelity, Status, Verification
 from alds_onnx.steps import finish
 from alds_onnx.steps.evidence import gather
-from alds_onnx.values import OutputFidelity, Status, Verification
 from tests.graph.builders import normal, parse
 from tests.steps.nets import CR, feeds, models
 

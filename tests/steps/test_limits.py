@@ -12,7 +12,7 @@ import alds_onnx
 from alds_onnx.calibrate.reader import Feed
 from alds_onnx.errors import DataError, LimitError, UsageError
 from alds_onnx.evaluate.scores import halves
-from alds_onnx.limits import LimitData, LimitKind, LimitResult
+from alds_onnx.results import LimitData, LimitKind, LimitResult
 from alds_onnx.search.bisection import STEP
 from alds_onnx.settings import Settings, Step
 from alds_onnx.steps import prepare

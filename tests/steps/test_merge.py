@@ -18,7 +18,8 @@ from alds_onnx.graph import merge as joining
 from alds_onnx.graph.files import external
 from alds_onnx.report.console import print_merge
 from alds_onnx.report.json import merge_to_json
-from alds_onnx.values import Decision, Status
+from alds_onnx.results import Status
+from alds_onnx.values import Decision
 from tests.conftest import DIGITS
 from tests.graph.builders import normal, parse, run
 

@@ -16,8 +16,9 @@ from alds_onnx.calibrate.runner import Runner
 from alds_onnx.calibrate.statistics import Sums
 from alds_onnx.cuts import Cut
 from alds_onnx.decompose import regression
+from alds_onnx.results import Status
 from alds_onnx.runtimes import Provider
-from alds_onnx.values import Decision, Plan, Status
+from alds_onnx.values import Decision, Plan
 from tests.graph.builders import normal, parse
 
 # Ridges differ: on the inputs' side and on the outputs'.

@@ -18,7 +18,7 @@ from alds_onnx.graph.files import external
 from alds_onnx.graph.files.external import Spill
 from alds_onnx.graph.rewrite import rewrite, with_composed_weights
 from alds_onnx.graph.tensors import external_data, read_array
-from alds_onnx.values import Status
+from alds_onnx.results import Status
 from tests.graph.builders import assert_close, normal, parse, replacements_of, run
 
 MODEL = "g (float[N, 24] x) => (float[N, 16] y) { h = MatMul(x, w) a = Relu(h) y = MatMul(a, v) }"
