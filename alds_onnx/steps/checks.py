@@ -9,6 +9,7 @@ from onnx import ModelProto
 
 from alds_onnx.calibrate.reader import Feed, ModelInput, model_inputs
 from alds_onnx.errors import VerificationError
+from alds_onnx.evaluate.random_inputs import Hints
 from alds_onnx.evaluate.samples import Samples, measured_shapes, random_samples
 from alds_onnx.evaluate.sessions import Execution, RunError
 from alds_onnx.evaluate.verify import TOLERANCES, Candidates, verify
@@ -17,7 +18,7 @@ from alds_onnx.graph.files.external import Spill, is_large
 from alds_onnx.graph.files.load import LoadedModel
 from alds_onnx.graph.rewrite import Replacement, with_composed_weights
 from alds_onnx.graph.scopes import Key, ModelIndex
-from alds_onnx.graph.shapes import infer, known_shapes, sizes_from_weights
+from alds_onnx.graph.shapes import ends_of_ids, infer, known_shapes, sizes_from_weights
 from alds_onnx.results import Status, Verification
 from alds_onnx.settings import MergeSettings, Settings
 from alds_onnx.steps.data import Data, count_samples
@@ -58,7 +59,7 @@ def random_inputs(
             loaded.folder,
             execution_of(settings),
             shapes=dict(settings.input_shapes),
-            known_sizes=sizes_from_weights(index),
+            hints=Hints(sizes=sizes_from_weights(index), ends=ends_of_ids(index)),
             seed=settings.seed,
         )
     except RunError as e:
