@@ -72,7 +72,7 @@ class LeftOut:
         samples in them.
     fidelity
         Comparison of the compressed model with the original, output by output. The standard errors
-        are those of other samples of these kinds: other kinds may differ by more.
+        are those over kinds, as far as so few can tell, or those over samples if they are larger.
     worst
         The kind with the largest output error; None if no output can be compared.
     """

@@ -1,9 +1,10 @@
 """Splitting samples into parts with different jobs, by the outputs of the original.
 
 Samples with similar outputs are a *kind*: a cluster of k-means. All parts take turns through the
-samples sorted by kind, so that each has its share of every kind. Some kinds are *apart*: what a
-model does with kinds of inputs that it was not fitted to is measured with factors that are fitted
-to the samples of the other kinds, on those samples of the kinds apart that are there to be checked.
+samples sorted by fine kinds, so that each has its share of every kind. Some of a few coarse kinds
+are *apart*: what a model does with kinds of inputs that it was not fitted to is measured with
+factors that are fitted to the samples of the other kinds, on those samples of the kinds apart that
+are there to be checked. Were these kinds fine ones, the model would have seen much the same inputs.
 
 Source: systematic sampling from a sorted list is as in Cochran, "Sampling Techniques", 1977,
 chapter 8.
@@ -33,6 +34,8 @@ _APART, _FEWEST_APART = 1 / 3, 4
 # The part of the other samples on which the trials of a limit are measured.
 _CHOSEN = 1 / 5
 _FEWEST_CHOSEN_FROM = 5
+# The most coarse kinds.
+_MOST_KINDS = 10
 _ITERATIONS = 20
 # Numbers that describe an output whose size differs from sample to sample, and the most of any.
 _FEW, _MOST = 32, 1024
@@ -79,9 +82,10 @@ def split(outputs: FloatArray, seed: int, *, choose: bool, samples_each: float =
     """
     count = len(outputs)
     generator = np.random.default_rng([seed, count])
-    kinds = _kinds(outputs, generator)
+    kinds = _kinds(outputs, round(count**0.5), generator)
     order = np.lexsort((generator.permutation(count), outputs @ _axis(outputs), kinds))
     check = _systematic(order, _num_checked(count, samples_each), generator)
+    kinds = _kinds(outputs, min(round(count**0.5), _MOST_KINDS), generator)
     chosen = _kinds_apart(kinds, check, generator)
     rest = _without(order, check)
     trials = rest[:0]
@@ -108,11 +112,10 @@ def _num_checked(count: int, samples_each: float) -> int:
     return min(max(round(_CHECKED * count), fewest), count // 2, _MOST_CHECKED)
 
 
-def _kinds(outputs: FloatArray, generator: np.random.Generator) -> _Indices:
-    """Number the kind of every sample: about √N kinds of about √N samples each."""
+def _kinds(outputs: FloatArray, wanted: int, generator: np.random.Generator) -> _Indices:
+    """Number the kind of every sample: at most so many kinds."""
     count = len(outputs)
-    distinct = len(np.unique(outputs, axis=0))
-    wanted = min(round(count**0.5), distinct)
+    wanted = min(wanted, len(np.unique(outputs, axis=0)))
     if wanted < 2:
         return np.zeros(count, np.int64)
     with warnings.catch_warnings():
