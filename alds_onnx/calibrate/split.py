@@ -132,16 +132,20 @@ def _axis(outputs: FloatArray) -> FloatArray:
 
 
 def _kinds_apart(kinds: _Indices, check: _Indices, generator: np.random.Generator) -> list[int]:
-    """Draw the kinds that are apart: none if too few of their samples were to be checked."""
+    """Draw the kinds that are apart, less than half of the samples together.
+
+    None if too few of their samples were to be checked.
+    """
     numbers, sizes = np.unique(kinds, return_counts=True)
     chosen: list[int] = []
-    total = 0
+    total, count = 0, len(kinds)
     for place in generator.permutation(len(numbers)):
-        if total + sizes[place] / 2 <= _APART * len(kinds):
+        size = int(sizes[place])
+        if total + size / 2 <= _APART * count and total + size < count / 2:
             chosen.append(int(numbers[place]))
-            total += int(sizes[place])
+            total += size
     checked = int(np.isin(kinds[check], chosen).sum())
-    return chosen if checked >= _FEWEST_APART and total < len(kinds) / 2 else []
+    return chosen if checked >= _FEWEST_APART else []
 
 
 def _systematic(order: _Indices, wanted: int, generator: np.random.Generator) -> _Indices:
