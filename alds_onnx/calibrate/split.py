@@ -123,6 +123,8 @@ def _kinds(outputs: FloatArray, generator: np.random.Generator) -> _Indices:
 
 def _axis(outputs: FloatArray) -> FloatArray:
     """The direction in which the outputs differ most, with a sign that rounding cannot change."""
+    if not len(outputs):
+        return np.zeros(outputs.shape[1])
     centred = outputs - outputs.mean(axis=0)
     _, _, Vh = np.linalg.svd(centred, full_matrices=False)
     if not len(Vh):

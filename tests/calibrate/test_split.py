@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alds_onnx.calibrate.split import Split, describe, split, summarize
+from alds_onnx.calibrate.split import Split, describe, example, split, summarize
 from alds_onnx.cuts import FloatArray
 from tests.graph.builders import normal
 
@@ -39,9 +39,14 @@ def parts_of(found: Split) -> list[Labels]:
     return [*found.halves, found.choose, found.check]
 
 
+def apart(found: Split) -> npt.NDArray[np.bool_]:
+    """Which samples are of kinds that are apart."""
+    return np.isin(found.kinds, found.apart)
+
+
 def same(first: Split, second: Split) -> bool:
     pairs = zip(parts_of(first), parts_of(second), strict=True)
-    return all(np.array_equal(a, b) for a, b in pairs) and np.array_equal(first.apart, second.apart)
+    return all(np.array_equal(a, b) for a, b in pairs) and first.apart == second.apart
 
 
 @given(
@@ -64,8 +69,8 @@ def test_every_sample_is_in_one_part(
     assert 0 <= first - second <= 1
     assert first >= 1, "there is always something to fit to"
     assert len(found.check) <= count / 2
-    assert found.apart.shape == (count,)
-    assert (found.num_kinds > 0) == found.apart.any()
+    assert found.kinds.shape == (count,)
+    assert set(found.apart) <= set(found.kinds)
 
 
 @sizes
@@ -98,7 +103,7 @@ def test_of_few_samples_some_are_fitted_to(count: int, expected: tuple[int, ...]
         found = split(cloud(count), 0, choose=choose)
         assert (*map(len, found.halves), len(found.check)) == expected
         assert not len(found.choose)
-        assert not found.num_kinds
+        assert not found.apart
 
 
 @sizes
@@ -109,7 +114,7 @@ def test_samples_to_choose_by_are_there_when_asked_for(count: int) -> None:
     assert not len(without.choose)
     assert len(found.choose) == pytest.approx((count - len(found.check)) / 5, abs=WHOLE)
     assert np.array_equal(found.check, without.check)
-    assert np.array_equal(found.apart, without.apart)
+    assert found.apart == without.apart
 
 
 @pytest.mark.parametrize("count", [40, 100, 300])
@@ -164,10 +169,9 @@ def test_kinds_along_a_line_are_shared_out_along_it() -> None:
 def test_about_a_third_is_apart_in_whole_kinds(count: int) -> None:
     for seed in range(4):
         found = split(cloud(count, 5, seed), seed, choose=False)
-        assert 0.2 < found.apart.mean() < 0.5
-        assert found.num_kinds >= 1
-        assert found.apart[found.check].sum() >= 4
-        assert not found.apart[np.concatenate(found.halves)].all()
+        assert 0.2 < apart(found).mean() < 0.5
+        assert apart(found)[found.check].sum() >= 4
+        assert not apart(found)[np.concatenate(found.halves)].all()
 
 
 @pytest.mark.parametrize("counts", [COUNTS, (20,) * 10, (100, 40, 24, 16, 12, 8)], ids=str)
@@ -177,10 +181,10 @@ def test_kinds_are_apart_as_a_whole(counts: tuple[int, ...]) -> None:
     for seed in range(8):
         outputs, labels = labelled(counts, seed)
         found = split(outputs, seed, choose=True)
-        kinds = np.unique(labels[found.apart])
-        assert np.array_equal(found.apart, np.isin(labels, kinds))
-        assert found.num_kinds == len(kinds) > 0
-        assert 0.15 < found.apart.mean() < 0.5
+        kinds = np.unique(labels[apart(found)])
+        assert np.array_equal(apart(found), np.isin(labels, kinds))
+        assert len(found.apart) == len(kinds) > 0
+        assert 0.15 < apart(found).mean() < 0.5
         chosen.append(tuple(kinds))
     assert len(set(chosen)) > 1, "the seed draws them"
 
@@ -188,15 +192,14 @@ def test_kinds_are_apart_as_a_whole(counts: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_single_kind_is_never_apart(seed: int) -> None:
     found = split(np.zeros((100, 3)), seed, choose=True)
-    assert not found.apart.any()
-    assert found.num_kinds == 0
+    assert not found.apart
     assert sorted(np.concatenate(parts_of(found))) == list(range(100))
 
 
 def test_a_kind_of_most_samples_is_never_apart() -> None:
     outputs, labels = labelled((140, 30, 30))
     for seed in range(6):
-        assert not split(outputs, seed, choose=False).apart[labels == 0].any()
+        assert not apart(split(outputs, seed, choose=False))[labels == 0].any()
 
 
 def described(outputs: Sequence[Sequence[npt.NDArray[Any]]]) -> FloatArray:
@@ -230,8 +233,8 @@ def test_classes_are_kinds_of_a_classifier() -> None:
         found = split(described(classifier(rows)), 0, choose=False)
         checked = np.bincount(labels[found.check], minlength=16)
         assert ((checked >= 2) & (checked <= 6)).all()
-        assert 0.2 < found.apart.mean() < 0.5
-        per_class = np.array([found.apart[labels == c].mean() for c in range(16)])
+        assert 0.2 < apart(found).mean() < 0.5
+        per_class = np.array([apart(found)[labels == c].mean() for c in range(16)])
         assert (np.minimum(per_class, 1 - per_class) < 0.3).all()
 
 
@@ -258,7 +261,7 @@ def test_a_detector_is_described_by_what_and_how_it_detects() -> None:
     assert np.isfinite(found).all()
     assert len(np.unique(found.round(9), axis=0)) == 5
     parts = split(found, 1, choose=False)
-    assert np.array_equal(parts.apart, np.isin(labels, np.unique(labels[parts.apart])))
+    assert np.array_equal(apart(parts), np.isin(labels, np.unique(labels[apart(parts)])))
     assert np.bincount(labels[parts.check], minlength=5).min() >= 5
 
 
@@ -317,6 +320,21 @@ def test_odd_outputs_are_described_by_finite_numbers(kind: str) -> None:
     assert np.isfinite(found).all()
     parts = split(found, 0, choose=False)
     assert sorted(np.concatenate(parts_of(parts))) == list(range(16))
+
+
+def test_the_example_of_a_kind_is_the_sample_in_its_middle() -> None:
+    outputs, labels = labelled((30, 20, 10))
+    outputs += 0.2 * cloud(60, 3)
+    for label in range(3):
+        members = np.flatnonzero(labels == label)
+        distances = ((outputs - outputs[members].mean(axis=0)) ** 2).sum(axis=1)
+        assert example(outputs, members) == members[distances[members].argmin()]
+
+
+def test_no_samples_have_no_parts() -> None:
+    found = split(np.zeros((0, 3)), 0, choose=True)
+    assert not any(map(len, parts_of(found)))
+    assert not found.apart
 
 
 def test_outputs_that_not_all_samples_have_do_not_count() -> None:
