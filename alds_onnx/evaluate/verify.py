@@ -297,8 +297,8 @@ def _learning(
     execution: Execution,
     fidelity: Sequence[OutputFidelity],
 ) -> LearningCurve | None:
-    """Compare with the model whose factors are fitted to half of the samples."""
-    if not samples.held_out or models.half is None:
+    """Compare with the model whose factors are fitted to half of the samples, if there are two."""
+    if not samples.held_out or models.half is None or len(set(samples.num_fitted)) < 2:
         return None
     session = Session(models.half(), models.folder, execution)
     found, _ = _compare_outputs(models, original, session, range(len(samples.feeds)))

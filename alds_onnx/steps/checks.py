@@ -36,10 +36,12 @@ def make_samples(survey: Survey, data: Data | None, settings: Settings) -> Sampl
     """
     if data is None:
         return random_inputs(survey.loaded, survey.index, settings)
-    first, *others = data.check or data.fit
-    inputs = model_inputs(survey.loaded.model)
+    feeds = data.check or data.fit
+    if data.separable:
+        inputs = model_inputs(survey.loaded.model)
+        feeds = (*_single_sample_first(feeds[0], inputs), *feeds[1:])
     return Samples(
-        feeds=(*_single_sample_first(first, inputs), *others),
+        feeds=feeds,
         random=False,
         held_out=bool(data.check),
         left_out=data.left_out,

@@ -40,6 +40,8 @@ class Data:
         Number of samples with NaN or infinity, over all parts.
     num_samples
         Number of samples that were given.
+    separable
+        Whether the samples of a run can be run one by one.
     """
 
     halves: tuple[tuple[Feed, ...], tuple[Feed, ...]]
@@ -49,6 +51,7 @@ class Data:
     left_out: tuple[Kind, ...] = ()
     num_spoilt: int = 0
     num_samples: int = 0
+    separable: bool = True
 
     @property
     def fit(self) -> tuple[Feed, ...]:
@@ -98,6 +101,7 @@ def _split(units: Units, settings: Settings) -> Data:
         left_out=_left_out(units, clean, parts),
         num_spoilt=int(spoilt.sum()),
         num_samples=count,
+        separable=units.together > 1,
     )
 
 
