@@ -21,7 +21,7 @@ from alds_onnx.steps.data import Data, count_samples, load_data
 from alds_onnx.steps.survey import make_survey
 from alds_onnx.values import Objective
 from tests.graph.builders import Array, normal, parse, run
-from tests.steps.nets import CR, DENSE, feeds, models, relative_error
+from tests.steps.nets import CR, feeds, models, relative_error
 
 # The same sums in another order.
 ROUNDING = 1e-5
@@ -229,13 +229,11 @@ def test_all_models_of_a_sweep_are_fitted_to_what_is_not_checked(parts: list[Spl
 
 
 def gentle() -> ModelProto:
-    """Weights with falling singular values, so that errors grow slowly with compression."""
-
-    def weight(height: int, width: int) -> Array:
-        u, _, vh = np.linalg.svd(normal(height, width), full_matrices=False)
-        return np.asarray((u * 0.75 ** np.arange(u.shape[1])) @ vh, np.float32)
-
-    return parse(DENSE, {"w1": weight(24, 32), "b1": normal(32), "w2": weight(32, 16)})
+    """A weight with falling singular values, so that errors grow slowly with compression."""
+    u, _, vh = np.linalg.svd(normal(24, 32), full_matrices=False)
+    weight = np.asarray((u * 0.75 ** np.arange(24)) @ vh, np.float32)
+    text = "m (float[N,24] x) => (float[N,32] y) { h = MatMul(x, w) y = Relu(h) }"
+    return parse(text, {"w": weight})
 
 
 def test_trials_of_a_limit_do_not_see_what_is_checked(parts: list[Split]) -> None:
