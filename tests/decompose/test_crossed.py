@@ -171,21 +171,28 @@ FEW = [(64, 48, 8), (64, 48, 24), (40, 60, 16), (60, 40, 20)]
 
 @pytest.mark.parametrize(("f", "c", "count"), FEW, ids=str)
 @pytest.mark.parametrize("decay", [0.0, 0.02])
+@pytest.mark.parametrize("shrunk", [False, True], ids=["as seen", "shrunk"])
 def test_few_samples_do_not_make_a_full_rank_look_low(
-    f: int, c: int, count: int, decay: float
+    f: int, c: int, count: int, decay: float, shrunk: bool
 ) -> None:
     """So many directions as samples explain these without an error, and others badly.
 
-    No factors do better on the distribution than the best ones for it, at any rank.
+    No factors do better on the distribution than the best ones for it, at any rank; nor do they
+    look so where moments are not shrunk for having seen few samples.
     """
     layer = Layer(f, c, decay=decay)
     halves = layer.halves(count)
+    if not shrunk:
+        halves = Halves(
+            first=replace(halves.first, uncertainty=0.0),
+            second=replace(halves.second, uncertainty=0.0),
+        )
+        assert squared(layer.curves(halves.first))[count] < RIDGE, "it would, on these samples"
     best, found = squared(layer.curves(layer.truth)), squared(layer.crossed(halves))
     x = np.linalg.eigvalsh(layer.W @ halves.first.inputs @ layer.W.T)[::-1]
-    rank = min(count, len(found) - 1)
     assert x[count:].sum() <= ROUNDING * x.sum(), "nothing is left of these samples"
-    assert best[rank] > 0.02, "which the distribution has"
-    assert found[rank] > 0.9 * best[rank]
+    assert best[count] > 0.02, "which the distribution has"
+    assert found[count] > 0.9 * best[count]
     assert (found[1:] > 0.85 * best[1:] - RIDGE / 10).all()
 
 
