@@ -83,7 +83,7 @@ def split(outputs: FloatArray, seed: int, *, choose: bool, samples_each: float =
     count = len(outputs)
     generator = np.random.default_rng([seed, count])
     kinds = _kinds(outputs, round(count**0.5), generator)
-    order = np.lexsort((generator.permutation(count), outputs @ _axis(outputs), kinds))
+    order = np.lexsort((generator.permutation(count), kinds))
     check = _systematic(order, _num_checked(count, samples_each), generator)
     kinds = _kinds(outputs, min(round(count**0.5), _MOST_KINDS), generator)
     chosen = _kinds_apart(kinds, check, generator)
@@ -115,25 +115,13 @@ def _num_checked(count: int, samples_each: float) -> int:
 def _kinds(outputs: FloatArray, wanted: int, generator: np.random.Generator) -> _Indices:
     """Number the kind of every sample: at most so many kinds."""
     count = len(outputs)
-    wanted = min(wanted, len(np.unique(outputs, axis=0)))
+    wanted = min(wanted, len({row.tobytes() for row in outputs}))
     if wanted < 2:
         return np.zeros(count, np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a cluster may be empty
         _, found = kmeans2(outputs, wanted, iter=_ITERATIONS, minit="++", seed=generator)
     return np.asarray(found, np.int64)
-
-
-def _axis(outputs: FloatArray) -> FloatArray:
-    """The direction in which the outputs differ most, with a sign that rounding cannot change."""
-    if not len(outputs):
-        return np.zeros(outputs.shape[1])
-    centred = outputs - outputs.mean(axis=0)
-    _, _, Vh = np.linalg.svd(centred, full_matrices=False)
-    if not len(Vh):
-        return np.zeros(outputs.shape[1])
-    axis: FloatArray = Vh[0]
-    return axis if axis[np.abs(axis).argmax()] > 0 else -axis
 
 
 def _kinds_apart(kinds: _Indices, check: _Indices, generator: np.random.Generator) -> list[int]:

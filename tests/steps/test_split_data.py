@@ -317,6 +317,26 @@ def test_samples_that_are_not_finite_are_counted_and_not_checked(value: float, s
         assert len(rows(found.check)) == 32, "of the others, as many as if all were good"
 
 
+def test_samples_with_outputs_that_are_not_finite_are_not_checked() -> None:
+    """Finite inputs whose outputs overflow cannot be compared either."""
+    x = samples()
+    spoilt = np.arange(3, 96, 7)
+    x[spoilt] = 3e38
+    found = load([{"x": x}])
+    assert found.num_spoilt == len(spoilt)
+    assert (rows(found.check) < 1e38).all()
+    assert len(rows(found.check)) == 32
+
+
+def test_outputs_that_are_hardly_ever_finite_are_meant_so() -> None:
+    """What most samples have, such as scores of masked classes, is no reason to set one aside."""
+    x = samples()
+    x[:90] = 3e38
+    found = load([{"x": x}])
+    assert found.num_spoilt == 0
+    assert (rows(found.check) > 1e38).any()
+
+
 def test_samples_that_are_not_finite_decide_nothing_else() -> None:
     """Whether they have NaN or infinity, the others are split as if they were not there."""
     x = samples()
