@@ -53,6 +53,8 @@ _SLOW = frozenset(
     }
 )
 _MOST_SLOW_ENTRIES = 1 << 14
+# The reference implementation knows them from opset 19 on, with what older ones mean.
+_FIRST_OPSET = {"DequantizeLinear": 19, "QuantizeLinear": 19}
 # More than any exporter leaves in front of a weight.
 _MOST_NODES = 1000
 # All tensors on the way to a weight, over the constants that they are made from.
@@ -213,6 +215,7 @@ def _single_node(node: NodeProto, arrays: Sequence[Array | None], opset: int) ->
     copy.output[:] = [f"o{i}" for i in range(len(node.output))]
     outputs = [onnx.ValueInfoProto(name=name) for name in copy.output]
     graph = helper.make_graph([copy], "constant", inputs, outputs, small)
+    opset = max(opset, _FIRST_OPSET.get(node.op_type, 0))
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
 
 

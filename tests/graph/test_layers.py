@@ -173,8 +173,8 @@ REFUSED = {
         f"{X} {{ y = MatMul(x, sparse_weight) }}", "its weight is a sparse initializer"
     ),
     "floats": Refused(
-        f"{X} {{ c = Constant<value_floats = [1.0, 2.0]>() V = Expand(c, s) y = MatMul(x, V) }}",
-        "its weight is computed from only 2 numbers",
+        f"{X} {{ c = Constant<value_floats = [1.0]>() V = Expand(c, s) y = MatMul(x, V) }}",
+        "its weight is computed from only 1 numbers",
     ),
     "reshaped at run time": Refused(
         "g (float[3, 8] x, int64[2] s) => (float[3, 12] y) { V = Reshape(W, s) y = MatMul(x, V) }",
