@@ -31,13 +31,13 @@ _PLAN = (
     *("$schema", "schema", "model", "objective", "search", "seed", "budget", "constraints"),
     *("result", "layers"),
 )
-_MODEL = ("file", "sha256", "parameters")
+_MODEL = ("file", "sha256", "parameters", "other_parameters")
 _BUDGET = ("kind", "removed", "limit", "before")
 _RESULT = ("parameters", "removed", "max_relative_error")
 _ROW = (
     *("name", "op", "weight", "shape", "decision", "reason", "scheme", "num_slices", "rank"),
     *("rank_out", *_ERRORS, "local_error", "output_error"),
-    *("parameters_before", "parameters_after", "macs_before", "macs_after"),
+    *("parameters_before", "parameters_after", "counted_by", "macs_before", "macs_after"),
 )
 
 _KINDS: Mapping[object, str] = {
@@ -56,7 +56,12 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
     more = {"constraints": [_budget_to_json(budget) for budget in plan.constraints]}
     return {
         "schema": SCHEMA,
-        "model": {"file": plan.file, "sha256": plan.sha256, "parameters": plan.parameters},
+        "model": {
+            "file": plan.file,
+            "sha256": plan.sha256,
+            "parameters": plan.parameters,
+            "other_parameters": plan.other_parameters,
+        },
         "objective": plan.objective.value,
         "search": plan.search.value,
         "seed": plan.seed,
@@ -101,6 +106,8 @@ def _row_to_json(row: LayerPlan) -> dict[str, Any]:
     data_errors = {"local_error": row.local_error, "output_error": row.output_error}
     result |= {name: error for name, error in data_errors.items() if error is not None}
     result |= {"parameters_before": row.parameters_before, "parameters_after": row.parameters_after}
+    if row.counted_by:
+        result["counted_by"] = row.counted_by
     if row.macs_before is not None:
         result |= {"macs_before": row.macs_before, "macs_after": row.macs_after}
     return result
@@ -154,6 +161,7 @@ def plan_from_json(data: object) -> Plan:
     model = _Fields(fields.get("model", dict), "the plan's model", _MODEL)
     parameters = model.get("parameters", int)
     result = _Fields(fields.get("result", dict, {}), "the plan's result", _RESULT)
+    model.get("other_parameters", int, 0)
     rows: list[object] = fields.get("layers", list)
     budget: dict[str, object] = fields.get("budget", dict, {})
     more: list[object] = fields.get("constraints", list, [])
@@ -201,6 +209,7 @@ def _row(data: object, number: int) -> LayerPlan:
         error=_error(fields),
         parameters_before=fields.get("parameters_before", int, 0),
         parameters_after=fields.get("parameters_after", int, 0),
+        counted_by=fields.get("counted_by", str, ""),
     )
 
 
@@ -289,9 +298,15 @@ def match_plan(plan: Plan, rows: Mapping[str, LayerPlan], sha256: str) -> dict[s
     for name in sorted(planned.keys() - rows.keys()):
         suggestion = _closest(name, rows.keys() - planned.keys())
         raise PlanError(f"{_MISFIT}: '{name[:200]}': the model has no such layer{suggestion}")
-    for name in sorted(rows.keys() - planned.keys()):
+    missing = (name for name in rows.keys() - planned.keys() if _must_be_planned(rows[name]))
+    for name in sorted(missing):
         raise PlanError(f"{_MISFIT}: '{name[:200]}': the plan has no such row")
     return {name: row.cut for name, row in planned.items() if _fits(row, rows[name]) and row.cut}
+
+
+def _must_be_planned(row: LayerPlan) -> bool:
+    """Whether a row must be there; earlier versions had none for operators that stay whole."""
+    return row.decision is not Decision.SKIP
 
 
 def _fits(row: LayerPlan, actual: LayerPlan) -> bool:

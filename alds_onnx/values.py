@@ -90,7 +90,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPlan:
-    """The decision for one node whose operator can be decomposed; a row of the plan.
+    """The decision for one node that holds parameters; a row of the plan.
 
     Attributes
     ----------
@@ -104,7 +104,9 @@ class LayerPlan:
         The cut and its errors; None where the layer is not decomposed.
     parameters_before, parameters_after
         Numbers of entries of the weight and of its factors. Rows that share a weight give the same
-        numbers.
+        numbers. Of an operator that cannot be decomposed, those of all its larger constants.
+    counted_by
+        The name of the row that counts the same parameters, "" if it is this one.
     macs_before, macs_after
         Multiply-accumulates of one run; None where the shapes are not known.
     local_error
@@ -125,6 +127,7 @@ class LayerPlan:
     error: CutError | None = None
     parameters_before: int = 0
     parameters_after: int = 0
+    counted_by: str = ""
     macs_before: int | None = None
     macs_after: int | None = None
     local_error: float | None = None
@@ -146,7 +149,8 @@ class Plan:
     constraints
         Further budgets that the plan keeps.
     layers
-        One row for each node whose operator can be decomposed, in graph order.
+        One row for each node whose operator can be decomposed, and for each other one with a
+        constant of more than 64 numbers, in graph order.
     parameters_after
         Floating-point parameters of the compressed model.
     """
@@ -166,6 +170,12 @@ class Plan:
     def removed(self) -> float:
         """Fraction of the parameters that is removed."""
         return 1 - self.parameters_after / self.parameters if self.parameters else 0.0
+
+    @property
+    def other_parameters(self) -> int:
+        """Parameters of the model that no row counts: small constants, and biases of layers."""
+        counted = sum(row.parameters_before for row in self.layers if not row.counted_by)
+        return max(0, self.parameters - counted)
 
     @property
     def max_relative_error(self) -> float:

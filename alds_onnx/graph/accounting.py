@@ -4,30 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from alds_onnx.cuts import Work
 from alds_onnx.graph.files.external import external_tensors
 from alds_onnx.graph.operators import operator_of
 from alds_onnx.graph.scopes import DEFAULT_DOMAINS, Key, ModelIndex, Site
 from alds_onnx.graph.tensors import FLOATING, num_bytes, num_elements
+from alds_onnx.graph.weights import constant_of
 
 
 def num_parameters(index: ModelIndex) -> int:
-    """Floating-point numbers in initializers and Constant nodes of all graphs and functions.
+    """Count the parameters of all graphs and functions; see `parameters_by_constant`."""
+    return sum(parameters_by_constant(index).values())
 
-    Each is counted once, however often it is read; of a sparse tensor, what is stored.
+
+def parameters_by_constant(index: ModelIndex) -> dict[Key, int]:
+    """Count the numbers of each initializer and Constant node that are parameters.
+
+    These are floating-point numbers, and integers that DequantizeLinear makes floating-point
+    numbers of. Each is counted once, however often it is read; of a sparse tensor, what is stored.
     """
-    return sum(_parameters_of_scope(scope.body) for scope in index.scopes)
-
-
-def _parameters_of_scope(body: GraphProto | FunctionProto) -> int:
-    constants = (node for node in body.node if node.op_type == "Constant")
-    count = sum(_parameters_of_constant(node) for node in constants)
-    if isinstance(body, GraphProto):
-        count += sum(_floating(tensor) for tensor in body.initializer)
-        count += sum(_floating(sparse.values) for sparse in body.sparse_initializer)
-    return count
+    found: dict[Key, int] = {}
+    for scope in index.scopes:
+        for node in scope.body.node:
+            if node.op_type == "Constant" and node.output:
+                found[Key(scope.number, node.output[0])] = _parameters_of_constant(node)
+        if isinstance(scope.body, GraphProto):
+            for tensor in scope.body.initializer:
+                found[Key(scope.number, tensor.name)] = _floating(tensor)
+            for sparse in scope.body.sparse_initializer:
+                found[Key(scope.number, sparse.values.name)] = _floating(sparse.values)
+    for site, node in index.walk():
+        if node.op_type == "DequantizeLinear" and node.input:
+            definition = index.resolve(site.scope, node.input[0])
+            quantized = constant_of(index, definition) if definition else None
+            if definition is not None and quantized is not None:
+                found[definition.key] = num_elements(quantized)
+    return {key: count for key, count in found.items() if count}
 
 
 def _parameters_of_constant(node: NodeProto) -> int:

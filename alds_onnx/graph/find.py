@@ -2,9 +2,10 @@
 
 A node becomes a `Layer` if all of this holds, otherwise a `Skipped` that says which does not:
 
-    1. its weight is a constant (an initializer, a Constant node, or one of these through Identity,
-       Transpose, Reshape, Flatten, Squeeze, Unsqueeze) of type float, double, float16 or bfloat16;
-    2. only nodes that share its factors read that weight: else cutting it would add parameters;
+    1. its weight depends on constants only (`graph.constants`), and is of type float, double,
+       float16 or bfloat16;
+    2. only nodes that share its factors read these constants (`graph.sharing`): else cutting it
+       would add parameters;
     3. its operator (`graph.operators`) does not refuse it;
     4. it is not tiny, and some rank has fewer parameters than the weight;
     5. the operator set has the operators that the factors need.
@@ -14,22 +15,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from onnx import NodeProto
 
-from alds_onnx.graph.layers import Layer, Skipped, skipped
+from alds_onnx.graph.layers import Layer, Skipped
 from alds_onnx.graph.operators import operator_of
 from alds_onnx.graph.operators.operator import Operator
-from alds_onnx.graph.scopes import Key, ModelIndex, Site, has_arguments, unused
+from alds_onnx.graph.scopes import Key, Kind, ModelIndex, Site, has_arguments, unused
+from alds_onnx.graph.sharing import SMALL, without_other_uses
 from alds_onnx.graph.tensors import DECOMPOSABLE, type_name
 from alds_onnx.graph.weights import WeightSource, find_source
 
 # Gemm broadcasts C without a `broadcast` attribute, and Reshape takes its shape as an input.
 _FIRST_OPSET = 7
 # Two nodes in place of one cost more than the few bytes that a smaller weight could save.
-_FEWEST_PARAMETERS = 64
+_FEWEST_PARAMETERS = SMALL
 
 
 def find_layers(
@@ -46,7 +48,7 @@ def find_layers(
     ]
     names = row_names(index)
     found = [_examine(candidate, names[candidate.site], ranks) for candidate in candidates]
-    return _without_other_uses(index, found)
+    return without_other_uses(index, found)
 
 
 def row_names(index: ModelIndex) -> dict[Site, str]:
@@ -120,6 +122,8 @@ def _refusal(candidate: _Candidate, position: int, source: WeightSource) -> str:
         return f"opset {candidate.opset} is older than {_FIRST_OPSET}"
     if has_arguments(node):
         return "its attributes are arguments of the function"
+    if _is_quantized(candidate, position, source):
+        return "its activation and its weight are quantized: compress the float model first"
     reason = candidate.operator.refusal(node, source.shape, candidate.is_constant)
     if reason:
         return reason
@@ -129,42 +133,12 @@ def _refusal(candidate: _Candidate, position: int, source: WeightSource) -> str:
     return "" if shape.slice_counts() else "even rank 1 has as many parameters as the weight"
 
 
-def _without_other_uses(
-    index: ModelIndex, found: list[Layer | Skipped]
-) -> tuple[Layer | Skipped, ...]:
-    """Skip the layers whose weight something else reads too."""
-    shared: dict[object, list[Layer]] = {}
-    for layer in found:
-        if isinstance(layer, Layer):
-            shared.setdefault(layer.weight_key, []).append(layer)
-    return tuple(
-        _checked_use(index, layer, shared[layer.weight_key]) if isinstance(layer, Layer) else layer
-        for layer in found
-    )
-
-
-def _checked_use(index: ModelIndex, layer: Layer, sharing: list[Layer]) -> Layer | Skipped:
-    other = _other_use(index, layer, {reader.site for reader in sharing})
-    if other is not None:
-        reason = f"its weight is also {other}, so that cutting it would add parameters"
-        return skipped(layer, reason)
-    # All who share the factors have as many slices as the one that can have fewest.
-    return layer if all(r.is_sliceable for r in sharing) else replace(layer, is_sliceable=False)
-
-
-def _other_use(index: ModelIndex, layer: Layer, readers: set[Site]) -> str | None:
-    """Find a use of the weight, or of a tensor on its way, beside the layers that share it."""
-    source = layer.source
-    allowed = readers | set(source.chain)
-    on_the_way = {source.read, source.base}
-    for site in source.chain:
-        on_the_way.update(Key(site.scope, name) for name in index.node(site).output if name)
-    for key in on_the_way:
-        for use in index.uses.get(key, ()):
-            if use.site is None:
-                return "a graph output"
-            if use.site not in allowed:
-                return f"read by {index.node(use.site).op_type}"
-            if use.site == layer.site and use.index != layer.weight_input:
-                return f"another operand of the same {layer.op}"
-    return None
+def _is_quantized(candidate: _Candidate, position: int, source: WeightSource) -> bool:
+    """Whether both operands come from DequantizeLinear."""
+    index = candidate.index
+    activation = index.resolve(candidate.site.scope, candidate.node.input[1 - position])
+    if activation is None or activation.kind is not Kind.NODE:
+        return False
+    makers = [Site(activation.key.scope, activation.node), *source.chain]
+    first, *chain = [index.node(site).op_type == "DequantizeLinear" for site in makers]
+    return first and any(chain)

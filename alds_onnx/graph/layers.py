@@ -78,7 +78,10 @@ class Layer:
     @property
     def weight_key(self) -> object:
         """Layers with the same key share a weight, and their factors have the same layout."""
-        return self.source.read, self.layout
+        source = self.source
+        if source.strides is None:
+            return source.read, self.layout
+        return source.base, source.shape, source.strides, self.layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,12 +18,13 @@ from alds_onnx.decompose.factorize import compose
 from alds_onnx.decompose.stages import stage_weights
 from alds_onnx.errors import VerificationError
 from alds_onnx.graph.changes import FIRST_IR_WITH_FREE_INITIALIZERS, Changes
+from alds_onnx.graph.dead import dead_upstream
 from alds_onnx.graph.files.external import Spill
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.operators import OPERATORS
 from alds_onnx.graph.operators.building import Names
 from alds_onnx.graph.operators.reading import weight_roles
-from alds_onnx.graph.scopes import ModelIndex
+from alds_onnx.graph.scopes import ModelIndex, Use
 from alds_onnx.graph.tensors import make_tensor, read_array, stored, type_name
 from alds_onnx.graph.weights import constant_of, find_source
 
@@ -50,13 +51,17 @@ class Dense:
 
 
 def rewrite(
-    model: ModelProto, replacements: Sequence[Replacement], spill: Spill | None = None
+    model: ModelProto,
+    replacements: Sequence[Replacement],
+    spill: Spill | None = None,
+    whole: Sequence[Dense] = (),
 ) -> ModelProto:
     """Replace weights by their factors, no weight twice, in a copy of the model.
 
     Nodes, initializers, attributes, names, metadata that have to do with none of the replaced
-    layers are equal field for field. The numbers of the factors go to `spill`, or into the model if
-    that is None.
+    layers are equal field for field. What only the replaced weights were made from goes; those in
+    `whole` become constants, so that more of it can go. The numbers of the factors go to `spill`,
+    or into the model if that is None.
     """
     result = ModelProto()
     result.CopyFrom(model)
@@ -64,8 +69,11 @@ def rewrite(
         return result
     index = ModelIndex(result)
     changes = Changes(index, spill)
+    _drop(index, changes, [*replacements, *whole])
     for replacement in replacements:
         _replace(index, changes, replacement)
+    for weight in whole:
+        _exchange(index, changes, weight, weight.layers[0].weight_name)
     changes.apply()
     return result
 
@@ -78,14 +86,29 @@ def _replace(index: ModelIndex, changes: Changes, replacement: Replacement) -> N
     arrays = OPERATORS[first.op].node_weights(first, cut, weights)
     _check_range(first, *arrays)
     for i in (0, len(arrays) - 1, *range(1, len(arrays) - 1)):  # in the file a core comes last
-        changes.add(source.read.scope, names[i], arrays[i], source.tensor.data_type)
+        changes.add(source.base.scope, names[i], arrays[i], source.tensor.data_type)
     for layer in replacement.layers:
         node, made = index.node(layer.site), Names(weights=tuple(names), fresh=changes.name)
         changes.replace(layer.site, OPERATORS[layer.op].build(layer, node, cut, made))
         _set_bias(index, layer, replacement.bias)
-    changes.forget(source.base, source.read)
-    for site in source.chain:
+
+
+def _drop(index: ModelIndex, changes: Changes, done: Sequence[Replacement | Dense]) -> None:
+    """Remove what led to the old weights only; other constants that a caller may give stay."""
+    layers = [layer for one in done for layer in one.layers]
+    bases = {layer.source.base for layer in layers}
+    is_old = index.model.ir_version < FIRST_IR_WITH_FREE_INITIALIZERS
+    kept = {
+        d.key
+        for scope in index.scopes
+        for d in scope.definitions.values()
+        if d.overridable and not is_old and d.key not in bases
+    }
+    released = {Use(layer.site, layer.weight_input) for layer in layers}
+    sites, keys = dead_upstream(index, released, kept)
+    for site in sites:
         changes.remove(site)
+    changes.forget(*keys)
 
 
 def stored_factors(layer: Layer, factors: Factors) -> Factors:
@@ -142,15 +165,19 @@ def with_dense_weights(
     index = ModelIndex(result)
     changes = Changes(index, spill)
     for weight in weights:
-        first = weight.layers[0]
-        source, name = first.source, changes.name(f"{first.weight_name}/composed")
-        array = first.layout.to_weight(weight.matrix)
-        changes.add(source.read.scope, name, array, source.tensor.data_type)
-        for layer in weight.layers:
-            index.node(layer.site).input[layer.weight_input] = name
-            _set_bias(index, layer, weight.bias)
+        _exchange(index, changes, weight, f"{weight.layers[0].weight_name}/composed")
     changes.apply()
     return result
+
+
+def _exchange(index: ModelIndex, changes: Changes, weight: Dense, stem: str) -> None:
+    """Let layers read another dense weight, called after `stem`."""
+    first, name = weight.layers[0], changes.name(stem)
+    array, source = first.layout.to_weight(weight.matrix), first.source
+    changes.add(source.base.scope, name, array, source.tensor.data_type)
+    for layer in weight.layers:
+        index.node(layer.site).input[layer.weight_input] = name
+        _set_bias(index, layer, weight.bias)
 
 
 def constant_bias(index: ModelIndex, layer: Layer, folder: Path) -> FloatArray | None:
@@ -165,7 +192,7 @@ def constant_bias(index: ModelIndex, layer: Layer, folder: Path) -> FloatArray |
         return None
     source = find_source(index, layer.site.scope, node.input[position], folder)
     f = layer.shape.out_features
-    if isinstance(source, str) or source.overridable or source.base != source.read:
+    if isinstance(source, str) or source.overridable or source.constants != (source.read,):
         return None
     if source.shape not in ((f,), (1, f)) or len(index.uses.get(source.base, ())) != 1:
         return None

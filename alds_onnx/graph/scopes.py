@@ -99,12 +99,20 @@ class ModelIndex:
 
     The numbers of scopes and nodes are the same for a copy of the model. A name that is not UTF-8
     is a ModelError.
+
+    Attributes
+    ----------
+    variable, sources
+        What `graph.constants` and `graph.weights` have found out about tensors, so that each is
+        looked at once: why it is not constant, and the source of its numbers.
     """
 
     def __init__(self, model: ModelProto) -> None:
         self.model = model
         self.scopes: list[Scope] = []
         self.uses: dict[Key, list[Use]] = {}
+        self.variable: dict[Key, str] | None = None
+        self.sources: dict[Key, object] = {}
         opset = default_opset(model.opset_import)
         self._add_scope(model.graph, parent=None, opset=opset, path="")
         for function in model.functions:

@@ -1,4 +1,4 @@
-"""Following a node's weight back to the constant that it comes from."""
+"""Following a node's weight back to the constants that it comes from."""
 
 from __future__ import annotations
 
@@ -6,9 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from onnx import NodeProto, TensorProto
+from onnx import TensorProto, helper
 
+from alds_onnx.errors import ModelError
+from alds_onnx.graph.constants import (
+    LINKS,
+    Array,
+    NotComputed,
+    closure,
+    compute,
+    constant_of,
+    reason_variable,
+)
 from alds_onnx.graph.scopes import (
     DEFAULT_DOMAINS,
     Definition,
@@ -16,31 +25,30 @@ from alds_onnx.graph.scopes import (
     Kind,
     ModelIndex,
     Site,
-    constant_tensor,
-    has_arguments,
     integer,
     integers,
 )
 from alds_onnx.graph.tensors import read_array
 
-_Array = npt.NDArray[np.generic]
+__all__ = ["WeightSource", "constant_of", "find_source", "read_weight"]
 
 # A longer chain of reshapes is a loop in a broken graph.
 _LONGEST_CHAIN = 64
-# Operators that only move the entries of their first input.
-_LINKS = {"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
-
-_ARGUMENT = "its weight depends on an argument of the function"
+# From then on, an initializer that is no graph input cannot be replaced by a caller.
+_FIRST_IR_WITH_FREE_INITIALIZERS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class WeightSource:
-    """A constant `tensor`, and the nodes through which it reaches its reader.
+    """A constant, and the nodes through which it reaches its reader.
 
-    `read` is the tensor that the layer's node reads, of ONNX shape `shape`, and `base` the one that
-    holds the numbers: the same if there is no node between. `chain` has the nodes from `base` to
-    `read`, and the Constant node that holds `base` if there is one; they go when the weight goes.
-    It is `overridable` if a caller may replace `base`, which then is a graph input too.
+    `read` is the tensor that the layer's node reads, of ONNX shape `shape`, and `base` the one from
+    which only links lead there, nodes that move entries: the same if there is no link. `tensor` is
+    that constant; of a base that nodes compute from constants it has only type and dimensions.
+    `chain` has all nodes up to `read`, in order, those that hold a constant and those that make a
+    shape for a link among them; `constants` are the initializers and Constant nodes that are read.
+    `strides` say where in the base the entries of `read` lie, axis by axis; None if that cannot be
+    said so. It is `overridable` if a caller may replace `base`, which then is a graph input too.
     """
 
     tensor: TensorProto
@@ -49,104 +57,135 @@ class WeightSource:
     chain: tuple[Site, ...]
     shape: tuple[int, ...]
     overridable: bool
+    constants: tuple[Key, ...] = ()
+    strides: tuple[int, ...] | None = None
 
 
 def find_source(index: ModelIndex, scope: int, name: str, folder: Path) -> WeightSource | str:
-    """Find the constant that a name leads to, or the reason why there is none."""
+    """Find the constants that a name leads to, or the reason why there are none."""
     definition = index.resolve(scope, name)
     if definition is None:
         return f"its weight '{name}' is not defined"
-    read, chain = definition.key, list[Site]()
-    for _ in range(_LONGEST_CHAIN):
-        tensor = constant_of(index, definition)
-        if tensor is not None:
-            if definition.kind is Kind.NODE:
-                chain.append(_site(definition))
-            links, base = tuple(reversed(chain)), definition.key
-            shape = _shape(index, tensor, links, folder)
-            if isinstance(shape, str):
-                return shape
-            return WeightSource(tensor, read, base, links, shape, definition.overridable)
-        upstream = _upstream(index, definition)
-        if isinstance(upstream, str):
-            return upstream
-        chain.append(_site(definition))
+    if definition.key not in index.sources:
+        try:
+            found: WeightSource | str = _find(index, definition, folder)
+        except (NotComputed, ModelError) as e:
+            found = str(e)
+        index.sources[definition.key] = found
+    found = index.sources[definition.key]
+    assert isinstance(found, WeightSource | str)
+    return found
+
+
+def _find(index: ModelIndex, definition: Definition, folder: Path) -> WeightSource | str:
+    reason = reason_variable(index, definition)
+    if reason:
+        return reason
+    base, links = _base(index, definition)
+    chain, constants = closure(index, definition)
+    tensor = constant_of(index, base)
+    if tensor is None:
+        replaceable = _replaceable(index, constants)
+        if replaceable:
+            return f"its weight is computed from '{replaceable}', which a caller may replace"
+        array = compute(index, base, folder)
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        tensor = TensorProto(name=base.key.name, data_type=kind, dims=array.shape)
+    entries = np.zeros(tuple(tensor.dims), np.int8) if links else None
+    shape, strides = tuple(tensor.dims), _strides(tuple(tensor.dims))
+    if entries is not None:
+        moved = _followed(index, links, entries, folder)
+        shape = moved.shape
+        shared = np.may_share_memory(moved, entries)
+        strides = _normal(shape, moved.strides) if shared else None
+    return WeightSource(
+        tensor=tensor,
+        read=definition.key,
+        base=base.key,
+        chain=tuple(chain),
+        shape=shape,
+        overridable=base.overridable,
+        constants=tuple(constants),
+        strides=strides,
+    )
+
+
+def _strides(dims: tuple[int, ...]) -> tuple[int, ...]:
+    """How far apart the neighbours along each axis lie."""
+    found, step = list[int](), 1
+    for size in reversed(dims):
+        found.append(step)
+        step *= size
+    return _normal(dims, tuple(reversed(found)))
+
+
+def _normal(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(0 if n == 1 else step for n, step in zip(shape, strides, strict=True))
+
+
+def _base(index: ModelIndex, definition: Definition) -> tuple[Definition, list[Site]]:
+    """The tensor from which only links lead to a constant, and these links."""
+    links: list[Site] = []
+    while definition.kind is Kind.NODE:
+        site = _site(definition)
+        node = index.node(site)
+        is_link = node.op_type in LINKS and node.domain in DEFAULT_DOMAINS
+        if not is_link or not _is_plain(index, site):
+            break
+        upstream = index.resolve(site.scope, node.input[0])
+        assert upstream is not None
+        links.append(site)
         definition = upstream
-    return "its weight comes through too many nodes"
+        if len(links) > _LONGEST_CHAIN:
+            raise NotComputed("its weight comes through too many nodes")
+    return definition, links[::-1]
 
 
-def _upstream(index: ModelIndex, definition: Definition) -> Definition | str:
-    """What a tensor is made from by a node that only moves its entries, or why it is not."""
-    if definition.kind is not Kind.NODE:
-        return _not_constant(index, definition)
-    site = _site(definition)
-    node = index.node(site)
-    if node.op_type not in _LINKS or node.domain not in DEFAULT_DOMAINS:
-        return _computed(node)
-    if has_arguments(node):
-        return _ARGUMENT
-    upstream = index.resolve(site.scope, node.input[0])
-    return upstream if upstream is not None else f"its weight '{node.input[0]}' is not defined"
+def _is_plain(index: ModelIndex, site: Site) -> bool:
+    """Whether the shape or the axes of a link, if it has any, are not computed."""
+    names = [name for name in index.node(site).input[1:] if name]
+    found = (index.resolve(site.scope, name) for name in names)
+    return all(d is not None and constant_of(index, d) is not None for d in found)
 
 
 def _site(definition: Definition) -> Site:
     return Site(definition.key.scope, definition.node)
 
 
-def read_weight(index: ModelIndex, source: WeightSource, folder: Path) -> _Array:
+def _replaceable(index: ModelIndex, constants: list[Key]) -> str | None:
+    """Name a constant that a caller may replace; None if there is none.
+
+    In old models every initializer has to be a graph input.
+    """
+    if index.model.ir_version < _FIRST_IR_WITH_FREE_INITIALIZERS:
+        return None
+    definitions = (index.resolve(key.scope, key.name) for key in constants)
+    return next((d.key.name for d in definitions if d and d.overridable), None)
+
+
+def read_weight(index: ModelIndex, source: WeightSource, folder: Path) -> Array:
     """Read the numbers that the layer's node reads, in the shape in which it reads them."""
-    array = read_array(source.tensor, folder)
-    for site in source.chain:
-        if index.node(site).op_type != "Constant":
-            array = _apply(index, site, array, folder)
-    return array
+    definition = index.resolve(source.read.scope, source.read.name)
+    assert definition is not None
+    base, links = _base(index, definition)
+    tensor = constant_of(index, base)
+    array = compute(index, base, folder) if tensor is None else read_array(tensor, folder)
+    return _followed(index, links, array, folder)
 
 
-def _shape(
-    index: ModelIndex, tensor: TensorProto, chain: tuple[Site, ...], folder: Path
-) -> tuple[int, ...] | str:
-    """Give the shape at the end of the chain; no numbers are read where there is no chain."""
-    links = [s for s in chain if index.node(s).op_type != "Constant"]
-    if not links:
-        return tuple(tensor.dims)
-    array: _Array = np.broadcast_to(np.zeros((), np.int8), tuple(tensor.dims))
+def _followed(index: ModelIndex, links: list[Site], array: Array, folder: Path) -> Array:
+    """Apply links to the base of a weight."""
     try:
         for site in links:
             array = _apply(index, site, array, folder)
     except (ValueError, IndexError, TypeError) as e:
-        return f"its weight cannot be followed through {index.node(links[-1]).op_type}: {e}"
-    return array.shape
+        op = index.node(links[-1]).op_type
+        raise NotComputed(f"its weight cannot be followed through {op}: {e}") from e
+    return array
 
 
-def constant_of(index: ModelIndex, definition: Definition) -> TensorProto | None:
-    """The tensor of an initializer or a Constant node; None for anything else."""
-    if definition.kind is Kind.INITIALIZER:
-        return definition.tensor
-    if definition.kind is Kind.NODE:
-        return constant_tensor(index.node(_site(definition)))
-    return None
-
-
-def _not_constant(index: ModelIndex, definition: Definition) -> str:
-    if index.scopes[definition.key.scope].is_function:
-        return _ARGUMENT
-    if definition.kind is Kind.SPARSE:
-        return "its weight is a sparse initializer"
-    return f"its weight '{definition.key.name}' is an input, not a constant"
-
-
-def _computed(node: NodeProto) -> str:
-    if node.op_type == "DequantizeLinear":
-        return "its weight is quantized (DequantizeLinear)"
-    if node.op_type == "Cast":
-        return "its weight is stored in another type and cast"
-    if node.op_type == "Constant":
-        return _ARGUMENT if has_arguments(node) else "its weight is not a dense tensor"
-    return f"its weight is computed at run time by {node.op_type}"
-
-
-def _apply(index: ModelIndex, site: Site, array: _Array, folder: Path) -> _Array:
-    """Compute what one of the `_LINKS` makes of its first input."""
+def _apply(index: ModelIndex, site: Site, array: Array, folder: Path) -> Array:
+    """Compute what one of the `LINKS` makes of its first input."""
     node = index.node(site)
     if node.op_type == "Transpose":
         return array.transpose(integers(node, "perm"))

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alds_onnx.cuts import Cut, Scheme
+from alds_onnx.graph.operators import OPERATORS
 from alds_onnx.report import accuracy, numbers, words
 from alds_onnx.results import Latency, Verification
 from alds_onnx.settings import Progress, Step
@@ -22,6 +23,8 @@ from alds_onnx.values import Decision, LayerPlan, Report
 _PIPED_WIDTH = 160
 # Number of layers to mark as the most sensitive ones.
 _MARKED = 3
+# Rows of other operators with a smaller share of the parameters are left out of the table.
+_SMALL_SHARE = 0.01
 
 _STEPS = {
     Step.LOAD: "Reading the model",
@@ -87,14 +90,23 @@ def _layers(rows: tuple[LayerPlan, ...]) -> Table:
         *(">parameters", ">after"),
     )
     sensitive = _most_sensitive(rows)
-    for row in rows:
+    total = sum(row.parameters_before for row in rows if not row.counted_by)
+    shown = [row for row in rows if not _is_small_holder(row, total)]
+    for row in shown:
         cells = _cells(row, sensitive, on_data=on_data, schemes=schemes)
         style = "" if row.decision is Decision.DECOMPOSE else "dim"
         table.add_row(*(Text(cell) for cell in cells), style=style)
-    if sensitive:
-        table.caption = "* cuts that change the outputs most; --exclude keeps a layer whole"
-        table.caption_justify = "left"
+    notes = ["* cuts that change the outputs most; --exclude keeps a layer whole"] * bool(sensitive)
+    if len(shown) < len(rows):
+        hidden = numbers.counted(len(rows) - len(shown), "small row")
+        notes.append(f"{hidden} of operators that are not supported: in --json and --plan-out")
+    table.caption, table.caption_justify = "\n".join(notes) or None, "left"
     return table
+
+
+def _is_small_holder(row: LayerPlan, total: int) -> bool:
+    """Whether a row of an operator that cannot be decomposed would only make the table longer."""
+    return row.op not in OPERATORS and row.parameters_before < _SMALL_SHARE * total
 
 
 def _most_sensitive(rows: tuple[LayerPlan, ...]) -> frozenset[str]:
@@ -150,6 +162,9 @@ def _summary(report: Report) -> Table:
     before, after = plan.parameters, plan.parameters_after
     removed = numbers.ratio(after, before)
     table.add_row("parameters", numbers.count(before), numbers.count(after), removed)
+    if plan.other_parameters:
+        other = numbers.count(plan.other_parameters)
+        table.add_row("  in no row", other, "", "biases of layers, constants of up to 64 numbers")
     macs = numbers.macs(report.macs_before), numbers.macs(report.macs_after)
     removed = numbers.ratio(report.macs_after, report.macs_before)
     table.add_row("multiply-accumulates", *macs, removed or "shapes unknown")

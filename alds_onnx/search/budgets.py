@@ -72,7 +72,12 @@ class CostedBudget:
         `smallest` is the least possible cost of the layers.
         """
         budget = self.budget
-        largest = (self.dense(shapes) - smallest) / budget.before
+        largest = (self.dense(shapes) - smallest) / max(1, budget.before)
+        if largest <= 0 and budget.kind is not BudgetKind.LATENCY:
+            return BudgetError(
+                f"a compression ratio of {budget.removed:g} is out of reach: "
+                f"none of the {budget.before:,} {budget.kind.unit} can be removed"
+            )
         digits = max(4, 3 - int(np.floor(np.log10(largest)))) if largest > 0 else 4
         most = f"{np.floor(largest * 10**digits) / 10**digits:.{digits}f}"
         if budget.kind is BudgetKind.LATENCY:

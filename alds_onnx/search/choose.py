@@ -169,7 +169,7 @@ def choose(
     excluded
         Cuts that must not be chosen.
     """
-    if not budgets or not candidates.spectra:
+    if not budgets:
         return Choice(cuts={})
     rules = alignment.tiers()
 

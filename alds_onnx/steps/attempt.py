@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from onnx import ModelProto
 
 from alds_onnx.cuts import Cut, Scheme, distinct
-from alds_onnx.errors import PlanError, UsageError
+from alds_onnx.errors import BudgetError, PlanError, UsageError
 from alds_onnx.graph.files.external import Spill, spill_for
 from alds_onnx.graph.layers import Layer
-from alds_onnx.graph.rewrite import rewrite
+from alds_onnx.graph.rewrite import Dense, rewrite
+from alds_onnx.graph.sharing import left_whole
 from alds_onnx.plans import match_plan
 from alds_onnx.search.budgets import CostedBudget, parameter_budget
 from alds_onnx.search.choose import (
@@ -28,6 +29,7 @@ from alds_onnx.settings import Settings, Step
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.limits import Measurement
 from alds_onnx.steps.prepare import Prepared
+from alds_onnx.steps.holders import what_stays
 from alds_onnx.steps.rows import Decomposition, plan_rows
 from alds_onnx.steps.survey import Survey
 from alds_onnx.timing.latency_budget import (
@@ -132,9 +134,19 @@ def make_attempt(prepared: Prepared, budgets: Sequence[CostedBudget], clock: Clo
     return Attempt(
         budgets=tuple(one.budget for one in budgets),
         decompositions=decompositions,
-        model=rewrite(survey.loaded.model, replacements, spill),
+        model=rewrite(survey.loaded.model, replacements, spill, _left_whole(survey, decompositions)),
         spill=spill,
     )
+
+
+def _left_whole(survey: Survey, decompositions: Sequence[Decomposition]) -> list[Dense]:
+    """Give what stays whole of constants a part of which is cut, as weights of their own."""
+    layers = [row for row in survey.found if isinstance(row, Layer)]
+    cut = {one.weight.layers[0].weight_key for one in decompositions}
+    return [
+        Dense(layers=tuple(group), matrix=survey.matrix(group[0]))
+        for group in left_whole(survey.index, layers, cut).values()
+    ]
 
 
 def _chosen(
@@ -194,15 +206,18 @@ def _searched(
     excluded: Excluded | None = None,
 ) -> Choice:
     metric, settings = prepared.metric, prepared.settings
-    return choose(
-        Candidates(spectra=metric.spectra, damage=metric.damage),
-        budgets,
-        _objective(settings),
-        settings.alignment,
-        tolerance=metric.tolerance,
-        scale=scale,
-        excluded=excluded or {},
-    )
+    try:
+        return choose(
+            Candidates(spectra=metric.spectra, damage=metric.damage),
+            budgets,
+            _objective(settings),
+            settings.alignment,
+            tolerance=metric.tolerance,
+            scale=scale,
+            excluded=excluded or {},
+        )
+    except BudgetError as e:
+        raise BudgetError(f"{e}; {what_stays(prepared.survey, prepared.before)}") from e
 
 
 def _objective(settings: Settings) -> Objective:

@@ -16,6 +16,7 @@ from alds_onnx.evaluate.verify import TOLERANCES, Candidates, verify
 from alds_onnx.graph.accounting import work_of_layers
 from alds_onnx.graph.files.external import Spill, is_large
 from alds_onnx.graph.files.load import LoadedModel
+from alds_onnx.graph.operators import operator_of
 from alds_onnx.graph.rewrite import Replacement, with_composed_weights
 from alds_onnx.graph.scopes import Key, ModelIndex
 from alds_onnx.graph.shapes import ends_of_ids, infer, known_shapes, sizes_from_weights
@@ -90,6 +91,7 @@ def find_shapes(
     shapes = known_shapes(index, infer(survey.loaded.model, inputs))
     work = work_of_layers(index, shapes)
     sites = [layer.site for layer in survey.found if layer.site.scope == 0]
+    sites = [site for site in sites if operator_of(index.node(site)) is not None]
     unknown = [site for site in sites if site not in work or work[site].inputs is None]
     if not unknown or isinstance(samples, str):
         return shapes

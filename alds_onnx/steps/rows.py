@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 
 from alds_onnx.cuts import CutError, Factors, FloatArray, Work
+from alds_onnx.graph.holders import Holding, holdings
 from alds_onnx.graph.layers import Layer, Skipped
 from alds_onnx.graph.rewrite import Replacement
 from alds_onnx.graph.scopes import Site
@@ -41,14 +41,21 @@ class Decomposition:
 def plan_rows(
     survey: Survey, decompositions: Sequence[Decomposition], work: Mapping[Site, Work]
 ) -> tuple[LayerPlan, ...]:
-    """Make a row for every layer, in graph order."""
+    """Make a row for every layer and everything else that holds parameters, in graph order."""
+    held = holdings(survey.index, survey.found)
     done = {
         layer.name: decomposition
         for decomposition in decompositions
         for layer in decomposition.weight.layers
     }
     return tuple(
-        _row(layer, done.get(layer.name), work.get(layer.site), _kept(survey, layer.name))
+        _row(
+            layer,
+            held[layer.site],
+            done.get(layer.name),
+            work.get(layer.site),
+            _kept(survey, layer.name),
+        )
         for layer in survey.found
     )
 
@@ -63,11 +70,14 @@ def _kept(survey: Survey, name: str) -> str:
 
 
 def _row(
-    layer: Layer | Skipped, done: Decomposition | None, work: Work | None, kept: str
+    layer: Layer | Skipped,
+    held: Holding,
+    done: Decomposition | None,
+    work: Work | None,
+    kept: str,
 ) -> LayerPlan:
     macs = work.macs if work else None
     shape = layer.dims if isinstance(layer, Skipped) else layer.source.shape
-    count = prod(shape) if shape else 0
     row = LayerPlan(
         name=layer.name,
         op=layer.op,
@@ -75,8 +85,9 @@ def _row(
         shape=shape,
         decision=Decision.SKIP if isinstance(layer, Skipped) else Decision.KEEP,
         reason=layer.reason if isinstance(layer, Skipped) else kept,
-        parameters_before=count,
-        parameters_after=count,
+        parameters_before=held.parameters,
+        parameters_after=held.parameters,
+        counted_by=held.counted_by,
         macs_before=macs,
         macs_after=macs,
     )

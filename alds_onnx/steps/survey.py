@@ -14,6 +14,7 @@ from alds_onnx.cuts import FloatArray
 from alds_onnx.graph.attention import attention_projections
 from alds_onnx.graph.files.load import LoadedModel
 from alds_onnx.graph.find import find_layers
+from alds_onnx.graph.holders import in_graph_order, other_holders
 from alds_onnx.graph.layers import Layer, Skipped, read_matrix, skipped
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks
@@ -47,6 +48,7 @@ class Weight:
 class Survey:
     """The layers of a model: every node whose operator can be decomposed, in graph order.
 
+    Nodes of other operators that hold parameters stand between them, as skipped.
     `excluded` are the names of those that the user excluded, `attention` of those that stay whole
     because runtimes fuse them with attention downstream.
     """
@@ -79,7 +81,8 @@ def make_survey(loaded: LoadedModel, settings: Settings, *, keep_attention: bool
     """Find the layers of a model, and those that stay whole."""
     index = ModelIndex(loaded.model)
     ranks = known_ranks(index, infer(loaded.model))
-    found = find_layers(index, loaded.folder, ranks)
+    layers = find_layers(index, loaded.folder, ranks)
+    found = in_graph_order(index, (*layers, *other_holders(index, layers)))
     excluded = settings.excluded([layer.name for layer in found])
     attention: frozenset[str] = frozenset()
     if keep_attention and settings.plan is None:

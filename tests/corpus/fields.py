@@ -27,9 +27,9 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
-_LAYERS = (*_CONVOLUTIONS, "Gemm", "MatMul")
+LAYERS = (*_CONVOLUTIONS, "Gemm", "MatMul")
 _LINKS = ("Constant", "Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
-_PATTERN = (*_LAYERS, "Reshape", "Transpose", "Constant", "Shape", "Concat")
+_PATTERN = (*LAYERS, "Reshape", "Transpose", "Constant", "Shape", "Concat")
 
 # Entries of external_data that say where the bytes lie.
 _WHERE = ("location", "offset", "length", "checksum")
@@ -189,7 +189,7 @@ class _Walk:
             if j < len(new) and _same_call(node, new[j]):
                 self.message(node, new[j], path, place)
                 j += 1
-            elif _is(node, _LAYERS) and end is not None:
+            elif _is(node, LAYERS) and end is not None:
                 self._replacement(place, path, node, new[j : end + 1])
                 j = end + 1
             elif _is(node, _LINKS) and not made.intersection(node.output):
@@ -292,7 +292,7 @@ def messages(model: ModelProto) -> Iterator[Message]:
 
 def layer_nodes(model: ModelProto) -> list[NodeProto]:
     """Every node of a model that may be decomposed, at any depth."""
-    return [m for m in messages(model) if isinstance(m, NodeProto) and _is(m, _LAYERS)]
+    return [m for m in messages(model) if isinstance(m, NodeProto) and _is(m, LAYERS)]
 
 
 def _names(model: ModelProto) -> Iterator[str]:

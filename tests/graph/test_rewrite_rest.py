@@ -357,8 +357,8 @@ def test_weights_through_other_nodes(way: str, constant: bool, num_slices: int) 
     if constant:
         value = numpy_helper.from_array(normal(*shape))
         model.graph.node.insert(0, helper.make_node("Constant", [], ["W"], value=value))
-    actual = check(model, {"x": normal(3, 8, seed=1)}, {"W", "w", "v", "u", "y"}, num_slices)
-    assert {"W", "w", "v", "u"} & names_in(actual) == set()
+    actual = check(model, {"x": normal(3, 8, seed=1)}, {"W", "w", "v", "u", "s", "y"}, num_slices)
+    assert {"W", "w", "v", "u", "s"} & names_in(actual) == set()
 
 
 def test_full_rank_through_a_transpose_is_the_original() -> None:
@@ -370,13 +370,15 @@ def test_full_rank_through_a_transpose_is_the_original() -> None:
     assert_close(run(rewrite(model, replacements_of(model, 2, None)), feeds), run(model, feeds))
 
 
-def test_shape_from_a_constant_node_stays() -> None:
+def test_shape_that_another_node_reads_stays() -> None:
     model = parse(
-        "g (float[3, 8] x) => (float[3, 12] y) "
-        "{ s = Constant<value = int64[2] {8, 12}>() w = Reshape(W, s) y = MatMul(x, w) }",
+        "g (float[3, 8] x, float[96] a) => (float[3, 12] y, float[8, 12] b) "
+        "{ s = Constant<value = int64[2] {8, 12}>() w = Reshape(W, s) y = MatMul(x, w) "
+        "b = Reshape(a, s) }",
         {"W": normal(96)},
     )
-    check(model, {"x": normal(3, 8, seed=1)}, {"W", "w", "y"}, 2)
+    feeds = {"x": normal(3, 8, seed=1), "a": normal(96)}
+    assert "s" in names_in(check(model, feeds, {"W", "w", "y"}, 2))
 
 
 def if_model() -> ModelProto:
