@@ -226,7 +226,7 @@ def test_a_file_that_is_no_plan_is_refused(
 @pytest.mark.parametrize(
     ("right", "wrong", "message"),
     [
-        ('"rank": 3', '"rank": 3,,', r"is not JSON: .* line 36 column \d+"),
+        ('"rank": 3', '"rank": 3,,', r"is not JSON: .* line 37 column \d+"),
         ('"rank": 3', '"rank": 3, "rank": 4', "'rank' of '/layer1/Conv' occurs twice"),
         ('"seed": 7', '"seed": 7, "seed": 7', "'seed' occurs twice"),
         ('"rank": 3', '"rank": NaN', "NaN is not JSON"),

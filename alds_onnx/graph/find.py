@@ -13,6 +13,7 @@ A node becomes a `Layer` if all of this holds, otherwise a `Skipped` that says w
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from onnx import NodeProto
 
+from alds_onnx.graph.constants import constant_of
 from alds_onnx.graph.layers import Layer, Skipped
 from alds_onnx.graph.operators import operator_of
 from alds_onnx.graph.operators.operator import Operator
@@ -31,6 +33,7 @@ from alds_onnx.graph.weights import WeightSource, find_source
 # Gemm broadcasts C without a `broadcast` attribute, and Reshape takes its shape as an input.
 _FIRST_OPSET = 7
 # Two nodes in place of one cost more than the few bytes that a smaller weight could save.
+_IN_FEW_BITS = re.compile(r"U?INT[24]|FLOAT[468]E\w+")
 _FEWEST_PARAMETERS = SMALL
 
 
@@ -115,22 +118,43 @@ def _examine(candidate: _Candidate, name: str, ranks: Mapping[Key, int]) -> Laye
 
 def _refusal(candidate: _Candidate, position: int, source: WeightSource) -> str:
     """Why a node with a constant weight cannot be decomposed; "" if it can."""
-    element_type, node = source.tensor.data_type, candidate.node
-    if element_type not in DECOMPOSABLE:
-        return f"its weight is of type {type_name(element_type)}"
-    if candidate.opset < _FIRST_OPSET:
-        return f"opset {candidate.opset} is older than {_FIRST_OPSET}"
-    if has_arguments(node):
-        return "its attributes are arguments of the function"
-    if _is_quantized(candidate, position, source):
-        return "its activation and its weight are quantized: compress the float model first"
-    reason = candidate.operator.refusal(node, source.shape, candidate.is_constant)
+    node = candidate.node
+    reason = _misfit(candidate, position, source)
+    reason = reason or candidate.operator.refusal(node, source.shape, candidate.is_constant)
     if reason:
         return reason
     shape = candidate.operator.layout(node, position, source.shape).shape
     if shape.num_parameters < _FEWEST_PARAMETERS:
         return f"its weight is tiny ({shape.num_parameters} parameters)"
     return "" if shape.slice_counts() else "even rank 1 has as many parameters as the weight"
+
+
+def _misfit(candidate: _Candidate, position: int, source: WeightSource) -> str:
+    """Why no operator of such a node can be decomposed; "" if it may be."""
+    element_type = source.tensor.data_type
+    if element_type not in DECOMPOSABLE:
+        return f"its weight is of type {type_name(element_type)}"
+    if candidate.opset < _FIRST_OPSET:
+        return f"opset {candidate.opset} is older than {_FIRST_OPSET}"
+    if has_arguments(candidate.node):
+        return "its attributes are arguments of the function"
+    stored = _stored_in_few_bits(candidate.index, source)
+    if stored:
+        return f"its weight is stored as {stored}, which takes less than factors do"
+    if _is_quantized(candidate, position, source):
+        return "its activation and its weight are quantized: compress the float model first"
+    return ""
+
+
+def _stored_in_few_bits(index: ModelIndex, source: WeightSource) -> str:
+    """The type of a constant of 4 bits an entry, or of 8 bits and floating point; "" if none."""
+    for key in source.constants:
+        found = index.resolve(key.scope, key.name)
+        tensor = constant_of(index, found) if found else None
+        name = type_name(tensor.data_type) if tensor is not None else ""
+        if _IN_FEW_BITS.fullmatch(name):
+            return name
+    return ""
 
 
 def _is_quantized(candidate: _Candidate, position: int, source: WeightSource) -> bool:

@@ -9,7 +9,7 @@ from math import prod
 from onnx import NodeProto
 
 from alds_onnx.graph.accounting import parameters_by_constant
-from alds_onnx.graph.constants import NotComputed, closure, constant_of, reason_variable
+from alds_onnx.graph.constants import NotComputedError, closure, constant_of, reason_variable
 from alds_onnx.graph.find import row_names
 from alds_onnx.graph.layers import Layer, Skipped
 from alds_onnx.graph.operators import operator_of
@@ -47,14 +47,15 @@ def other_holders(index: ModelIndex, known: Sequence[Layer | Skipped]) -> tuple[
 
     Nodes that only make constants of constants are left to their readers.
     """
-    sites, counts, names = {row.site for row in known}, parameters_by_constant(index), row_names(index)
+    sites = {row.site for row in known}
+    counts, names = parameters_by_constant(index), row_names(index)
     rows = []
     for site, node in index.walk():
         if site in sites or _makes_constants(index, site, node):
             continue
         largest = _largest_operand(index, site, node, counts)
         if largest is not None:
-            rows.append(_row(index, site, node, names[site], *largest))
+            rows.append(_row(index, site, names[site], *largest))
     return tuple(rows)
 
 
@@ -117,7 +118,7 @@ def _large(
 ) -> list[Key]:
     try:
         _, constants = closure(index, definition)
-    except NotComputed:
+    except NotComputedError:
         return []
     return [key for key in constants if counts.get(key, 0) >= least]
 
@@ -142,9 +143,8 @@ def _largest_operand(
     return None if best is None else best[1:]
 
 
-def _row(
-    index: ModelIndex, site: Site, node: NodeProto, name: str, weight: str, key: Key
-) -> Skipped:
+def _row(index: ModelIndex, site: Site, name: str, weight: str, key: Key) -> Skipped:
+    node = index.node(site)
     definition = index.resolve(key.scope, key.name)
     tensor = constant_of(index, definition) if definition else None
     op = node.op_type if node.domain in DEFAULT_DOMAINS else f"{node.domain}.{node.op_type}"

@@ -12,7 +12,7 @@ from alds_onnx.errors import ModelError
 from alds_onnx.graph.constants import (
     LINKS,
     Array,
-    NotComputed,
+    NotComputedError,
     closure,
     compute,
     constant_of,
@@ -69,12 +69,12 @@ def find_source(index: ModelIndex, scope: int, name: str, folder: Path) -> Weigh
     if definition.key not in index.sources:
         try:
             found: WeightSource | str = _find(index, definition, folder)
-        except (NotComputed, ModelError) as e:
+        except (NotComputedError, ModelError) as e:
             found = str(e)
         index.sources[definition.key] = found
-    found = index.sources[definition.key]
-    assert isinstance(found, WeightSource | str)
-    return found
+    known = index.sources[definition.key]
+    assert isinstance(known, WeightSource | str)
+    return known
 
 
 def _find(index: ModelIndex, definition: Definition, folder: Path) -> WeightSource | str:
@@ -92,7 +92,8 @@ def _find(index: ModelIndex, definition: Definition, folder: Path) -> WeightSour
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
         tensor = TensorProto(name=base.key.name, data_type=kind, dims=array.shape)
     entries = np.zeros(tuple(tensor.dims), np.int8) if links else None
-    shape, strides = tuple(tensor.dims), _strides(tuple(tensor.dims))
+    shape = tuple(tensor.dims)
+    strides: tuple[int, ...] | None = _strides(shape)
     if entries is not None:
         moved = _followed(index, links, entries, folder)
         shape = moved.shape
@@ -137,7 +138,7 @@ def _base(index: ModelIndex, definition: Definition) -> tuple[Definition, list[S
         links.append(site)
         definition = upstream
         if len(links) > _LONGEST_CHAIN:
-            raise NotComputed("its weight comes through too many nodes")
+            raise NotComputedError("its weight comes through too many nodes")
     return definition, links[::-1]
 
 
@@ -180,7 +181,7 @@ def _followed(index: ModelIndex, links: list[Site], array: Array, folder: Path) 
             array = _apply(index, site, array, folder)
     except (ValueError, IndexError, TypeError) as e:
         op = index.node(links[-1]).op_type
-        raise NotComputed(f"its weight cannot be followed through {op}: {e}") from e
+        raise NotComputedError(f"its weight cannot be followed through {op}: {e}") from e
     return array
 
 

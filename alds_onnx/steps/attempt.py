@@ -27,9 +27,9 @@ from alds_onnx.search.costs import Excluded, Macs
 from alds_onnx.search.frontier import Choice
 from alds_onnx.settings import Settings, Step
 from alds_onnx.steps.clock import Clock
+from alds_onnx.steps.holders import what_stays
 from alds_onnx.steps.limits import Measurement
 from alds_onnx.steps.prepare import Prepared
-from alds_onnx.steps.holders import what_stays
 from alds_onnx.steps.rows import Decomposition, plan_rows
 from alds_onnx.steps.survey import Survey
 from alds_onnx.timing.latency_budget import (
@@ -134,7 +134,9 @@ def make_attempt(prepared: Prepared, budgets: Sequence[CostedBudget], clock: Clo
     return Attempt(
         budgets=tuple(one.budget for one in budgets),
         decompositions=decompositions,
-        model=rewrite(survey.loaded.model, replacements, spill, _left_whole(survey, decompositions)),
+        model=rewrite(
+            survey.loaded.model, replacements, spill, _left_whole(survey, decompositions)
+        ),
         spill=spill,
     )
 

@@ -28,7 +28,6 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 LAYERS = (*_CONVOLUTIONS, "Gemm", "MatMul")
-_LINKS = ("Constant", "Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _PATTERN = (*LAYERS, "Reshape", "Transpose", "Constant", "Shape", "Concat")
 
 # Entries of external_data that say where the bytes lie.
@@ -192,7 +191,7 @@ class _Walk:
             elif _is(node, LAYERS) and end is not None:
                 self._replacement(place, path, node, new[j : end + 1])
                 j = end + 1
-            elif _is(node, _LINKS) and not made.intersection(node.output):
+            elif not _is(node, LAYERS) and not made.intersection(node.output):
                 place.lost += [("node", name) for name in node.output]
             else:
                 self.problems.append(f"{path}: {node.op_type} was lost, moved or changed")
@@ -257,26 +256,28 @@ class _Walk:
             self.problems.append(f"a new node reads '{name}', which is not new")
 
     def _weight(self, layer: Decomposed) -> Iterator[tuple[str, str]]:
-        """All tensors that only lead to a decomposed node's weight, by place."""
-        place: _Place | None = layer.place
-        name = layer.weight
-        while place is not None:
+        """All tensors that a decomposed node's weight is made from, by place.
+
+        Those on the way to its data must be gone; others, such as axes, may have other readers.
+        """
+        queue: list[tuple[_Place | None, str, bool]] = [(layer.place, layer.weight, True)]
+        while queue:
+            place, name, is_data = queue.pop()
+            if place is None or not name:
+                continue
             maker = next((n for n in place.before.node if name in n.output), None)
             graph = place.before if isinstance(place.before, GraphProto) else None
             if maker is not None:
                 yield from ((place.path, output) for output in maker.output)
-                if ("node", name) not in place.lost:
+                if is_data and ("node", name) not in place.lost:
                     self.problems.append(f"{place.path}: the maker of weight '{name}' stayed")
-                if not maker.input:
-                    return
-                name = maker.input[0]
+                queue += [(place, n, is_data and not i) for i, n in enumerate(maker.input)]
             elif graph is not None and name in [t.name for t in graph.initializer]:
                 yield place.path, name
-                if ("initializer", name) not in place.lost:
+                if is_data and ("initializer", name) not in place.lost:
                     self.problems.append(f"{place.path}: the weight '{name}' stayed")
-                return
             else:
-                place = place.parent
+                queue.append((place.parent, name, is_data))
 
 
 def messages(model: ModelProto) -> Iterator[Message]:
