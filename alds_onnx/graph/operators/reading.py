@@ -104,12 +104,14 @@ class Form:
     """Nodes that have the structure of a decomposed layer; their weights are not yet read.
 
     `between` and `activation` are as in `Pair`. `factors` are the nodes that read the weights of
-    the stages, in the order in which they are applied, and the names of the weights.
+    the stages, in the order in which they are applied, and the names of the weights. `weight_input`
+    is the input of the dense node that is its weight; None: the one of the decoder.
     """
 
     between: tuple[Site, ...]
     activation: str
     factors: tuple[tuple[Site, str], ...]
+    weight_input: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
