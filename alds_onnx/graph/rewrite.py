@@ -6,7 +6,7 @@ weight share the factors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def _replace(index: ModelIndex, changes: Changes, replacement: Replacement) -> N
     for layer in replacement.layers:
         links, read = list[NodeProto](), names
         if layer.layout.mirrored:
-            links, read = _mirrored(changes, layer, cut, weights, dict(zip(names, arrays, strict=True)))
+            links, read = _mirrored(changes, layer, cut, weights, names)
         node, made = index.node(layer.site), Names(weights=tuple(read), fresh=changes.name)
         nodes = OPERATORS[layer.op].build(layer.own, node, cut, made)
         changes.replace(layer.site, [*links, *nodes])
@@ -99,22 +99,25 @@ def _replace(index: ModelIndex, changes: Changes, replacement: Replacement) -> N
 
 
 def _mirrored(
-    changes: Changes, layer: Layer, cut: Cut, weights: Sequence[Array], known: Mapping[str, Array]
+    changes: Changes, layer: Layer, cut: Cut, weights: Sequence[Array], table: Sequence[str]
 ) -> tuple[list[NodeProto], list[str]]:
     """Nodes that give a mirrored layer its factors, from those of the table; and their names.
 
-    Each of its factors is the other one of the table, as it is or transposed.
+    Each of its factors is the other one of the table, as it is or transposed: the table has them as
+    matrices (V, j) and (j, d).
     """
     encoder, decoder = weights
     arrays = OPERATORS[layer.op].node_weights(layer.own, cut, (decoder.T, encoder.T))
-    links, names = [], []
-    for role, array, (name, other) in zip(
-        weight_roles(2), arrays, reversed(known.items()), strict=True
+    links, names = list[NodeProto](), list[str]()
+    for role, array, name, other in zip(
+        weight_roles(2), arrays, table[::-1], (decoder.T, encoder.T), strict=True
     ):
-        is_same = array.shape == other.shape and np.array_equal(array, other)
         names.append(changes.name(f"{layer.weight_name}/{role.value}"))
-        op, attributes = ("Identity", {}) if is_same else ("Transpose", {"perm": [1, 0]})
-        links.append(helper.make_node(op, [name], names[-1:], **attributes))
+        is_same = array.shape == other.shape and np.array_equal(array, other)
+        link = helper.make_node("Identity" if is_same else "Transpose", [name], names[-1:])
+        if not is_same:
+            link.attribute.append(helper.make_attribute("perm", [1, 0]))
+        links.append(link)
     return links, names
 
 
