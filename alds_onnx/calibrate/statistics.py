@@ -238,6 +238,7 @@ def input_sums(
             rows = rows[usable(rows)]
             if layer.name in weights:
                 rows = outputs_of(layer, rows, weights[layer.name])
+                rows = rows[usable(rows)]
             found[layer.name] = sums_of(rows, rows[:, :0])
         return found
 
@@ -249,6 +250,9 @@ def input_sums(
         total |= {name: total[name] + s if name in total else s for name, s in part.items()}
         advance(done, len(batches))
     for total in totals:
-        total |= {name: with_floor(total[name], weights[name], weights[name][:, :0])
-            for name in tables if name in total}
+        total |= {
+            name: with_floor(total[name], weights[name], weights[name][:, :0])
+            for name in tables
+            if name in total
+        }
     return totals

@@ -3,10 +3,10 @@
 Shares no code with the package and knows no field by heart but those of this list: it walks the
 descriptors, so that a field which a later ONNX adds is compared too. Allowed are only
 
-    1. a Conv, ConvTranspose, Gemm, MatMul or Gather gives way to a run of nodes at its place; the last
-       is the old node with other inputs and attributes (of a ConvTranspose, it may be a Conv, and of
-       a Gather it is a MatMul), and
-       just one of the old inputs, the weight, is no longer read;
+    1. a Conv, ConvTranspose, Gemm, MatMul or Gather gives way to a run of nodes at its place; the
+       last one is the old node with other inputs and attributes (of a ConvTranspose, it may be a
+       Conv; of a Gather it is a MatMul), and just one of the old inputs, the weight, is no longer
+       read;
     2. the weight goes: its initializer or Constant node and the nodes (Transpose ...) behind it,
        and what names them: graph inputs, value_info, quantization annotations;
     3. the factors come: initializers or Constant nodes with new names, which the new nodes read;
@@ -233,7 +233,7 @@ class _Walk:
         self.decomposed.append(Decomposed(node.op_type, node.output[0], gone[0], place))
 
     def _attributes(self, path: str, node: NodeProto, run: list[NodeProto]) -> None:
-        """Each old attribute is on a new node: a convolution's or lookup's on its first, else the last."""
+        """A convolution's or a Gather's attributes are on its first new node, others on the last."""
         carriers = [new for new in run if new.op_type == node.op_type]
         carrier = carriers[0] if node.op_type in (*_CONVOLUTIONS, _LOOKUP) else run[-1]
         kept = {a.name: a for a in carrier.attribute}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, helper, numpy_helper
 
 import alds_onnx
 from alds_onnx.calibrate.statistics import outputs_of, sample_rows, sums_of, with_floor
 from alds_onnx.cuts import Cut
 from alds_onnx.graph.accounting import num_parameters, work_of_layers
-from alds_onnx.graph.layers import Layer, Skipped, read_matrix
+from alds_onnx.graph.layers import Skipped, read_matrix
 from alds_onnx.graph.merge import merge_pairs
 from alds_onnx.graph.rewrite import rewrite, with_composed_weights
 from alds_onnx.graph.scopes import ModelIndex
@@ -49,21 +49,20 @@ HEADS = {
 
 
 def lookup(
-    ids: Array, attributes: str = "", *, dtype: str = "float32", integers: str = "int64"
+    ids: Array, axis: int | None = None, *, dtype: str = "float32", integers: str = "int64"
 ) -> ModelProto:
-    types = {"float32": "float", "float64": "double", "float16": "float16"}
-    dims = f"[{', '.join(map(str, ids.shape))}]" if ids.ndim else "[]"
-    model = parse(
-        f"g ({integers}[2] i) => ({types[dtype]}[2] y) {{ [embed] y = Gather{attributes}(E, i) }}",
-        {"E": normal(V, D, dtype=dtype)},
+    node = helper.make_node(
+        "Gather", ["E", "i"], ["y"], "embed", **({} if axis is None else {"axis": axis})
     )
-    assert dims
-    for value, shape in ((model.graph.input[0], ids.shape), (model.graph.output[0], (*ids.shape, D))):
-        tensor = value.type.tensor_type
-        tensor.shape.ClearField("dim")
-        for size in shape:
-            tensor.shape.dim.add().dim_value = size
-    return model
+    kinds = [helper.np_dtype_to_tensor_dtype(np.dtype(kind)) for kind in (integers, dtype)]
+    shapes = ids.shape, (*ids.shape, D)
+    values = [
+        helper.make_tensor_value_info(name, kind, shape)
+        for name, kind, shape in zip("iy", kinds, shapes, strict=True)
+    ]
+    table = numpy_helper.from_array(normal(V, D, dtype=dtype), "E")
+    graph = helper.make_graph([node], "g", values[:1], values[1:], [table])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def tied(head: str) -> ModelProto:
@@ -85,11 +84,11 @@ def test_rows_of_the_matrix_are_the_outputs(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-@pytest.mark.parametrize("attributes", ["", "<axis = 0>", "<axis = -2>"])
+@pytest.mark.parametrize("axis", [None, 0, -2])
 @pytest.mark.parametrize("name", IDS)
-def test_the_rewrite_is_exact_and_merged_again(name: str, attributes: str, dtype: str) -> None:
+def test_the_rewrite_is_exact_and_merged_again(name: str, axis: int | None, dtype: str) -> None:
     """At a low rank against Ŵ, at the full one against the original; then the way back."""
-    model, feeds = lookup(IDS[name], attributes, dtype=dtype), {"i": IDS[name]}
+    model, feeds = lookup(IDS[name], axis, dtype=dtype), {"i": IDS[name]}
     for rank in (2, None):
         done = replacements_of(model, rank=rank)
         actual = rewrite(model, done)
@@ -165,7 +164,10 @@ def test_a_tied_head_shares_the_factors(head: str) -> None:
     model, feeds = tied(head), {"i": np.array([0, 3, -1, 39])}
     for rank in (2, None):
         (done,) = replacements_of(model, rank=rank)
-        assert [layer.op for layer in done.layers] == ["Gather", head if head == "Gemm" else "MatMul"]
+        assert [layer.op for layer in done.layers] == [
+            "Gather",
+            head if head == "Gemm" else "MatMul",
+        ]
         new = rewrite(model, [done])
         onnx.checker.check_model(new)
         bias = V if head == "Gemm" else 0
@@ -272,9 +274,7 @@ def table_and_product() -> ModelProto:
 
 def test_a_cut_is_chosen_although_it_is_slower_than_the_lookup() -> None:
     """Alone, a lookup takes next to no time; the MatMul could keep the budget without its cut."""
-    result = alds_onnx.compress(
-        table_and_product(), cr=0.3, measuring=Measuring.ALWAYS, threads=1
-    )
+    result = alds_onnx.compress(table_and_product(), cr=0.3, measuring=Measuring.ALWAYS, threads=1)
     decisions = {row.op: row.decision for row in result.plan.layers}
     assert decisions == {"Gather": Decision.DECOMPOSE, "MatMul": Decision.KEEP}
 
