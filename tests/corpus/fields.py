@@ -233,7 +233,7 @@ class _Walk:
         self.decomposed.append(Decomposed(node.op_type, node.output[0], gone[0], place))
 
     def _attributes(self, path: str, node: NodeProto, run: list[NodeProto]) -> None:
-        """A convolution's or a Gather's attributes are on its first new node, others on the last."""
+        """A convolution's or Gather's attributes are on its first new node, others on the last."""
         carriers = [new for new in run if new.op_type == node.op_type]
         carrier = carriers[0] if node.op_type in (*_CONVOLUTIONS, _LOOKUP) else run[-1]
         kept = {a.name: a for a in carrier.attribute}
