@@ -100,12 +100,15 @@ class Work:
     transposed
         Whether each entry of a weight is used at every position of the *input* of its operator, as
         in ConvTranspose, and not of its output.
+    lookups
+        Gather: the number of ids, each of which takes one row of a table. None for other operators.
     """
 
     macs: int
     inputs: tuple[int, ...] | None = ()
     outputs: tuple[int, ...] = ()
     transposed: bool = False
+    lookups: int | None = None
 
     def of_cut(self, shape: LayerShape, cut: Cut) -> int | None:
         """Multiply-accumulates of the factors; None where `inputs` are needed and not known."""
@@ -120,6 +123,8 @@ class Work:
         An axis has its output size downstream of the stage that has it in its kernel. A factor is
         applied at every position of its own output, or input if transposed.
         """
+        if self.lookups is not None:
+            return (0, self.lookups)
         positions = self.macs // max(1, shape.num_parameters)  # of the dense layer
         done = np.zeros(len(shape.kernel), bool)  # axes that have their output size
         uses: list[int] = []

@@ -31,8 +31,13 @@ _BIAS = 2
 
 
 def can_be_fed(layers: Sequence[Layer]) -> bool:
-    """Whether the weight can be fed: it has a NumPy type, and all layers are in the main graph."""
-    return layers[0].source.tensor.data_type in _FED and all(x.site.scope == 0 for x in layers)
+    """Whether the weight can be fed: it has a NumPy type, and all layers are in the main graph.
+
+    They also have to read it with the same order of axes.
+    """
+    is_common = len({layer.layout.transposed for layer in layers}) == 1
+    is_fed = layers[0].source.tensor.data_type in _FED
+    return is_common and is_fed and all(layer.site.scope == 0 for layer in layers)
 
 
 class Downstream:

@@ -14,7 +14,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from alds_onnx.calibrate.runner import Runner
-from alds_onnx.calibrate.statistics import Rows, Sampler, Sums, rows_wanted, sums_of, usable
+from alds_onnx.calibrate.statistics import (
+    Rows,
+    Sampler,
+    Sums,
+    outputs_of,
+    rows_wanted,
+    sums_of,
+    usable,
+    with_floor,
+)
 from alds_onnx.calibrate.walk import Walk
 from alds_onnx.cuts import Cut, Factors, FloatArray
 from alds_onnx.decompose.factorize import compose
@@ -27,6 +36,7 @@ from alds_onnx.decompose.regression import (
     squared_error,
 )
 from alds_onnx.graph.layers import Layer
+from alds_onnx.graph.operators import OPERATORS
 
 #: Ridges to choose from, relative to the mean power of an input.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -125,7 +135,7 @@ def measure_sums(before: Walk, after: Walk, sampler: Sampler, task: Task) -> See
         kept = usable(x, seen)
         x, seen = x[kept], seen[kept]
         if basis is not None:
-            x, seen = x @ basis, seen @ basis
+            x, seen = (outputs_of(task.layer, one, basis) for one in (x, seen))
         return seen, x @ matrix
 
     def sums(batches: Sequence[int]) -> Sums:
@@ -140,6 +150,11 @@ def measure_sums(before: Walk, after: Walk, sampler: Sampler, task: Task) -> See
         parts = list(runner.map(lambda start: sums(batches[start : start + size]), starts))
         return _added(*parts) if parts else None
 
+    def floored(sums: Sums) -> Sums:
+        if basis is None or not OPERATORS[task.layer.op].is_lookup:
+            return sums
+        return with_floor(sums, basis, basis @ matrix)
+
     halves = [
         (
             total([b for b in half if b not in runner.apart]),
@@ -147,7 +162,10 @@ def measure_sums(before: Walk, after: Walk, sampler: Sampler, task: Task) -> See
         )
         for half in runner.halves
     ]
-    return Seen(halves=[_added(*half) for half in halves], kept=_added(*(one for one, _ in halves)))
+    return Seen(
+        halves=[floored(_added(*half)) for half in halves],
+        kept=floored(_added(*(one for one, _ in halves))),
+    )
 
 
 def _added(*parts: Sums | None) -> Sums:

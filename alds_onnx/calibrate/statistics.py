@@ -8,7 +8,7 @@ the second moments as well as all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -29,6 +29,9 @@ Rows = npt.NDArray[np.float32]
 # that the weakest directions are determined well enough for a ridge to suffice.
 _ROWS_PER_COLUMN = 40
 _FEWEST_ROWS, _MOST_ROWS = 4096, 32768
+# How much a row of a table counts that was never seen, in parts of what an average row counts that
+# was: texts to come have other words than the calibration data.
+_FLOOR = 1 / 25
 # Sums of millions of squares of smaller numbers do not overflow float32.
 _LARGEST = 1e15
 
@@ -68,6 +71,21 @@ class Sums:
             y=self.y + part * y,
         )
 
+    @property
+    def scaled(self) -> Sums:
+        """The same sums over inputs, and outputs, that are divided by their root mean square."""
+        count = max(1, self.count)
+        power = float(np.trace(self.xx)) / count + float(self.x @ self.x)
+        s = 1 / power if power > 0 else 1.0
+        return replace(
+            self,
+            xx=s * self.xx,
+            yx=s * self.yx,
+            yy=s * self.yy,
+            x=s**0.5 * self.x,
+            y=s**0.5 * self.y,
+        )
+
     def moments(self, *, centred: bool) -> Moments:
         """Compute the moments. Centre them if a bias can absorb the means."""
         count = max(1, self.count)
@@ -86,6 +104,20 @@ class Sums:
             uncertainty=uncertainty(inputs, count),
             count=count,
         )
+
+
+def with_floor(sums: Sums, table: Rows, outputs: Rows) -> Sums:
+    """Add every row of a table (V, n) and its output (V, f), so that rows never seen count too.
+
+    All rows together count 1/25 of what was seen: a row that was seen c times, of an average m,
+    counts as c / m + 1/25.
+    """
+    count = max(1, round(sums.count * _FLOOR)) if sums.count else 0
+    every, share = sums_of(table, outputs), count / len(table)
+    scaled = replace(
+        every, count=count, xx=share * every.xx, yx=share * every.yx, yy=share * every.yy
+    )
+    return sums + scaled
 
 
 def usable(*parts: Rows) -> npt.NDArray[np.bool_]:
@@ -128,7 +160,7 @@ def sample_rows(
 
     A generator with the same state draws the same positions of a tensor of the same shape.
     """
-    windows = OPERATORS[layer.op].windows(layer, node, activation)
+    windows = OPERATORS[layer.op].windows(layer.own, node, activation)
     positions = windows.shape[: windows.ndim - 1 - len(layer.shape.kernel)]
     total = prod(positions)
     drawn = (
@@ -137,11 +169,25 @@ def sample_rows(
         else np.sort(generator.choice(total, count, replace=False))
     )
     rows = windows[np.unravel_index(drawn, positions)] if positions else windows[np.newaxis]
-    return np.ascontiguousarray(rows, dtype=np.float32).reshape(len(drawn), -1)
+    kind = rows.dtype if OPERATORS[layer.op].is_lookup else np.float32
+    return np.ascontiguousarray(rows, dtype=kind).reshape(len(drawn), -1)
+
+
+def outputs_of(layer: Layer, rows: Rows, weight: Rows) -> Rows:
+    """What stands for rows x of a wide layer: x Wᵀ, with the transposed weight Wᵀ (n, f).
+
+    Of a layer that shares a table with others, the inputs themselves: they are multiplied by the
+    rows of the table.
+    """
+    if OPERATORS[layer.op].is_lookup:
+        return np.asarray(weight[rows[:, 0]])  # ids below 0 count from the end, as in NumPy
+    return rows if layer.layout.mirrored else rows @ weight
 
 
 def rows_wanted(shape: LayerShape) -> int:
     """Give the number of rows x to draw for a layer from all batches."""
+    if shape.one_hot:
+        return _MOST_ROWS  # they only have to be counted
     columns = shape.out_features if is_wide(shape) else shape.num_columns
     return int(np.clip(_ROWS_PER_COLUMN * columns, _FEWEST_ROWS, _MOST_ROWS))
 
@@ -191,14 +237,22 @@ def input_sums(
             rows = sampler.rows(layer, activations[sampler.activation(layer)], batch)
             rows = rows[usable(rows)]
             if layer.name in weights:
-                rows = rows @ weights[layer.name]
+                rows = outputs_of(layer, rows, weights[layer.name])
+                rows = rows[usable(rows)]
             found[layer.name] = sums_of(rows, rows[:, :0])
         return found
 
+    tables = [layer.name for layer in layers if OPERATORS[layer.op].is_lookup]
     totals: tuple[dict[str, Sums], dict[str, Sums]] = ({}, {})
     batches = range(len(runner.batches))
     for done, part in enumerate(runner.map(sums, batches), start=1):
         total = totals[done - 1 in runner.halves[-1] and len(runner.halves) > 1]
         total |= {name: total[name] + s if name in total else s for name, s in part.items()}
         advance(done, len(batches))
+    for total in totals:
+        total |= {
+            name: with_floor(total[name], weights[name], weights[name][:, :0])
+            for name in tables
+            if name in total
+        }
     return totals

@@ -49,6 +49,7 @@ def find_layers(
         for site, node in index.walk()
         if (operator := operator_of(node)) is not None
     ]
+    candidates = [one for one in candidates if one.operator.has_row(one.source)]
     names = row_names(index)
     found = [_examine(candidate, names[candidate.site], ranks) for candidate in candidates]
     return without_other_uses(index, found)

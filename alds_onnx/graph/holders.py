@@ -24,7 +24,6 @@ _NORMALIZATIONS = frozenset(
     }
 )
 _REASONS = {
-    "Gather": "a table that is read by Gather",
     "Add": "a bias",
     "Sub": "a bias",
     "Mul": "a scale",
@@ -94,8 +93,6 @@ def holdings(index: ModelIndex, rows: Sequence[Layer | Skipped]) -> dict[Site, H
 
 
 def _makes_constants(index: ModelIndex, site: Site, node: NodeProto) -> bool:
-    if operator_of(node) is not None:
-        return False
     definitions = (index.resolve(site.scope, name) for name in node.output if name)
     return all(d is not None and not reason_variable(index, d) for d in definitions)
 

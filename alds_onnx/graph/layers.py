@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,24 @@ class WeightLayout:
 
     It is `transposed` if it is (c, f, kh, kw) and not (f, c, kh, kw), or (c, f) and not (f, c).
     `channels_first` tells whether the channels of the activation stand before its rows or
-    positions.
+    positions. If it is `mirrored`, the folded matrix is the transposed one of what the node
+    multiplies by: the layer shares the weight of a table whose rows are looked up.
     """
 
     shape: LayerShape
     transposed: bool
     channels_first: bool
+    mirrored: bool = False
+
+    def mirror(self, *, one_hot: bool) -> WeightLayout:
+        """Fold a weight without a kernel to the transposed matrix."""
+        c, f = self.shape.in_channels, self.shape.out_features
+        return replace(
+            self,
+            shape=LayerShape(out_features=c, in_channels=f, one_hot=one_hot),
+            transposed=not self.transposed,
+            mirrored=not self.mirrored,
+        )
 
     def to_matrix(self, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Fold a weight to (f, c·kh·kw)."""
@@ -61,6 +73,12 @@ class Layer:
     opset: int
 
     @property
+    def own(self) -> Layer:
+        """The layer with the matrix that its node multiplies by."""
+        layout = self.layout
+        return replace(self, layout=layout.mirror(one_hot=False)) if layout.mirrored else self
+
+    @property
     def shape(self) -> LayerShape:
         """Sizes of the folded matrix."""
         return self.layout.shape
@@ -81,6 +99,9 @@ class Layer:
         source = self.source
         if source.strides is None:
             return source.read, self.layout
+        if self.shape.one_hot:
+            strides = source.strides[::-1] if self.layout.transposed else source.strides
+            return source.base, self.shape, strides
         return source.base, source.shape, source.strides, self.layout
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, helper
 
 from alds_onnx.decompose.factorize import compose
 from alds_onnx.decompose.stages import factors_of_stages
@@ -74,7 +74,11 @@ def _by_weight(pairs: Sequence[Pair]) -> list[list[Pair]]:
 def _composed(index: ModelIndex, pair: Pair, folder: Path) -> npt.NDArray[Any]:
     """The dense weight as the layer reads it, in float64."""
     nodes = [index.node(factor.site) for factor in pair.factors]
-    arrays = [read_array(factor.tensor, folder) for factor in pair.factors]
+    arrays = [
+        array.T if factor.is_transposed else array
+        for factor in pair.factors
+        for array in [read_array(factor.tensor, folder)]
+    ]
     weights = OPERATORS[pair.op].stage_weights(pair.layout, nodes, arrays)
     with np.errstate(over="ignore", invalid="ignore"):
         matrix = compose(factors_of_stages(pair.layout.shape, pair.cut, weights))
@@ -95,19 +99,28 @@ def _join(index: ModelIndex, folder: Path, changes: Changes, group: Sequence[Pai
         if definition is not None and definition.node >= 0:  # a Constant node
             changes.remove(Site(key.scope, definition.node))
     for pair in group:
-        changes.replace(pair.site, [_dense(index, pair, name)])
+        changes.replace(pair.site, _dense(index, changes, pair, name, first))
         for site in pair.between:
             changes.remove(site)
     return ""
 
 
-def _dense(index: ModelIndex, pair: Pair, weight: str) -> NodeProto:
-    dense = NodeProto()
+def _dense(
+    index: ModelIndex, changes: Changes, pair: Pair, weight: str, first: Pair
+) -> list[NodeProto]:
+    """The dense node; the weight is as `first` reads it, and may have to be transposed for it."""
+    dense, links = NodeProto(), []
     dense.CopyFrom(index.node(pair.site))
-    position = list(dense.input[:2]).index(pair.code)
-    dense.input[position] = pair.activation
-    dense.input[1 - position] = weight
+    position = pair.weight_input
+    if position is None:
+        position = 1 - list(dense.input[:2]).index(pair.code)
+    if pair.reads_transposed != first.reads_transposed:
+        transposed = changes.name(f"{weight}/transposed")
+        links.append(helper.make_node("Transpose", [weight], [transposed], perm=[1, 0]))
+        weight = transposed
+    dense.input[1 - position] = pair.activation
+    dense.input[position] = weight
     dense.op_type = pair.op
     dense.ClearField("attribute")
     dense.attribute.extend(pair.attributes)
-    return dense
+    return [*links, dense]

@@ -38,6 +38,7 @@ from alds_onnx.graph.scopes import (
     ModelIndex,
     Site,
     has_arguments,
+    integers,
 )
 from alds_onnx.graph.tensors import DECOMPOSABLE, type_name
 from alds_onnx.graph.weights import constant_of
@@ -47,11 +48,22 @@ _UNKNOWN = "its nodes are not those of a pattern that this version knows"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Factor:
-    """One of the constants of a pair, and the node that reads it."""
+    """One of the constants of a pair, and the node that reads it.
+
+    `link` is an Identity or a Transpose between the two, if there is one.
+    """
 
     site: Site
     key: Key
     tensor: TensorProto
+    link: Site | None = None
+    is_transposed: bool = False
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The sizes that the node reads."""
+        dims = tuple(self.tensor.dims)
+        return dims[::-1] if self.is_transposed else dims
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +74,8 @@ class Pair:
     `weight` is what the layer called its weight. `between` is every node that goes with the
     encoder, the one that reads it among them. The encoder reads `activation`, the decoder reads
     `code` and makes `output`. `factors` are encoder, core (Tucker-2 only) and decoder, all in one
-    graph and of one type. `op`, `layout` and `attributes` are those of the dense node.
+    graph and of one type. `op`, `layout`, `attributes` and `weight_input` are those of the dense
+    node; see `Form`.
     """
 
     site: Site
@@ -77,6 +90,17 @@ class Pair:
     layout: WeightLayout
     cut: Cut
     attributes: tuple[AttributeProto, ...]
+    weight_input: int | None = None
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether its factors are transposed ones of another pair."""
+        return all(factor.link is not None for factor in self.factors)
+
+    @property
+    def reads_transposed(self) -> bool:
+        """Whether the dense node reads the transposed of the matrix that pairs have in common."""
+        return self.layout.transposed != self.is_mirrored
 
     @property
     def element_type(self) -> int:
@@ -91,6 +115,10 @@ class Pair:
     @property
     def weight_key(self) -> tuple[object, ...]:
         """Pairs with the same key stand for layers that shared a weight."""
+        if self.is_mirrored:
+            return *reversed(self.keys), self.layout.mirror(one_hot=True).shape, self.cut
+        if self.layout.shape.one_hot:
+            return *self.keys, self.layout.shape, self.cut
         return *self.keys, self.layout, self.cut
 
 
@@ -152,14 +180,14 @@ def _examine(candidate: Candidate, name: str) -> Pair | str:
     if len({factor.tensor.data_type for factor in factors}) > 1:
         return MISFIT
     nodes = [candidate.index.node(factor.site) for factor in factors]
-    whole = operator.whole(form, nodes, [tuple(factor.tensor.dims) for factor in factors])
+    whole = operator.whole(form, nodes, [factor.dims for factor in factors])
     if isinstance(whole, str):
         return whole
     return Pair(
         site=candidate.site,
         name=name,
         weight=weight,
-        between=form.between,
+        between=(*form.between, *(factor.link for factor in factors if factor.link)),
         activation=form.activation,
         code=candidate.code,
         output=candidate.node.output[0],
@@ -168,6 +196,7 @@ def _examine(candidate: Candidate, name: str) -> Pair | str:
         layout=whole.layout,
         cut=whole.cut,
         attributes=whole.attributes,
+        weight_input=form.weight_input,
     )
 
 
@@ -195,6 +224,13 @@ def _weight_name(form: Form) -> str | None:
 
 def _factor(candidate: Candidate, site: Site, name: str) -> Factor | str:
     definition: Definition | None = candidate.index.resolve(candidate.site.scope, name)
+    link, is_transposed = candidate.maker(name, "Identity", "Transpose"), False
+    if link is not None:
+        node = candidate.index.node(link)
+        definition = candidate.index.resolve(link.scope, node.input[0])
+        is_transposed = node.op_type == "Transpose"
+        if is_transposed and integers(node, "perm") not in (None, (1, 0)):
+            return _UNKNOWN
     tensor = constant_of(candidate.index, definition) if definition else None
     if definition is None or tensor is None:
         return f"its factor '{name}' is not a constant"
@@ -202,7 +238,9 @@ def _factor(candidate: Candidate, site: Site, name: str) -> Factor | str:
         return f"its factor '{name}' is a graph input too, which a caller may replace"
     if tensor.data_type not in DECOMPOSABLE:
         return f"its factor '{name}' is of type {type_name(tensor.data_type)}"
-    return Factor(site=site, key=definition.key, tensor=tensor)
+    return Factor(
+        site=site, key=definition.key, tensor=tensor, link=link, is_transposed=is_transposed
+    )
 
 
 def _without_other_uses(
@@ -212,7 +250,8 @@ def _without_other_uses(
     readers: dict[Key, set[tuple[object, Site]]] = {}
     for pair in pairs:
         for factor in pair.factors:
-            readers.setdefault(factor.key, set()).add((pair.weight_key, factor.site))
+            reader = factor.link or factor.site
+            readers.setdefault(factor.key, set()).add((pair.weight_key, reader))
     good = []
     for pair in pairs:
         known = {key: readers[key] for key in pair.keys}

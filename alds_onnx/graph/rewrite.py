@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto, helper
 
-from alds_onnx.cuts import Factors, FloatArray, read_only
+from alds_onnx.cuts import Cut, Factors, FloatArray, read_only
 from alds_onnx.decompose.factorize import compose
-from alds_onnx.decompose.stages import stage_weights
+from alds_onnx.decompose.stages import Array, stage_weights
 from alds_onnx.errors import VerificationError
 from alds_onnx.graph.changes import FIRST_IR_WITH_FREE_INITIALIZERS, Changes
 from alds_onnx.graph.dead import dead_upstream
@@ -79,8 +79,9 @@ def rewrite(
 
 
 def _replace(index: ModelIndex, changes: Changes, replacement: Replacement) -> None:
-    first, cut = replacement.layers[0], replacement.factors.cut
-    source, weights = first.source, stage_weights(replacement.factors)
+    # Mirrored layers read transposed factors of another layer.
+    first = min(replacement.layers, key=lambda layer: layer.layout.mirrored)
+    cut, source, weights = replacement.factors.cut, first.source, stage_weights(replacement.factors)
     roles = weight_roles(len(weights))
     names = [changes.name(f"{first.weight_name}/{role.value}") for role in roles]
     arrays = OPERATORS[first.op].node_weights(first, cut, weights)
@@ -88,9 +89,36 @@ def _replace(index: ModelIndex, changes: Changes, replacement: Replacement) -> N
     for i in (0, len(arrays) - 1, *range(1, len(arrays) - 1)):  # in the file a core comes last
         changes.add(source.base.scope, names[i], arrays[i], source.tensor.data_type)
     for layer in replacement.layers:
-        node, made = index.node(layer.site), Names(weights=tuple(names), fresh=changes.name)
-        changes.replace(layer.site, OPERATORS[layer.op].build(layer, node, cut, made))
+        links, read = list[NodeProto](), names
+        if layer.layout.mirrored:
+            links, read = _mirrored(changes, layer, cut, weights, names)
+        node, made = index.node(layer.site), Names(weights=tuple(read), fresh=changes.name)
+        nodes = OPERATORS[layer.op].build(layer.own, node, cut, made)
+        changes.replace(layer.site, [*links, *nodes])
         _set_bias(index, layer, replacement.bias)
+
+
+def _mirrored(
+    changes: Changes, layer: Layer, cut: Cut, weights: Sequence[Array], table: Sequence[str]
+) -> tuple[list[NodeProto], list[str]]:
+    """Nodes that give a mirrored layer its factors, from those of the table; and their names.
+
+    Each of its factors is the other one of the table, as it is or transposed: the table has them as
+    matrices (V, j) and (j, d).
+    """
+    encoder, decoder = weights
+    arrays = OPERATORS[layer.op].node_weights(layer.own, cut, (decoder.T, encoder.T))
+    links, names = list[NodeProto](), list[str]()
+    for role, array, name, other in zip(
+        weight_roles(2), arrays, table[::-1], (decoder.T, encoder.T), strict=True
+    ):
+        names.append(changes.name(f"{layer.weight_name}/{role.value}"))
+        is_same = array.shape == other.shape and np.array_equal(array, other)
+        link = helper.make_node("Identity" if is_same else "Transpose", [name], names[-1:])
+        if not is_same:
+            link.attribute.append(helper.make_attribute("perm", [1, 0]))
+        links.append(link)
+    return links, names
 
 
 def _drop(index: ModelIndex, changes: Changes, done: Sequence[Replacement | Dense]) -> None:
@@ -172,11 +200,14 @@ def with_dense_weights(
 
 def _exchange(index: ModelIndex, changes: Changes, weight: Dense, stem: str) -> None:
     """Let layers read another dense weight, called after `stem`."""
-    first, name = weight.layers[0], changes.name(stem)
-    array, source = first.layout.to_weight(weight.matrix), first.source
-    changes.add(source.base.scope, name, array, source.tensor.data_type)
+    names: dict[bool, str] = {}
     for layer in weight.layers:
-        index.node(layer.site).input[layer.weight_input] = name
+        transposed, source = layer.layout.transposed, layer.source
+        if transposed not in names:
+            names[transposed] = changes.name(stem)
+            array = layer.layout.to_weight(weight.matrix)
+            changes.add(source.base.scope, names[transposed], array, source.tensor.data_type)
+        index.node(layer.site).input[layer.weight_input] = names[transposed]
         _set_bias(index, layer, weight.bias)
 
 

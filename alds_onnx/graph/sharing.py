@@ -24,7 +24,7 @@ def without_other_uses(
     index: ModelIndex, found: Sequence[Layer | Skipped]
 ) -> tuple[Layer | Skipped, ...]:
     """Skip the layers whose constants something else reads too."""
-    rows, counts = list(found), parameters_by_constant(index)
+    rows, counts = _with_tied(found), parameters_by_constant(index)
     while True:
         layers = [row for row in rows if isinstance(row, Layer)]
         reasons = _reasons(index, layers, counts)
@@ -57,6 +57,19 @@ def left_whole(
 def held(layer: Layer, counts: Mapping[Key, int]) -> tuple[Key, ...]:
     """The constants with the numbers of a layer's weight, without small ones."""
     return tuple(key for key in layer.source.constants if counts.get(key, 0) >= SMALL)
+
+
+def _with_tied(rows: Sequence[Layer | Skipped]) -> list[Layer | Skipped]:
+    """Let layers that multiply by the transposed of a table share the factors of the table."""
+    tables = {row.weight_key for row in rows if isinstance(row, Layer) and row.shape.one_hot}
+    return [_tied(row, tables) if isinstance(row, Layer) else row for row in rows]
+
+
+def _tied(layer: Layer, tables: Collection[object]) -> Layer:
+    if layer.shape.one_hot or layer.shape.kernel or not tables:
+        return layer
+    mirrored = replace(layer, layout=layer.layout.mirror(one_hot=True))
+    return mirrored if mirrored.weight_key in tables else layer
 
 
 def _with_common_slices(rows: Sequence[Layer | Skipped]) -> tuple[Layer | Skipped, ...]:

@@ -19,11 +19,14 @@ class LayerShape:
         c, at least 0; slices are cut along it.
     kernel
         (kh, kw) or as many axes as the operator has; () for Gemm and MatMul.
+    one_hot
+        Whether what the matrix multiplies has a single 1, so that columns of it are looked up.
     """
 
     out_features: int
     in_channels: int
     kernel: tuple[int, ...] = ()
+    one_hot: bool = False
 
     @property
     def kernel_size(self) -> int:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from alds_onnx.cuts import Work
 from alds_onnx.graph.files.external import is_large
+from alds_onnx.graph.operators import OPERATORS
 from alds_onnx.graph.scopes import Key, Site
 from alds_onnx.settings import Measuring, Settings, Step
 from alds_onnx.steps.checks import execution_of
@@ -67,13 +68,19 @@ def make_layer_times(
 def _isolated(
     survey: Survey, weight: Weight, shapes: Mapping[Key, tuple[int, ...]]
 ) -> tuple[IsolatedLayer, ...]:
-    """The layers that read a weight, in isolation; none if one of them cannot be timed."""
+    """The layers that read a weight, in isolation; none if one of them cannot be timed.
+
+    Lookups are not timed: they take next to no time, so that any cut would be slow, while what it
+    adds is little beside the rest of the model.
+    """
     found = []
     for layer in weight.layers:
+        if OPERATORS[layer.op].is_lookup:
+            continue
         name = survey.index.node(layer.site).input[1 - layer.weight_input]
         operand = survey.index.resolve(layer.site.scope, name)
         shape = shapes.get(operand.key) if operand else None
         if layer.site.scope != 0 or not shape or 0 in shape:
             return ()
-        found.append(isolate(survey.index, layer, shape))
+        found.append(isolate(survey.index, layer.own, shape))
     return tuple(found)

@@ -3,9 +3,10 @@
 Shares no code with the package and knows no field by heart but those of this list: it walks the
 descriptors, so that a field which a later ONNX adds is compared too. Allowed are only
 
-    1. a Conv, ConvTranspose, Gemm or MatMul gives way to a run of nodes at its place; the last one
-       is the old node with other inputs and attributes (of a ConvTranspose, it may be a Conv), and
-       just one of the old inputs, the weight, is no longer read;
+    1. a Conv, ConvTranspose, Gemm, MatMul or Gather gives way to a run of nodes at its place; the
+       last one is the old node with other inputs and attributes (of a ConvTranspose, it may be a
+       Conv; of a Gather it is a MatMul), and just one of the old inputs, the weight, is no longer
+       read;
     2. the weight goes: its initializer or Constant node and the nodes (Transpose ...) behind it,
        and what names them: graph inputs, value_info, quantization annotations;
     3. the factors come: initializers or Constant nodes with new names, which the new nodes read;
@@ -28,7 +29,9 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 LAYERS = (*_CONVOLUTIONS, "Gemm", "MatMul")
-_PATTERN = (*LAYERS, "Reshape", "Transpose", "Constant", "Shape", "Concat")
+_LINKS = ("Constant", "Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+_LOOKUP = "Gather"  # most of them have no row
+_PATTERN = (*LAYERS, _LOOKUP, *_LINKS, "Shape", "Concat")
 
 # Entries of external_data that say where the bytes lie.
 _WHERE = ("location", "offset", "length", "checksum")
@@ -188,7 +191,7 @@ class _Walk:
             if j < len(new) and _same_call(node, new[j]):
                 self.message(node, new[j], path, place)
                 j += 1
-            elif _is(node, LAYERS) and end is not None:
+            elif _is(node, (*LAYERS, _LOOKUP)) and end is not None:
                 self._replacement(place, path, node, new[j : end + 1])
                 j = end + 1
             elif not _is(node, LAYERS) and not made.intersection(node.output):
@@ -222,7 +225,7 @@ class _Walk:
         self.read |= read.difference(made, node.input)
         # Whether a node without a name says so by an empty one or by none is not told apart.
         skipped = ("input", "attribute", "name")
-        if (node.op_type, run[-1].op_type) == ("ConvTranspose", "Conv"):
+        if (node.op_type, run[-1].op_type) in (("ConvTranspose", "Conv"), (_LOOKUP, "MatMul")):
             skipped = (*skipped, "op_type")
         self._fields(node, run[-1], path, place, skipped=skipped)
         self._value(node.name, run[-1].name, f"{path}.name", place)
@@ -230,9 +233,9 @@ class _Walk:
         self.decomposed.append(Decomposed(node.op_type, node.output[0], gone[0], place))
 
     def _attributes(self, path: str, node: NodeProto, run: list[NodeProto]) -> None:
-        """Each old attribute is on a new node: a convolution's on its first, else on the last."""
+        """A convolution's or Gather's attributes are on its first new node, others on the last."""
         carriers = [new for new in run if new.op_type == node.op_type]
-        carrier = carriers[0] if node.op_type in _CONVOLUTIONS else run[-1]
+        carrier = carriers[0] if node.op_type in (*_CONVOLUTIONS, _LOOKUP) else run[-1]
         kept = {a.name: a for a in carrier.attribute}
         for old in node.attribute:
             if old.name == "group":

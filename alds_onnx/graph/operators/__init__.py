@@ -8,6 +8,7 @@ from onnx import NodeProto
 
 from alds_onnx.graph.operators.conv import Conv
 from alds_onnx.graph.operators.conv_transpose import ConvTranspose
+from alds_onnx.graph.operators.gather import Gather
 from alds_onnx.graph.operators.gemm import Gemm
 from alds_onnx.graph.operators.matmul import MatMul
 from alds_onnx.graph.operators.operator import Operator
@@ -15,7 +16,7 @@ from alds_onnx.graph.scopes import DEFAULT_DOMAINS
 
 #: By ONNX's name.
 OPERATORS: Mapping[str, Operator] = {
-    operator.op_type: operator for operator in (Conv(), ConvTranspose(), Gemm(), MatMul())
+    operator.op_type: operator for operator in (Conv(), ConvTranspose(), Gemm(), MatMul(), Gather())
 }
 
 

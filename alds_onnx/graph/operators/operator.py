@@ -14,6 +14,7 @@ from alds_onnx.graph.layers import Layer, WeightLayout
 from alds_onnx.graph.operators.building import Names
 from alds_onnx.graph.operators.checks import Shapes
 from alds_onnx.graph.operators.reading import Candidate, Form, Whole
+from alds_onnx.graph.weights import WeightSource
 
 
 class Operator(ABC):
@@ -30,13 +31,20 @@ class Operator(ABC):
         The operators that the last of the new nodes may have.
     has_blocked_layout
         Whether onnxruntime runs it in its blocked layout of channels, and fuses an activation.
+    is_lookup
+        Whether its rows x are one-hot, and given as ids.
     """
 
     op_type: ClassVar[str]
     last_ops: ClassVar[frozenset[str]]
     has_blocked_layout: ClassVar[bool] = False
+    is_lookup: ClassVar[bool] = False
 
     # The node and its weight
+
+    def has_row(self, source: Callable[[int], WeightSource | str]) -> bool:
+        """Whether such a node has a weight at all; `source` gives the constants of an input."""
+        return True
 
     def weight_input(self, is_constant: Callable[[int], bool]) -> int:
         """Which input is the weight, 0 or 1; the other one is the activation."""

@@ -166,7 +166,7 @@ class Product(Operator):
         """What the encoder's MatMul and the decoder say together, with all constants between."""
         first, last = candidate.index.node(encoder), candidate.node
         position = 1 - list(last.input[:2]).index(candidate.code)
-        is_left = candidate.constant(first.input[0]) is not None
+        is_left = candidate.is_factor(first.input[0])
         if self._orientation(last, position)[1] != is_left:
             return None
         sites = (*upstream.sites, *helpers)

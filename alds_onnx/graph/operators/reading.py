@@ -66,6 +66,12 @@ class Candidate:
         definition = self.index.resolve(self.site.scope, name) if name else None
         return constant_of(self.index, definition) if definition else None
 
+    def is_factor(self, name: str) -> bool:
+        """Whether a name means a constant, or one behind a node that shares it with a table."""
+        link = self.maker(name, "Identity", "Transpose")
+        name = self.index.node(link).input[0] if link else name
+        return self.constant(name) is not None
+
     def integers(self, name: str) -> list[int] | None:
         """A small constant of integers, such as a shape; None for anything else."""
         tensor = self.constant(name)
@@ -94,7 +100,7 @@ class Candidate:
                 return None
             sites.append(site)
             node = self.index.node(site)
-            is_left = node.op_type == "MatMul" and self.constant(node.input[0]) is not None
+            is_left = node.op_type == "MatMul" and self.is_factor(node.input[0])
             name = node.input[1 if is_left else 0]
         return Upstream(tuple(sites), name)
 
@@ -104,12 +110,14 @@ class Form:
     """Nodes that have the structure of a decomposed layer; their weights are not yet read.
 
     `between` and `activation` are as in `Pair`. `factors` are the nodes that read the weights of
-    the stages, in the order in which they are applied, and the names of the weights.
+    the stages, in the order in which they are applied, and the names of the weights. `weight_input`
+    is the input of the dense node that is its weight; None: the one of the decoder.
     """
 
     between: tuple[Site, ...]
     activation: str
     factors: tuple[tuple[Site, str], ...]
+    weight_input: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

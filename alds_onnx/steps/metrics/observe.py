@@ -143,6 +143,9 @@ def _probes(survey: Survey, halves: _HalvedSums, settings: Settings) -> dict[str
         parts = [
             [sums[layer.name] for layer in weight.layers if layer.name in sums] for sums in halves
         ]
+        if any(layer.layout.mirrored for layer in weight.layers):
+            # Rows of the table and inputs of the head: the errors of both are relative.
+            parts = [[one.scaled for one in found] for found in parts]
         inputs = [sum(found[1:], found[0]) for found in parts if found]
         return _probe(survey, weight, inputs, settings)
 
