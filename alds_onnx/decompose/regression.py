@@ -9,8 +9,8 @@ that follows needs the moments only, never the samples. Decoders see the codes o
 taps together: these overlap in what they explain, which the sum of their own errors would ignore.
 The solver is `linalg.alternating`; what a scheme makes of it is in `schemes`.
 
-C of a layer with very many inputs would not fit into memory, and one-hot inputs, of which each looks
-up a row of a table, are as many as the table has rows. For such a *wide* layer the outputs
+C of a layer with very many inputs would not fit into memory, and one-hot inputs, of which each
+looks up a row of a table, are as many as the table has rows. For such a *wide* layer the outputs
 W x take the place of the inputs, and the identity that of W: M of rank j with y ≈ M (W x) gives the
 decoder and, times W, the encoder. With one slice of `ENCODE` nothing is lost by that (the best A of
 rank j on the data is U_j U_jᵀ W, with U_j the leading eigenvectors of the covariance of the
