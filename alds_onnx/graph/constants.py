@@ -105,7 +105,9 @@ def _reason_of_node(index: ModelIndex, site: Site, node: NodeProto) -> str:
             if not position:
                 return reason
             what = "shape" if node.op_type == "Reshape" else "axes"
-            return f"its weight cannot be followed through {node.op_type}: its {what} is not constant"
+            return (
+                f"its weight cannot be followed through {node.op_type}: its {what} is not constant"
+            )
         if reason:
             return computed
     return ""

@@ -25,8 +25,8 @@ from alds_onnx.graph.operators import operator_of
 from alds_onnx.graph.operators.operator import Operator
 from alds_onnx.graph.scopes import Key, Kind, ModelIndex, Site, has_arguments, unused
 from alds_onnx.graph.sharing import SMALL, without_other_uses
-from alds_onnx.graph.tensors import DECOMPOSABLE, type_name
-from alds_onnx.graph.weights import WeightSource, find_source
+from alds_onnx.graph.tensors import DECOMPOSABLE, FLOATING, num_bytes, num_elements, type_name
+from alds_onnx.graph.weights import WeightSource, constant_of, find_source
 
 # Gemm broadcasts C without a `broadcast` attribute, and Reshape takes its shape as an input.
 _FIRST_OPSET = 7
@@ -122,6 +122,9 @@ def _refusal(candidate: _Candidate, position: int, source: WeightSource) -> str:
         return f"opset {candidate.opset} is older than {_FIRST_OPSET}"
     if has_arguments(node):
         return "its attributes are arguments of the function"
+    narrow = _narrow_type(candidate, source)
+    if narrow:
+        return f"its weight is stored as {narrow}: its factors would take more space"
     if _is_quantized(candidate, position, source):
         return "its activation and its weight are quantized: compress the float model first"
     reason = candidate.operator.refusal(node, source.shape, candidate.is_constant)
@@ -131,6 +134,20 @@ def _refusal(candidate: _Candidate, position: int, source: WeightSource) -> str:
     if shape.num_parameters < _FEWEST_PARAMETERS:
         return f"its weight is tiny ({shape.num_parameters} parameters)"
     return "" if shape.slice_counts() else "even rank 1 has as many parameters as the weight"
+
+
+def _narrow_type(candidate: _Candidate, source: WeightSource) -> str:
+    """Name the type of a dequantized weight that is no integer of 8 bits or more; "" if it is."""
+    index = candidate.index
+    for site in source.chain:
+        node = index.node(site)
+        definition = index.resolve(site.scope, node.input[0]) if node.input else None
+        tensor = constant_of(index, definition) if definition else None
+        if node.op_type == "DequantizeLinear" and tensor is not None:
+            name = type_name(tensor.data_type)
+            if tensor.data_type in FLOATING or num_bytes(tensor) < num_elements(tensor):
+                return name
+    return ""
 
 
 def _is_quantized(candidate: _Candidate, position: int, source: WeightSource) -> bool:

@@ -47,7 +47,11 @@ def other_holders(index: ModelIndex, known: Sequence[Layer | Skipped]) -> tuple[
 
     Nodes that only make constants of constants are left to their readers.
     """
-    sites, counts, names = {row.site for row in known}, parameters_by_constant(index), row_names(index)
+    sites, counts, names = (
+        {row.site for row in known},
+        parameters_by_constant(index),
+        row_names(index),
+    )
     rows = []
     for site, node in index.walk():
         if site in sites or _makes_constants(index, site, node):

@@ -134,7 +134,9 @@ def make_attempt(prepared: Prepared, budgets: Sequence[CostedBudget], clock: Clo
     return Attempt(
         budgets=tuple(one.budget for one in budgets),
         decompositions=decompositions,
-        model=rewrite(survey.loaded.model, replacements, spill, _left_whole(survey, decompositions)),
+        model=rewrite(
+            survey.loaded.model, replacements, spill, _left_whole(survey, decompositions)
+        ),
         spill=spill,
     )
 
