@@ -1,8 +1,8 @@
 """Who reads the constants that a layer's weight is made from.
 
-Where the layers that read a weight share its factors, and nobody else reads it, it goes. Layers that
-read parts of one constant, such as Q, K and V of a fused weight, are decomposed one by one, and one
-that stays whole gets its part as a constant. Everything else that reads them makes the constants
+Where the layers that read a weight share its factors, and nobody else reads it, it goes. Layers
+that read parts of one constant, such as Q, K and V of a fused weight, are decomposed one by one,
+and one that stays whole gets its part as a constant. Anything else that reads a constant makes it
 stay, so that factors would come on top: then none is decomposed.
 """
 
