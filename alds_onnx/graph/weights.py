@@ -9,7 +9,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from alds_onnx.errors import ModelError
-from alds_onnx.graph.constants import (
+from alds_onnx.graph.constants.compute import (
     LINKS,
     Array,
     NotComputedError,
@@ -66,15 +66,15 @@ def find_source(index: ModelIndex, scope: int, name: str, folder: Path) -> Weigh
     definition = index.resolve(scope, name)
     if definition is None:
         return f"its weight '{name}' is not defined"
-    if definition.key not in index.sources:
-        try:
-            found: WeightSource | str = _find(index, definition, folder)
-        except (NotComputedError, ModelError) as e:
-            found = str(e)
-        index.sources[definition.key] = found
-    known = index.sources[definition.key]
-    assert isinstance(known, WeightSource | str)
-    return known
+    known = index.sources.get(definition.key)
+    if isinstance(known, WeightSource | str):
+        return known
+    try:
+        found = _find(index, definition, folder)
+    except (NotComputedError, ModelError) as e:
+        found = str(e)
+    index.sources[definition.key] = found
+    return found
 
 
 def _find(index: ModelIndex, definition: Definition, folder: Path) -> WeightSource | str:
@@ -91,14 +91,7 @@ def _find(index: ModelIndex, definition: Definition, folder: Path) -> WeightSour
         array = compute(index, base, folder)
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
         tensor = TensorProto(name=base.key.name, data_type=kind, dims=array.shape)
-    entries = np.zeros(tuple(tensor.dims), np.int8) if links else None
-    shape = tuple(tensor.dims)
-    strides: tuple[int, ...] | None = _strides(shape)
-    if entries is not None:
-        moved = _followed(index, links, entries, folder)
-        shape = moved.shape
-        shared = np.may_share_memory(moved, entries)
-        strides = _normal(shape, moved.strides) if shared else None
+    shape, strides = _moved(index, links, tuple(tensor.dims), folder)
     return WeightSource(
         tensor=tensor,
         read=definition.key,
@@ -109,6 +102,18 @@ def _find(index: ModelIndex, definition: Definition, folder: Path) -> WeightSour
         constants=tuple(constants),
         strides=strides,
     )
+
+
+def _moved(
+    index: ModelIndex, links: list[Site], dims: tuple[int, ...], folder: Path
+) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """The shape at the end of some links, and the strides if the entries are not out of order."""
+    if not links:
+        return dims, _strides(dims)
+    entries = np.zeros(dims, np.int8)  # the strides of single bytes count entries
+    moved = _followed(index, links, entries, folder)
+    in_place = np.may_share_memory(moved, entries)
+    return moved.shape, _normal(moved.shape, moved.strides) if in_place else None
 
 
 def _strides(dims: tuple[int, ...]) -> tuple[int, ...]:

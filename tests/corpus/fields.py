@@ -8,7 +8,8 @@ descriptors, so that a field which a later ONNX adds is compared too. Allowed ar
        Conv; of a Gather it is a MatMul), and just one of the old inputs, the weight, is no longer
        read;
     2. the weight goes: its initializer or Constant node and the nodes (Transpose ...) behind it,
-       and what names them: graph inputs, value_info, quantization annotations;
+       with what only these read, and what names them: graph inputs, value_info, quantization
+       annotations;
     3. the factors come: initializers or Constant nodes with new names, which the new nodes read;
     4. external data lies elsewhere, with the same bytes.
 """
@@ -30,6 +31,7 @@ _DEFAULT_DOMAINS = ("", "ai.onnx")
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 LAYERS = (*_CONVOLUTIONS, "Gemm", "MatMul")
 _LINKS = ("Constant", "Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+_LINKS += ("Cast", "DequantizeLinear")
 _LOOKUP = "Gather"  # most of them have no row
 _PATTERN = (*LAYERS, _LOOKUP, *_LINKS, "Shape", "Concat")
 
@@ -194,7 +196,7 @@ class _Walk:
             elif _is(node, (*LAYERS, _LOOKUP)) and end is not None:
                 self._replacement(place, path, node, new[j : end + 1])
                 j = end + 1
-            elif not _is(node, LAYERS) and not made.intersection(node.output):
+            elif _is(node, _LINKS) and not made.intersection(node.output):
                 place.lost += [("node", name) for name in node.output]
             else:
                 self.problems.append(f"{path}: {node.op_type} was lost, moved or changed")
@@ -259,28 +261,29 @@ class _Walk:
             self.problems.append(f"a new node reads '{name}', which is not new")
 
     def _weight(self, layer: Decomposed) -> Iterator[tuple[str, str]]:
-        """All tensors that a decomposed node's weight is made from, by place.
+        """All tensors that lead to a decomposed node's weight, by place; the numbers must go."""
+        yield from self._upstream(layer.place, layer.weight, must_go=True)
 
-        Those on the way to its data must be gone; others, such as axes, may have other readers.
-        """
-        queue: list[tuple[_Place | None, str, bool]] = [(layer.place, layer.weight, True)]
-        while queue:
-            place, name, is_data = queue.pop()
-            if place is None or not name:
-                continue
+    def _upstream(
+        self, start: _Place | None, name: str, *, must_go: bool
+    ) -> Iterator[tuple[str, str]]:
+        place = start
+        while place is not None:
             maker = next((n for n in place.before.node if name in n.output), None)
             graph = place.before if isinstance(place.before, GraphProto) else None
             if maker is not None:
                 yield from ((place.path, output) for output in maker.output)
-                if is_data and ("node", name) not in place.lost:
+                if must_go and ("node", name) not in place.lost:
                     self.problems.append(f"{place.path}: the maker of weight '{name}' stayed")
-                queue += [(place, n, is_data and not i) for i, n in enumerate(maker.input)]
-            elif graph is not None and name in [t.name for t in graph.initializer]:
+                for i, upstream in enumerate(maker.input):
+                    yield from self._upstream(place, upstream, must_go=must_go and not i)
+                return
+            if graph is not None and name in [t.name for t in graph.initializer]:
                 yield place.path, name
-                if is_data and ("initializer", name) not in place.lost:
+                if must_go and ("initializer", name) not in place.lost:
                     self.problems.append(f"{place.path}: the weight '{name}' stayed")
-            else:
-                queue.append((place.parent, name, is_data))
+                return
+            place = place.parent
 
 
 def messages(model: ModelProto) -> Iterator[Message]:

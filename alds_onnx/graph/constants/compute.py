@@ -18,6 +18,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from alds_onnx.errors import ModelError
 from alds_onnx.graph.scopes import (
     DEFAULT_DOMAINS,
     Definition,
@@ -65,7 +66,7 @@ _MOST_SHAPE_ENTRIES = 1024
 ARGUMENT = "its weight depends on an argument of the function"
 
 
-class NotComputedError(Exception):
+class NotComputedError(ModelError):
     """A constant that cannot be computed here; the message says why."""
 
 
@@ -89,32 +90,31 @@ def reason_variable(index: ModelIndex, definition: Definition) -> str:
 
 
 def _reason_of_node(index: ModelIndex, site: Site, node: NodeProto) -> str:
-    computed = f"its weight is computed at run time by {node.op_type}"
-    is_training = node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]
-    is_foreign = node.domain not in DEFAULT_DOMAINS
-    if has_arguments(node) and not is_foreign:
+    if has_arguments(node):
         return ARGUMENT
-    if is_foreign or node.op_type in _RANDOM or is_training or any(subgraphs(node)):
-        return computed
     if node.op_type == "Constant" and any(a.name == "sparse_value" for a in node.attribute):
         return "its weight is not a dense tensor"
-    return _reason_of_operands(index, site, node)
+    if not _is_deterministic(node):
+        return _computed(node)
+    reasons = (_reason_of_name(index, site.scope, name) if name else "" for name in node.input)
+    position, reason = next(((i, reason) for i, reason in enumerate(reasons) if reason), (0, ""))
+    if not reason or node.op_type not in LINKS:
+        return reason and _computed(node)
+    if not position:
+        return reason
+    what = "shape" if node.op_type == "Reshape" else "axes"
+    return f"its weight cannot be followed through {node.op_type}: its {what} is not constant"
 
 
-def _reason_of_operands(index: ModelIndex, site: Site, node: NodeProto) -> str:
-    computed = f"its weight is computed at run time by {node.op_type}"
-    for position, name in enumerate(node.input):
-        reason = _reason_of_name(index, site.scope, name) if name else ""
-        if reason and node.op_type in LINKS:
-            if not position:
-                return reason
-            what = "shape" if node.op_type == "Reshape" else "axes"
-            return (
-                f"its weight cannot be followed through {node.op_type}: its {what} is not constant"
-            )
-        if reason:
-            return computed
-    return ""
+def _is_deterministic(node: NodeProto) -> bool:
+    """Whether it gives the same for the same, as far as can be known."""
+    is_training = node.op_type == "Dropout" and bool("".join(node.input[2:]))
+    is_known = node.domain in DEFAULT_DOMAINS and node.op_type not in _RANDOM
+    return is_known and not is_training and not any(subgraphs(node))
+
+
+def _computed(node: NodeProto) -> str:
+    return f"its weight is computed at run time by {node.op_type}"
 
 
 def _reason_of_name(index: ModelIndex, scope: int, name: str) -> str:
