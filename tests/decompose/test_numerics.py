@@ -115,9 +115,7 @@ def test_a_weight_of_any_size_is_decomposed(kind: str, size: float, rank: int) -
 )
 def test_subnormal_weights_are_left_alone(kind: str, size: float) -> None:
     """A product of factors in a type with so few digits left is not the weight any more."""
-    with pytest.raises(
-        BudgetError, match=r"100 % in MatMul 'layer' \(its weight has subnormal entries"
-    ):
+    with pytest.raises(BudgetError, match=r"100 % in MatMul 'layer' .*subnormal"):
         compressed(normal() * size, kind)
 
 
