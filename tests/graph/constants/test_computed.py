@@ -91,8 +91,10 @@ def test_the_rewrite_is_the_product_of_the_factors_and_nothing_is_left(name: str
     onnx.checker.check_model(actual, full_check=True)
     assert_close(run(actual, FEEDS), run(dense, FEEDS))
     assert names_in(actual) & names_in(model) == {"x", "y"}
+    # Onnxruntime quantizes the activation too where int8 weights meet it, and is less exact.
+    matrix = read_matrix(ModelIndex(model), done[0].layers[0], NOWHERE).astype(np.float32)
     full = rewrite(model, replacements_of(model, 1, None))
-    assert_close(run(full, FEEDS), run(model, FEEDS))
+    assert_close(run(full, FEEDS), [FEEDS["x"] @ matrix.T])
 
 
 @pytest.mark.parametrize("name", FORMS)
