@@ -191,12 +191,98 @@ def test_kinds_left_out_are_measured_apart() -> None:
     assert found.fidelity == plain.fidelity
 
 
+def with_others(models: Candidates) -> Candidates:
+    """Add models that stand for those fitted to half of the samples, and without some kinds."""
+
+    def of_rank(rank: int) -> ModelProto:
+        return with_composed_weights(models.original, replacements_of(models.original, 1, rank))
+
+    return replace(models, half=lambda: of_rank(1), kept=lambda: of_rank(7))
+
+
+def alone(models: Candidates, model: ModelProto, feeds: Sequence[dict[str, Array]]) -> Verification:
+    """Compare a model with the original in a check of its own."""
+    candidates = replace(models, compressed=model, composed=model, half=None, kept=None)
+    return verify(candidates, Samples(feeds=tuple(feeds), random=False), ONE, TOLERANCE)
+
+
+def held_out(**options: Any) -> Samples:
+    found = Samples(
+        feeds=inputs(5),
+        random=False,
+        held_out=True,
+        left_out=(kind(inputs(4, seed=77)),),
+        num_fitted=(10, 30),
+    )
+    return replace(found, **options)
+
+
+def test_kinds_left_out_are_measured_on_the_model_without_them() -> None:
+    models, samples = with_others(candidates(two_layers(), layers=())), held_out()
+    assert models.kept is not None
+    found, others = verify(models, samples, ONE, TOLERANCE), samples.left_out[0].feeds
+    assert found.left_out is not None
+    kept = alone(models, models.kept(), others).output_error
+    assert found.left_out.output_error == pytest.approx(kept, rel=1e-6)
+    shipped = alone(models, models.compressed, others).output_error
+    assert found.left_out.output_error != pytest.approx(shipped, rel=0.1)
+    # They change nothing about what is said of the model that is written.
+    plain = verify(models, replace(samples, left_out=()), ONE, TOLERANCE)
+    assert plain == replace(found, left_out=None)
+    assert found.fidelity == alone(models, models.compressed, samples.feeds).fidelity
+
+
+def test_without_a_model_that_lacks_the_kinds_nothing_is_said_of_them() -> None:
+    models = replace(with_others(candidates(two_layers(), layers=())), kept=None)
+    found = verify(models, held_out(), ONE, TOLERANCE)
+    assert (found.status, found.left_out) == (Status.PASSED, None)
+
+
+def test_the_learning_curve_is_of_the_model_fitted_to_half() -> None:
+    models, samples = with_others(candidates(two_layers(), layers=())), held_out()
+    assert models.half is not None
+    found = verify(models, samples, ONE, TOLERANCE)
+    assert found.learning is not None
+    half, whole = found.learning.measured
+    assert (half.samples, whole.samples) == samples.num_fitted
+    assert half.output_error == alone(models, models.half(), samples.feeds).output_error
+    assert half.output_error > whole.output_error == found.output_error
+
+
+@pytest.mark.parametrize(
+    ("samples", "has_half"),
+    [(held_out(held_out=False), True), (held_out(), False), (held_out(num_fitted=(1, 1)), True)],
+    ids=["not held out", "no such model", "no second half"],
+)
+def test_no_learning_curve(samples: Samples, has_half: bool) -> None:
+    models = with_others(candidates(two_layers(), layers=()))
+    models = models if has_half else replace(models, half=None)
+    found = verify(models, samples, ONE, TOLERANCE)
+    assert (found.status, found.learning) == (Status.PASSED, None)
+
+
+def test_no_learning_curve_of_errors_that_are_not_finite() -> None:
+    models = with_others(candidates(two_layers(), layers=()))
+    broken = two_layers("z = Sub(h, h) n = Div(z, z) a = Relu(n)")
+    found = verify(replace(models, half=lambda: broken), held_out(), ONE, TOLERANCE)
+    assert (found.status, found.learning) == (Status.PASSED, None)
+
+
+@pytest.mark.parametrize("which", ["half", "kept"])
+def test_another_model_that_does_not_run(which: str) -> None:
+    other = parse("g (float[3, 9] x) => (float[3, 9] y) { y = Relu(x) }")
+    models = with_others(candidates(two_layers(), layers=()))
+    found = verify(replace(models, **{which: lambda: other}), held_out(), ONE, TOLERANCE)
+    assert found.status is Status.FAILED
+
+
 def test_a_large_model_gives_the_same_with_one_session_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    models = candidates(two_layers())
-    samples = Samples(feeds=inputs(20), random=False, left_out=(kind(inputs(3, seed=9)),))
+    models, samples = with_others(candidates(two_layers())), held_out(feeds=inputs(20))
     both = verify(models, samples, ONE, TOLERANCE)
+    assert both.left_out is not None
+    assert both.learning is not None
     monkeypatch.setattr(module, "is_large", lambda model: True)
     opened: set[int] = set()
     most = 0
