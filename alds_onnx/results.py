@@ -72,7 +72,7 @@ class LeftOut:
         samples in them.
     fidelity
         Comparison of the compressed model with the original, output by output. The standard errors
-        are those of other samples of these kinds: other kinds may differ by more.
+        are those over kinds, as far as so few can tell, or those over samples if they are larger.
     worst
         The kind with the largest output error; None if no output can be compared.
     """
@@ -117,12 +117,14 @@ class LearningCurve:
         """Extrapolate to twice the samples of `whole`.
 
         With e² = a + b/N for N samples, twice as many save N_half/(N - N_half)/2 times what the
-        second half has saved: half as much, if the halves are equal.
+        second half has saved: half as much, if the halves are equal. The limit a is not negative,
+        so that at most half of e² is saved, even if it has fallen faster so far.
         """
-        saved = half.output_error**2 - whole.output_error**2
         share = half.samples / (whole.samples - half.samples) / 2
-        squared = whole.output_error**2 - share * saved
-        error = max(0.0, squared) ** 0.5 if saved > 0 else whole.output_error
+        saved = share * (half.output_error**2 - whole.output_error**2)
+        error = whole.output_error
+        if saved > 0:
+            error = (error**2 - min(saved, error**2 / 2)) ** 0.5
         return cls(
             measured=(half, whole),
             expected=LearningPoint(samples=2 * whole.samples, output_error=error),

@@ -23,7 +23,7 @@ from alds_onnx.steps.metrics.kept import remembered_spectra
 from tests.graph.builders import normal
 from tests.steps.nets import feeds, models
 
-WORK = ("input_sums", "joint_spectra", "measure")
+WORK = ("input_sums", "crossed_spectra", "measure")
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,10 @@ def test_calibration_data_keeps_the_accuracy(tmp_path: Path) -> None:
     out, blind = tmp_path / "out.onnx", tmp_path / "blind.onnx"
     done = alds(DIGITS, out, "--cr", "0.8", *PAPER, "--calibration", samples)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "on 128 calibration samples" in done.stdout
+    assert "on 32 held-out calibration samples" in done.stdout
+    assert re.search(
+        r"same top-1 +100 % +\d+\.\d\d ± \d\.\d\d % +32 samples, held out", done.stdout
+    )
     assert alds(DIGITS, blind, "--cr", "0.8", *PAPER, "--quiet").returncode == 0
 
     def top1(path: Path) -> float:

@@ -1,9 +1,10 @@
 """Splitting samples into parts with different jobs, by the outputs of the original.
 
 Samples with similar outputs are a *kind*: a cluster of k-means. All parts take turns through the
-samples sorted by kind, so that each has its share of every kind. Some kinds are *apart*: what a
-model does with kinds of inputs that it was not fitted to is measured with factors that are fitted
-to the samples of the other kinds, on those samples of the kinds apart that are there to be checked.
+samples sorted by fine kinds, so that each has its share of every kind. Some of a few coarse kinds
+are *apart*: what a model does with kinds of inputs that it was not fitted to is measured with
+factors that are fitted to the samples of the other kinds, on those samples of the kinds apart that
+are there to be checked. Were these kinds fine ones, the model would have seen much the same inputs.
 
 Source: systematic sampling from a sorted list is as in Cochran, "Sampling Techniques", 1977,
 chapter 8.
@@ -33,6 +34,8 @@ _APART, _FEWEST_APART = 1 / 3, 4
 # The part of the other samples on which the trials of a limit are measured.
 _CHOSEN = 1 / 5
 _FEWEST_CHOSEN_FROM = 5
+# The most coarse kinds.
+_MOST_KINDS = 10
 _ITERATIONS = 20
 # Numbers that describe an output whose size differs from sample to sample, and the most of any.
 _FEW, _MOST = 32, 1024
@@ -79,9 +82,10 @@ def split(outputs: FloatArray, seed: int, *, choose: bool, samples_each: float =
     """
     count = len(outputs)
     generator = np.random.default_rng([seed, count])
-    kinds = _kinds(outputs, generator)
-    order = np.lexsort((generator.permutation(count), outputs @ _axis(outputs), kinds))
+    kinds = _kinds(outputs, round(count**0.5), generator)
+    order = np.lexsort((generator.permutation(count), kinds))
     check = _systematic(order, _num_checked(count, samples_each), generator)
+    kinds = _kinds(outputs, min(round(count**0.5), _MOST_KINDS), generator)
     chosen = _kinds_apart(kinds, check, generator)
     rest = _without(order, check)
     trials = rest[:0]
@@ -108,11 +112,10 @@ def _num_checked(count: int, samples_each: float) -> int:
     return min(max(round(_CHECKED * count), fewest), count // 2, _MOST_CHECKED)
 
 
-def _kinds(outputs: FloatArray, generator: np.random.Generator) -> _Indices:
-    """Number the kind of every sample: about √N kinds of about √N samples each."""
+def _kinds(outputs: FloatArray, wanted: int, generator: np.random.Generator) -> _Indices:
+    """Number the kind of every sample: at most so many kinds."""
     count = len(outputs)
-    distinct = len(np.unique(outputs, axis=0))
-    wanted = min(round(count**0.5), distinct)
+    wanted = min(wanted, len({row.tobytes() for row in outputs}))
     if wanted < 2:
         return np.zeros(count, np.int64)
     with warnings.catch_warnings():
@@ -121,27 +124,21 @@ def _kinds(outputs: FloatArray, generator: np.random.Generator) -> _Indices:
     return np.asarray(found, np.int64)
 
 
-def _axis(outputs: FloatArray) -> FloatArray:
-    """The direction in which the outputs differ most, with a sign that rounding cannot change."""
-    centred = outputs - outputs.mean(axis=0)
-    _, _, Vh = np.linalg.svd(centred, full_matrices=False)
-    if not len(Vh):
-        return np.zeros(outputs.shape[1])
-    axis: FloatArray = Vh[0]
-    return axis if axis[np.abs(axis).argmax()] > 0 else -axis
-
-
 def _kinds_apart(kinds: _Indices, check: _Indices, generator: np.random.Generator) -> list[int]:
-    """Draw the kinds that are apart: none if too few of their samples were to be checked."""
+    """Draw the kinds that are apart, less than half of the samples together.
+
+    None if too few of their samples were to be checked.
+    """
     numbers, sizes = np.unique(kinds, return_counts=True)
     chosen: list[int] = []
-    total = 0
+    total, count = 0, len(kinds)
     for place in generator.permutation(len(numbers)):
-        if total + sizes[place] / 2 <= _APART * len(kinds):
+        size = int(sizes[place])
+        if total + size / 2 <= _APART * count and total + size < count / 2:
             chosen.append(int(numbers[place]))
-            total += int(sizes[place])
+            total += size
     checked = int(np.isin(kinds[check], chosen).sum())
-    return chosen if checked >= _FEWEST_APART and total < len(kinds) / 2 else []
+    return chosen if checked >= _FEWEST_APART else []
 
 
 def _systematic(order: _Indices, wanted: int, generator: np.random.Generator) -> _Indices:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +32,13 @@ _FEWEST_BATCHES = 4
 class Units:
     """Parts of the data, and a description of the outputs of each, shape (units, features).
 
-    `together` is the largest number of them that may be run as one batch.
+    `finite` tells whether the outputs of each unit are. `together` is the largest number of units
+    that may be run as one batch.
     """
 
     feeds: tuple[Feed, ...]
     outputs: FloatArray
+    finite: npt.NDArray[np.bool_]
     together: int
 
     def batches(self, numbers: Iterable[int]) -> tuple[Feed, ...]:
@@ -62,31 +64,47 @@ def find_units(runner: Runner, model: ModelProto) -> Units:
     session, inputs = runner.session(model), model_inputs(model)
     sizes = [_batch_size(feed, inputs) for feed in runner.batches]
 
-    def run(number: int) -> list[list[FloatArray]]:
+    def run(number: int) -> list[_Described]:
         """Describe the outputs of each sample of a feed, or of all if they are not apart."""
         arrays, size = _arrays(session, runner.batches[number]), sizes[number]
         if size is None or any(array.ndim == 0 or len(array) != size for array in arrays):
-            return [_summaries(arrays)]
-        return [_summaries([array[i] for array in arrays]) for i in range(size)]
+            return [_described(arrays)]
+        return [_described([array[i] for array in arrays]) for i in range(size)]
 
     found = list(runner.map(run, range(len(runner.batches))))
     apart = all(size == len(parts) for size, parts in zip(sizes, found, strict=True))
     if apart and _are_independent(session, runner.batches):
+        samples = [one for parts in found for one in parts]
         return Units(
             feeds=tuple(one for feed in runner.batches for one in _samples(feed)),
-            outputs=describe([one for parts in found for one in parts]),
+            outputs=describe([one.numbers for one in samples]),
+            finite=np.array([one.is_finite for one in samples], bool),
             together=BATCH,
         )
-    means = [[np.mean(part, axis=0) for part in zip(*parts, strict=True)] for parts in found]
-    return Units(feeds=runner.batches, outputs=describe(means), together=1)
+    columns = [zip(*(one.numbers for one in parts), strict=True) for parts in found]
+    return Units(
+        feeds=runner.batches,
+        outputs=describe([[np.mean(part, axis=0) for part in parts] for parts in columns]),
+        finite=np.array([all(one.is_finite for one in parts) for parts in found], bool),
+        together=1,
+    )
 
 
 def _arrays(session: Session, feed: Feed) -> list[_Array]:
     return [array for output in session.run(feed) for array in flatten(output)]
 
 
-def _summaries(arrays: Sequence[_Array]) -> list[FloatArray]:
-    return [part for array in arrays for part in summarize(array)]
+class _Described(NamedTuple):
+    """The numbers that describe the outputs of a sample, and whether these are finite."""
+
+    numbers: list[FloatArray]
+    is_finite: bool
+
+
+def _described(arrays: Sequence[_Array]) -> _Described:
+    numbers = [part for array in arrays for part in summarize(array)]
+    is_finite = all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f")
+    return _Described(numbers, is_finite)
 
 
 def _batch_size(feed: Feed, inputs: Sequence[ModelInput]) -> int | None:

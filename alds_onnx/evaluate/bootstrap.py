@@ -61,11 +61,16 @@ def agreement_stderr(agreeing: _Array, rows: _Array) -> float | None:
         None unless at least two samples have rows.
     """
     agreeing, rows = agreeing[rows > 0], rows[rows > 0]
-    drawn = _stderr(np.stack([agreeing, rows], axis=1), lambda sums: sums[:, 0] / sums[:, 1])
+    drawn = ratio_stderr(agreeing, rows)
     if drawn is None:
         return None
     fractions = np.concatenate([agreeing / rows, [0.0, 1.0]])
     return max(drawn, float(fractions.std() / len(rows) ** 0.5))
+
+
+def ratio_stderr(part: _Array, whole: _Array) -> float | None:
+    """Estimate the standard error of Σ part / Σ whole over samples; None if it is not known."""
+    return _stderr(np.stack([part, whole], axis=1), lambda sums: sums[:, 0] / sums[:, 1])
 
 
 def _stderr(sums: _Array, statistic: Callable[[_Array], _Array]) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from alds_onnx.evaluate.bootstrap import agreement_stderr, relative_stderr
+from alds_onnx.evaluate.bootstrap import agreement_stderr, ratio_stderr, relative_stderr
 from alds_onnx.evaluate.sessions import Outputs, flatten
 from alds_onnx.results import OutputFidelity
 
@@ -46,6 +46,22 @@ class Comparison:
         """Give the fidelity of each output."""
         return tuple(sums.fidelity(n, self._ignore.get(n, "")) for n, sums in self._sums)
 
+    @classmethod
+    def of_groups(cls, parts: Sequence[Comparison]) -> Comparison:
+        """Join comparisons of groups of samples: other groups may differ more than samples do.
+
+        Standard errors are those over groups, if they are larger than those over samples. A single
+        group cannot tell.
+        """
+        names = [name for name, _ in parts[0]._sums]
+        joined = cls(names, {name: why for part in parts for name, why in part._ignore.items()})
+        for (_, total), own in zip(
+            joined._sums, zip(*(p._sums for p in parts), strict=True), strict=True
+        ):
+            for _, sums in own:
+                total.add_group(sums)
+        return joined
+
     def difference(self, reference: Comparison, floor: float = 0.0) -> float:
         """Give the largest relative L2 difference of a floating-point output that can be compared.
 
@@ -71,6 +87,7 @@ class _Sums:
         self.note = ""
         # Signal, noise, agreeing rows and rows of each sample, run by run.
         self._by_sample: list[_Array] = []
+        self._by_group: list[_Array] = []
 
     def add_run(
         self,
@@ -88,6 +105,21 @@ class _Sums:
             parts = [part.sum(axis=0, keepdims=True) for part in parts]
         if parts:
             self._by_sample.append(np.sum(parts, axis=0))
+
+    def add_group(self, other: _Sums) -> None:
+        """Add the sums over a group of samples."""
+        self.signal += other.signal
+        self.noise += other.noise
+        self.other += other.other
+        self.product += other.product
+        self.largest = max(self.largest, other.largest)
+        self.rows += other.rows
+        self.agreeing += other.agreeing
+        self.entries += other.entries
+        self.note = self.note or other.note
+        self._by_sample += other._by_sample
+        if other._by_sample:
+            self._by_group.append(np.concatenate(other._by_sample).sum(axis=0, keepdims=True))
 
     def _add(
         self, expected: npt.NDArray[Any], actual: npt.NDArray[Any], samples: int
@@ -153,7 +185,14 @@ class _Sums:
             return None, None
         signal, noise, agreeing, rows = np.concatenate(self._by_sample).T
         error = relative_stderr(noise, signal) if np.isfinite(self.noise) else None
-        return error, agreement_stderr(agreeing, rows)
+        agreement = agreement_stderr(agreeing, rows)
+        if len(self._by_group) > 1:
+            signal, noise, agreeing, rows = np.concatenate(self._by_group).T
+            if error is not None:
+                error = max(error, relative_stderr(noise, signal) or 0.0)
+            if agreement is not None:
+                agreement = max(agreement, ratio_stderr(agreeing, rows) or 0.0)
+        return error, agreement
 
     def _cosine(self) -> float:
         if self.signal == self.other == 0.0:

@@ -253,30 +253,23 @@ def _compare_outputs(
 def _left_out(
     models: Candidates, samples: Samples, original: _Original, execution: Execution
 ) -> LeftOut | None:
-    """Measure fidelity on kinds of inputs, with factors that are fitted without these kinds.
-
-    Its standard errors are those of other samples of the same kinds. Other kinds may differ more
-    than samples do.
-    """
+    """Measure fidelity on kinds of inputs, with factors that are fitted without these kinds."""
     if not samples.left_out or models.kept is None:
         return None
     session = Session(models.kept(), models.folder, execution)
-    total = Comparison(session.output_names, original.unsteady)
     by_kind, number = [], len(samples.feeds)
     for kind in samples.left_out:
         own = Comparison(session.output_names, original.unsteady)
         for feeds in kind.feeds:
             expected, actual = original.run(number), session.run(feeds)
-            odd = _not_finite(session.output_names, expected)
-            for comparison in (own, total):
-                comparison.ignore(odd)
-                comparison.add(expected, actual, batch_size(feeds))
+            own.ignore(_not_finite(session.output_names, expected))
+            own.add(expected, actual, batch_size(feeds))
             number += 1
         by_kind.append((kind, own))
     return LeftOut(
         kinds=len(samples.left_out),
         samples=sum(_num_samples(kind.feeds) for kind in samples.left_out),
-        fidelity=total.outputs(),
+        fidelity=Comparison.of_groups([own for _, own in by_kind]).outputs(),
         worst=_worst(by_kind),
     )
 
@@ -297,8 +290,8 @@ def _learning(
     execution: Execution,
     fidelity: Sequence[OutputFidelity],
 ) -> LearningCurve | None:
-    """Compare with the model whose factors are fitted to half of the samples."""
-    if not samples.held_out or models.half is None:
+    """Compare with the model whose factors are fitted to half of the samples, if there are two."""
+    if not samples.held_out or models.half is None or len(set(samples.num_fitted)) < 2:
         return None
     session = Session(models.half(), models.folder, execution)
     found, _ = _compare_outputs(models, original, session, range(len(samples.feeds)))

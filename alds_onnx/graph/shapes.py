@@ -10,11 +10,16 @@ from onnx import GraphProto, ModelProto, ValueInfoProto
 
 from alds_onnx.graph.files.skeleton import LARGEST_SHAPE_BYTES
 from alds_onnx.graph.operators import operator_of
-from alds_onnx.graph.scopes import Key, Kind, ModelIndex, Scope, subgraphs
+from alds_onnx.graph.scopes import Key, Kind, ModelIndex, Scope, integer, subgraphs
 from alds_onnx.graph.tensors import is_external, num_bytes
 from alds_onnx.graph.weights import constant_of
 
 _log = logging.getLogger(__name__)
+
+# What ids may pass through before they are looked up in a table.
+_KEEPS_IDS = frozenset(
+    ["Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"]
+)
 
 
 def infer(model: ModelProto, inputs: Mapping[str, tuple[int, ...]] | None = None) -> ModelProto:
@@ -117,3 +122,24 @@ def sizes_from_weights(index: ModelIndex) -> dict[tuple[str, int], int]:
             found = operator.input_sizes(node, tuple(tensor.dims), ranks[node.input[0]])
             sizes |= {(node.input[0], axis): size for axis, size in found.items()}
     return sizes
+
+
+def ends_of_ids(index: ModelIndex) -> dict[str, int]:
+    """Exclusive upper ends of graph inputs that are ids of the rows of constant tables.
+
+    By input name. The ids may be cast or reshaped before they are looked up.
+    """
+    ends: dict[str, int] = {}
+    source = {value.name: value.name for value in index.model.graph.input}
+    for node in index.model.graph.node:
+        if node.op_type in _KEEPS_IDS and node.input and node.input[0] in source:
+            source |= dict.fromkeys(node.output[:1], source[node.input[0]])
+        if node.op_type != "Gather" or len(node.input) < 2 or node.input[1] not in source:
+            continue
+        definition = index.resolve(0, node.input[0])
+        table = constant_of(index, definition) if definition else None
+        axis = integer(node, "axis", 0)
+        if table is not None and -len(table.dims) <= axis < len(table.dims) and table.dims[axis]:
+            name = source[node.input[1]]
+            ends[name] = min(ends.get(name, table.dims[axis]), table.dims[axis])
+    return ends

@@ -182,10 +182,11 @@ def _about_the_data(data: Data | None, report: Report) -> list[str]:
             f"{_FEW_SAMPLES}, better a few hundred"
         )
     if data.num_spoilt:
-        verb = "contains" if data.num_spoilt == 1 else "contain"
+        has = "has" if data.num_spoilt == 1 else "have"
         warnings.append(
-            f"{data.num_spoilt} of {count} calibration samples {verb} NaN or infinity: the "
-            "activations that these affect are left out; check how the data was made"
+            f"{data.num_spoilt} of {count} calibration samples {has} NaN or infinity in the "
+            "inputs or the original's outputs: the activations that these affect are left out; "
+            "check how the data was made"
         )
     limit = report.limit_result
     if limit is not None and limit.data is LimitData.FITTED:

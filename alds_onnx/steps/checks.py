@@ -9,6 +9,7 @@ from onnx import ModelProto
 
 from alds_onnx.calibrate.reader import Feed, ModelInput, model_inputs
 from alds_onnx.errors import VerificationError
+from alds_onnx.evaluate.random_inputs import Hints
 from alds_onnx.evaluate.samples import Samples, measured_shapes, random_samples
 from alds_onnx.evaluate.sessions import Execution, RunError
 from alds_onnx.evaluate.verify import TOLERANCES, Candidates, verify
@@ -18,7 +19,7 @@ from alds_onnx.graph.files.load import LoadedModel
 from alds_onnx.graph.operators import operator_of
 from alds_onnx.graph.rewrite import Replacement, with_composed_weights
 from alds_onnx.graph.scopes import Key, ModelIndex
-from alds_onnx.graph.shapes import infer, known_shapes, sizes_from_weights
+from alds_onnx.graph.shapes import ends_of_ids, infer, known_shapes, sizes_from_weights
 from alds_onnx.results import Status, Verification
 from alds_onnx.settings import MergeSettings, Settings
 from alds_onnx.steps.data import Data, count_samples
@@ -36,10 +37,12 @@ def make_samples(survey: Survey, data: Data | None, settings: Settings) -> Sampl
     """
     if data is None:
         return random_inputs(survey.loaded, survey.index, settings)
-    first, *others = data.check or data.fit
-    inputs = model_inputs(survey.loaded.model)
+    feeds = data.check or data.fit
+    if data.separable:
+        inputs = model_inputs(survey.loaded.model)
+        feeds = (*_single_sample_first(feeds[0], inputs), *feeds[1:])
     return Samples(
-        feeds=(*_single_sample_first(first, inputs), *others),
+        feeds=feeds,
         random=False,
         held_out=bool(data.check),
         left_out=data.left_out,
@@ -57,7 +60,7 @@ def random_inputs(
             loaded.folder,
             execution_of(settings),
             shapes=dict(settings.input_shapes),
-            known_sizes=sizes_from_weights(index),
+            hints=Hints(sizes=sizes_from_weights(index), ends=ends_of_ids(index)),
             seed=settings.seed,
         )
     except RunError as e:

@@ -37,9 +37,11 @@ class Data:
     left_out
         The samples in `check` of the kinds that some fits leave out, kind by kind.
     num_spoilt
-        Number of samples with NaN or infinity, over all parts.
+        Number of samples with NaN or infinity in the inputs or outputs, over all parts.
     num_samples
         Number of samples that were given.
+    separable
+        Whether the samples of a run can be run one by one.
     """
 
     halves: tuple[tuple[Feed, ...], tuple[Feed, ...]]
@@ -49,6 +51,7 @@ class Data:
     left_out: tuple[Kind, ...] = ()
     num_spoilt: int = 0
     num_samples: int = 0
+    separable: bool = True
 
     @property
     def fit(self) -> tuple[Feed, ...]:
@@ -73,8 +76,15 @@ def load_data(survey: Survey, settings: Settings) -> Data | None:
 
 
 def _split(units: Units, settings: Settings) -> Data:
-    """Split the data. Samples with NaN or infinity cannot be checked, so they are in the fit."""
+    """Split the data. Samples with NaN or infinity cannot be checked, so they are in the fit.
+
+    So are those with such outputs, unless most have them: those may be meant, as the scores of
+    what is masked.
+    """
     spoilt = np.array([_num_spoilt(feed) for feed in units.feeds])
+    odd = ~units.finite & (spoilt == 0)
+    if 2 * odd.sum() <= len(odd):
+        spoilt += odd * np.array([_batch_size(feed) for feed in units.feeds])
     clean = np.flatnonzero(spoilt == 0)
     count = count_samples(units.feeds)
     parts = split(
@@ -98,6 +108,7 @@ def _split(units: Units, settings: Settings) -> Data:
         left_out=_left_out(units, clean, parts),
         num_spoilt=int(spoilt.sum()),
         num_samples=count,
+        separable=units.together > 1,
     )
 
 

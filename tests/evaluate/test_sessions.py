@@ -13,11 +13,9 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from alds_onnx.errors import UsageError
 from alds_onnx.evaluate import latency, samples
 from alds_onnx.evaluate.latency import measure
+from alds_onnx.evaluate.random_inputs import Hints, Recipe, check_shapes, find_recipe
 from alds_onnx.evaluate.samples import (
-    check_shapes,
-    find_feeds,
     measured_shapes,
-    random_feeds,
     random_samples,
 )
 from alds_onnx.evaluate.sessions import (
@@ -29,7 +27,8 @@ from alds_onnx.evaluate.sessions import (
     check_provider,
     flatten,
 )
-from alds_onnx.graph.scopes import Key
+from alds_onnx.graph.scopes import Key, ModelIndex
+from alds_onnx.graph.shapes import ends_of_ids
 from tests.graph.builders import normal, parse
 
 ONE = Execution(threads=1)
@@ -155,7 +154,7 @@ def test_shapes_that_do_not_fit(shapes: dict[str, tuple[int, ...]], reason: str)
     with pytest.raises(UsageError, match=reason):
         check_shapes(relu("N, 3, H"), shapes)
     with pytest.raises(UsageError, match=reason):
-        find_feeds(relu("N, 3, H"), shapes, {}, 0)
+        find_recipe(relu("N, 3, H"), shapes, Hints(), 0)
 
 
 @pytest.mark.parametrize(("shape", "known_sizes", "expected"), [
@@ -171,40 +170,40 @@ def test_shapes_that_do_not_fit(shapes: dict[str, tuple[int, ...]], reason: str)
 def test_sizes_of_free_axes(
     shape: str, known_sizes: dict[tuple[str, int], int], expected: tuple[int, ...]
 ) -> None:
-    assert find_feeds(relu(shape), {}, known_sizes, 0) == ({"x": expected}, 100)
+    assert find_recipe(relu(shape), {}, Hints(sizes=known_sizes), 0).shapes == {"x": expected}
 
 
 def test_negative_sizes_are_free() -> None:
     """Old tf2onnx wrote -1 for a free batch."""
     model = parse("g (float[3, 4] x) => (float[3, 4] y) { y = Relu(x) }")
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
-    shapes, _ = find_feeds(Session(model, HERE, ONE), {}, {}, 0)
-    assert shapes == {"x": (1, 4)}
+    recipe = find_recipe(Session(model, HERE, ONE), {}, Hints(), 0)
+    assert recipe.shapes == {"x": (1, 4)}
 
 
 def test_sizes_asked_for_are_taken() -> None:
     found = session("g (float[N, M] x, float[K] z) => (float[N, M] y) { y = Relu(x) }")
-    assert find_feeds(found, {"x": (5, 6)}, {}, 0)[0] == {"x": (5, 6), "z": (1,)}
+    assert find_recipe(found, {"x": (5, 6)}, Hints(), 0).shapes == {"x": (5, 6), "z": (1,)}
 
 
 def test_a_size_is_looked_for_until_the_model_runs() -> None:
     """Only a width of 48 and a height of 320 have 48 · 320 entries."""
     found = session("g (float[N, H, W] x) => (float[n, m] y) { y = Reshape(x, s) }",
                     s=np.array([1, 48 * 320]))  # fmt: skip
-    assert find_feeds(found, {}, {}, 0)[0] == {"x": (1, 48, 320)}
+    assert find_recipe(found, {}, Hints(), 0).shapes == {"x": (1, 48, 320)}
 
 
 def test_no_size_fits() -> None:
     found = session("g (float[N] x) => (float[n] y) { y = Reshape(x, s) }", s=np.array([7]))
     with pytest.raises(RunError, match=r"cannot run it.*--input-shape"):
-        find_feeds(found, {}, {}, 0)
+        find_recipe(found, {}, Hints(), 0)
 
 
 @pytest.mark.parametrize(("rows", "limit"), [(200, 100), (50, 10), (5, 2), (1, 1)])
 def test_integers_stay_below_a_limit_that_works(rows: int, limit: int) -> None:
     """An index beyond a table is an error, and no one declares the size of the table."""
     found = session("g (int64[64] i) => (float[64, m] y) { y = Gather(T, i) }", T=normal(rows, 2))
-    assert find_feeds(found, {}, {}, 0)[1] == limit
+    assert find_recipe(found, {}, Hints(), 0).end == limit
 
 
 def test_types_of_random_inputs() -> None:
@@ -212,7 +211,9 @@ def test_types_of_random_inputs() -> None:
              "uint8": "u1", "bool": "?", "string": "O"}  # fmt: skip
     inputs = ", ".join(f"{kind}[500] {kind}_" for kind in kinds)
     found = session(f"g ({inputs}) => (float[500] y) {{ y = Relu(float_) }}")
-    feeds = random_feeds(found, {f"{k}_": (500,) for k in kinds}, 7, np.random.default_rng(0))
+    shapes = {f"{k}_": (500,) for k in kinds}
+    recipe = Recipe(inputs=found.inputs, shapes=shapes, ends={}, end=7)
+    feeds = recipe.draw(np.random.default_rng(0))
     for kind, dtype in kinds.items():
         assert feeds[f"{kind}_"].dtype == np.dtype(dtype)
         assert feeds[f"{kind}_"].shape == (500,)
@@ -225,9 +226,9 @@ def test_types_of_random_inputs() -> None:
 
 def test_scalar_inputs() -> None:
     found = session("g (float x, int64 i) => (float y) { y = Relu(x) }")
-    shapes, limit = find_feeds(found, {}, {}, 0)
-    assert shapes == {"x": (), "i": ()}
-    feeds = random_feeds(found, shapes, limit, np.random.default_rng(0))
+    recipe = find_recipe(found, {}, Hints(), 0)
+    assert recipe.shapes == {"x": (), "i": ()}
+    feeds = recipe.draw(np.random.default_rng(0))
     assert all(isinstance(array, np.ndarray) for array in feeds.values())
 
 
@@ -237,7 +238,63 @@ def test_sequences_need_data() -> None:
     kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, [3]))
     model.graph.input.append(ValueInfoProto(name="s", type=kind))
     with pytest.raises(RunError, match=r"'s' is of type seq.*--calibration"):
-        find_feeds(Session(model, HERE, ONE), {}, {}, 0)
+        find_recipe(Session(model, HERE, ONE), {}, Hints(), 0)
+
+
+def test_a_symbol_has_one_size_in_all_inputs() -> None:
+    """The sum runs only if ids, roles and distances agree, whatever the axis."""
+    inputs = "int64[1, seq] ids, int64[1, seq] roles, float[seq, seq] d, float[b, seq] z"
+    found = session(f"""g ({inputs}) => (float[n, m] y) {{
+                         r = Add(ids, roles) f = Cast<to=1>(r) e = Add(f, d) y = Add(e, z) }}""")
+    shapes = find_recipe(found, {}, Hints(), 0).shapes
+    assert shapes == {"ids": (1, 224), "roles": (1, 224), "d": (224, 224), "z": (1, 224)}
+    shapes = find_recipe(found, {"roles": (1, 5)}, Hints(), 0).shapes
+    assert shapes == {"ids": (1, 5), "roles": (1, 5), "d": (5, 5), "z": (1, 5)}
+    shapes = find_recipe(found, {}, Hints(sizes={("d", 0): 7}), 0).shapes
+    assert shapes["ids"] == shapes["roles"] == (1, 7)
+
+
+def test_a_symbol_for_sizes_that_differ() -> None:
+    """Some exporters call every free axis '?'."""
+    found = session("g (float[?, ?] x, float[?] z) => (float[n, m] y) { y = Reshape(x, s) }"
+                    .replace("?", "q"), s=np.array([1, 320]))  # fmt: skip
+    assert find_recipe(found, {}, Hints(), 0).shapes["x"] == (1, 320)
+
+
+def test_the_cache_of_a_decoder() -> None:
+    """The mask covers the past and the new tokens; the check is the Concat of both."""
+    inputs = ("int64[b, sequence_length] input_ids, float[b, 2, past_sequence_length, 4] past_k, "
+              "int64[b, total_sequence_length] attention_mask")  # fmt: skip
+    found = session(f"""g ({inputs}) => (float[n, m, k, l] y) {{
+        f = Cast<to=1>(input_ids) u = Unsqueeze(f, a) c = Expand(u, e) k = Concat<axis=2>(past_k, c)
+        w = Cast<to=1>(attention_mask) v = Unsqueeze(w, a) y = Mul(k, v) }}""",
+        a=np.array([1, 3]), e=np.array([1, 2, 1, 4]))  # fmt: skip
+    recipe = find_recipe(found, {}, Hints(), 0)
+    past, new = recipe.shapes["past_k"][2], recipe.shapes["input_ids"][1]
+    assert recipe.shapes["attention_mask"] == (1, past + new)
+    assert (recipe.draw(np.random.default_rng(0))["attention_mask"] == 1).all()
+
+
+def test_ids_stay_below_their_table() -> None:
+    graph = """g (int64[b, t] ids, int64[b, t] kinds) => (float[b, t, m] y) {
+        i = Identity(ids) e = Gather(T, i) k = Gather(K, kinds) y = Add(e, k) }"""
+    model = parse(graph, {"T": normal(5000, 2), "K": normal(2, 2)})
+    ends = ends_of_ids(ModelIndex(model))
+    assert ends == {"ids": 5000, "kinds": 2}
+    feeds = find_recipe(Session(model, HERE, ONE), {}, Hints(ends=ends), 0).draw(
+        np.random.default_rng(0)
+    )
+    assert 1000 < feeds["ids"].max() < 5000
+    assert set(feeds["kinds"].ravel()) == {0, 1}
+
+
+def test_lengths_are_those_of_the_sequence() -> None:
+    found = session("g (float[b, frames, 4] x, int64[b] x_lengths) => (float[n, m, k] y) {"
+                    " y = Relu(x) }")  # fmt: skip
+    feeds = find_recipe(found, {"x": (2, 9, 4), "x_lengths": (2,)}, Hints(), 0).draw(
+        np.random.default_rng(0)
+    )
+    assert (feeds["x_lengths"] == 9).all()
 
 
 MODEL = parse(
@@ -247,7 +304,7 @@ MODEL = parse(
 
 def test_random_samples_are_seeded() -> None:
     def draw(seed: int) -> samples.Samples:
-        return random_samples(MODEL, HERE, ONE, shapes={"x": (3, 8)}, known_sizes={}, seed=seed)
+        return random_samples(MODEL, HERE, ONE, shapes={"x": (3, 8)}, hints=Hints(), seed=seed)
 
     one, same, other = draw(0), draw(0), draw(1)
     assert one.random
@@ -261,7 +318,7 @@ def test_random_samples_are_seeded() -> None:
 
 def test_slow_models_get_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "_SLOW_SECONDS", -1.0)
-    assert len(random_samples(MODEL, HERE, ONE, shapes={}, known_sizes={}, seed=0).feeds) == 1
+    assert len(random_samples(MODEL, HERE, ONE, shapes={}, hints=Hints(), seed=0).feeds) == 1
 
 
 def test_measured_shapes() -> None:

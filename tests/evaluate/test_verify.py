@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from alds_onnx.evaluate import verify as module
-from alds_onnx.evaluate.samples import Samples
+from alds_onnx.evaluate.samples import Kind, Samples
 from alds_onnx.evaluate.sessions import Execution, Outputs, Session
 from alds_onnx.evaluate.verify import TOLERANCES, Candidates, verify
 from alds_onnx.graph.rewrite import rewrite, with_composed_weights
@@ -52,7 +53,12 @@ def candidates(model: ModelProto, layers: tuple[str, ...] = ("h", "r")) -> Candi
         composed=with_composed_weights(model, replacements),
         layers=layers,
         folder=Path(),
+        kept=lambda: with_composed_weights(model, replacements),
     )
+
+
+def kind(feeds: Sequence[dict[str, Array]], example: int = 0) -> Kind:
+    return Kind(example=example, feeds=tuple(feeds))
 
 
 def check(models: Candidates, tolerance: float = TOLERANCE, runs: int = 2) -> Verification:
@@ -138,11 +144,12 @@ def test_fidelity_is_of_all_runs_and_exactness_of_the_first(
         return original(self, *args)
 
     monkeypatch.setattr(Session, "run", counted)
-    samples = Samples(feeds=inputs(40), random=False, left_out=inputs(3, seed=99), num_kinds=2)
+    others = inputs(3, seed=99)
+    samples = Samples(feeds=inputs(40), random=False, left_out=(kind(others[:2]), kind(others[2:])))
     found = verify(models, samples, ONE, TOLERANCE)
     assert found.samples == 120
     # The original runs the first one twice: does it repeat itself?
-    assert sorted(runs.values()) == [16, 43, 44]
+    assert sorted(runs.values()) == [3, 16, 40, 44]
     few = verify(models, replace(samples, feeds=samples.feeds[:16]), ONE, TOLERANCE)
     assert few.difference == found.difference
     assert few.fidelity != found.fidelity
@@ -162,14 +169,23 @@ def test_errors_have_standard_errors_that_fall_with_the_samples() -> None:
 def test_kinds_left_out_are_measured_apart() -> None:
     models = candidates(two_layers(), layers=())
     kept, others = inputs(5), inputs(4, size=3, seed=77)
-    samples = Samples(feeds=kept, random=False, held_out=True, left_out=others, num_kinds=2)
+    left_out = (kind(others[:1], example=5), kind(others[1:], example=9))
+    samples = Samples(feeds=kept, random=False, held_out=True, left_out=left_out)
     found = verify(models, samples, ONE, TOLERANCE)
     assert found.held_out
     assert found.left_out is not None
     assert (found.left_out.kinds, found.left_out.samples) == (2, 12)
-    alone = verify(models, Samples(feeds=others, random=False), ONE, TOLERANCE)
-    assert found.left_out.fidelity == alone.fidelity
-    assert found.left_out.output_error == alone.output_error
+    alone, first, second = (
+        verify(models, Samples(feeds=part, random=False), ONE, TOLERANCE)
+        for part in (others, others[:1], others[1:])
+    )
+    for one, other in zip(found.left_out.fidelity, alone.fidelity, strict=True):
+        assert one.relative_l2 == pytest.approx(other.relative_l2, rel=1e-6)
+        assert one.relative_l2_stderr >= other.relative_l2_stderr, "kinds differ more than samples"
+    worst = max((first.output_error, 5, 3), (second.output_error, 9, 9))
+    assert found.left_out.worst is not None
+    assert found.left_out.worst.output_error == pytest.approx(worst[0], rel=1e-6)
+    assert (found.left_out.worst.example, found.left_out.worst.samples) == worst[1:]
     assert (alone.held_out, alone.left_out) == (False, None)
     plain = verify(models, Samples(feeds=kept, random=False), ONE, TOLERANCE)
     assert found.fidelity == plain.fidelity
@@ -179,7 +195,7 @@ def test_a_large_model_gives_the_same_with_one_session_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     models = candidates(two_layers())
-    samples = Samples(feeds=inputs(20), random=False, left_out=inputs(3, seed=9), num_kinds=1)
+    samples = Samples(feeds=inputs(20), random=False, left_out=(kind(inputs(3, seed=9)),))
     both = verify(models, samples, ONE, TOLERANCE)
     monkeypatch.setattr(module, "is_large", lambda model: True)
     opened: set[int] = set()
@@ -207,7 +223,7 @@ def test_an_original_that_fails_on_a_later_run_is_not_validated() -> None:
     feeds = (*inputs(2), *inputs(1, size=2))
     for samples in (
         Samples(feeds=feeds, random=False),
-        Samples(feeds=feeds[:2], random=False, left_out=feeds[2:], num_kinds=1),
+        Samples(feeds=feeds[:2], random=False, left_out=(kind(feeds[2:]),)),
     ):
         found = verify(models, samples, ONE, TOLERANCE)
         assert found.status is Status.NOT_VALIDATED

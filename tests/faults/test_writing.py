@@ -59,7 +59,7 @@ def test_file_size_limit(options: tuple[str, ...], tmp_path: Path) -> None:
     assert files(tmp_path) == ["out.onnx"]
 
 
-@pytest.mark.parametrize("function", ["_run_original", "_compare", "_difference_at_layers"])
+@pytest.mark.parametrize("function", ["_open_original", "_compare", "_difference_at_layers"])
 def test_crash_of_the_verification(function: str, tmp_path: Path) -> None:
     target = tmp_path / "out.onnx"
     target.write_bytes(OLD)

@@ -32,6 +32,7 @@ import onnxruntime as ort
 from alds_onnx.api import compress
 from alds_onnx.calibrate.reader import model_inputs, read_feeds
 from alds_onnx.errors import AldsError, VerificationError
+from alds_onnx.evaluate.random_inputs import Hints
 from alds_onnx.evaluate.samples import random_samples
 from alds_onnx.evaluate.sessions import Execution, RunError
 from alds_onnx.graph.files.load import load_model
@@ -108,9 +109,7 @@ def try_runtime(folder: Path) -> None:
     """Only onnxruntime, on the mutated model as it is."""
     loaded = load_model(folder / MODEL)
     with contextlib.suppress(RunError):
-        random_samples(
-            loaded.model, folder, Execution(threads=1), shapes={}, known_sizes={}, seed=0
-        )
+        random_samples(loaded.model, folder, Execution(threads=1), shapes={}, hints=Hints(), seed=0)
 
 
 def try_plan(folder: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alds_onnx.linalg.alternating import Blocks, mean_moments
+from alds_onnx.linalg.alternating import Blocks, first_encoders, joint_errors, mean_moments
 from alds_onnx.linalg.arrays import FloatArray
-from alds_onnx.linalg.least_squares import Problem, inverse
+from alds_onnx.linalg.least_squares import Problem, inverse, shrunk
 
 # The decoder is solved with 1e-9 on the diagonal of its Gram matrix, whose columns may be nearly
 # dependent.
@@ -228,3 +228,132 @@ def test_strides_that_went_too_far_are_taken_back(taps: int) -> None:
     before = blocks.explained
     assert blocks._sweep([*preconditioners(blocks)], 1e4) == 5e3
     assert blocks.explained >= before
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Inputs (t, n) that a layer W (f, n) sees."""
+
+    x: FloatArray
+    W: FloatArray
+
+    @property
+    def C(self) -> FloatArray:
+        return np.asarray(self.x.T @ self.x / len(self.x))
+
+    def problem(self) -> Problem:
+        B = self.W @ self.C
+        return Problem(C=self.C, B=B, power=float(np.vdot(B, self.W)), W=self.W)
+
+
+def two_sets(n: int, few: int, f: int = 7, seed: int = 0) -> tuple[Seen, Seen]:
+    """A few samples, and 400 others of the same distribution, for the same layer."""
+    generator = np.random.default_rng([seed, n, few])
+    mix = generator.standard_normal((n, n)) * np.logspace(0, -1, n)
+    W = generator.standard_normal((f, n))
+    first, second = (generator.standard_normal((count, n)) @ mix.T for count in (few, 400))
+    return Seen(first, W), Seen(second, W)
+
+
+CURVES = [(1, 1, 12, 6), (1, 2, 6, 6), (1, 3, 4, 4), (2, 1, 6, 5), (3, 2, 4, 4), (4, 3, 2, 2)]
+curves = pytest.mark.parametrize(("taps", "num_slices", "m", "rank"), CURVES, ids=str)
+
+
+def errors_of(
+    problem: Problem, judge: FloatArray, taps: int, num_slices: int, rank: int
+) -> FloatArray:
+    return joint_errors(problem, judge, num_slices=num_slices, rank=rank, taps=taps)
+
+
+def explicit_errors(fitted: Seen, judge: Seen, taps: int, num_slices: int, rank: int) -> FloatArray:
+    """At every rank, least squares on the codes of the one set; the error on the other set."""
+    E = first_encoders(fitted.W, fitted.C, num_slices=num_slices, rank=rank, taps=taps)
+    errors, wanted = [1.0], judge.x @ judge.W.T
+    for j in range(1, rank + 1):
+        Z = placed(E[:, :j], taps)
+        decoder = np.linalg.lstsq(fitted.x @ Z.T, fitted.x @ fitted.W.T, rcond=None)[0].T
+        left = wanted - judge.x @ (decoder @ Z).T
+        errors.append(float(np.linalg.norm(left) / np.linalg.norm(wanted)))
+    return np.minimum.accumulate(np.minimum(errors, 1.0))
+
+
+@curves
+def test_joint_errors_are_those_of_explicit_samples(
+    taps: int, num_slices: int, m: int, rank: int
+) -> None:
+    """Of the samples that were fitted to, and of others."""
+    fitted, judge = two_sets(taps * num_slices * m, few=3 * taps * num_slices * m)
+    problem = fitted.problem()
+    for other, moments in ((fitted, problem.C), (judge, judge.C)):
+        found = errors_of(problem, moments, taps, num_slices, rank)
+        expected = explicit_errors(fitted, other, taps, num_slices, rank)
+        # Squared errors are differences of numbers near 1 that are known to about nine digits.
+        np.testing.assert_allclose(found**2, expected**2, rtol=1e-4, atol=10 * JITTERED)
+
+
+@curves
+def test_a_judge_that_saw_the_same_says_the_same(
+    taps: int, num_slices: int, m: int, rank: int
+) -> None:
+    """Its moments are other numbers in memory, and go another way."""
+    problem = two_sets(taps * num_slices * m, few=200)[0].problem()
+    own, judged = (
+        errors_of(problem, judge, taps, num_slices, rank) for judge in (problem.C, problem.C.copy())
+    )
+    np.testing.assert_allclose(judged**2, own**2, rtol=0, atol=JITTERED)
+
+
+@curves
+def test_errors_on_other_samples_are_larger(taps: int, num_slices: int, m: int, rank: int) -> None:
+    """On average over sets of samples, and at every rank at which there is an error."""
+    n, own, others = taps * num_slices * m, [], []
+    for seed in range(12):
+        fitted, judge = two_sets(n, few=n + 4, seed=seed)
+        problem = fitted.problem()
+        own.append(errors_of(problem, problem.C, taps, num_slices, rank) ** 2)
+        others.append(errors_of(problem, judge.C, taps, num_slices, rank) ** 2)
+    inside, outside = np.mean(own, axis=0), np.mean(others, axis=0)
+    counted = np.flatnonzero(inside > 1e-3)[1:]  # without rank 0, where both are 1
+    assert len(counted)
+    assert (outside > 1.05 * inside)[counted].all(), (inside, outside)
+
+
+@given(
+    case=st.sampled_from(CURVES),
+    seed=st.integers(0, 50),
+    few=st.integers(1, 60),
+    ridge=st.sampled_from([1e-4, 1e-2, 1.0]),
+)
+def test_errors_never_rise_with_rank_and_begin_at_all(
+    case: tuple[int, int, int, int], seed: int, few: int, ridge: float
+) -> None:
+    """Also with fewer samples than inputs."""
+    taps, num_slices, m, rank = case
+    fitted, judge = two_sets(taps * num_slices * m, few=few, seed=seed)
+    C = shrunk(fitted.C, ridge)
+    B = fitted.W @ C
+    problem = Problem(C=C, B=B, power=float(np.vdot(B, fitted.W)), W=fitted.W)
+    for moments in (C, judge.C):
+        found = errors_of(problem, moments, taps, num_slices, rank)
+        assert found.shape == (rank + 1,)
+        assert found[0] == 1.0
+        assert (np.diff(found) <= 0).all()
+        assert found[-1] >= 0
+
+
+def test_with_all_codes_nothing_is_lost_on_any_samples() -> None:
+    fitted, judge = two_sets(12, few=40)
+    problem = fitted.problem()
+    for moments in (problem.C, judge.C):
+        assert errors_of(problem, moments, 1, 1, 7)[-1] ** 2 <= 10 * JITTERED
+        assert errors_of(problem, moments, 1, 3, 4)[-1] ** 2 <= 10 * JITTERED
+
+
+def test_where_nothing_comes_out_nothing_is_lost() -> None:
+    """In what was fitted to, or in what judges; without a rank all is lost."""
+    problem = two_sets(12, few=40)[0].problem()
+    nothing = np.zeros((12, 12))
+    silent = Problem(C=problem.C, B=0 * problem.B, power=0.0, W=0 * problem.W)
+    assert not errors_of(problem, nothing, 1, 2, 3).any()
+    assert not errors_of(silent, problem.C.copy(), 1, 2, 3).any()
+    assert errors_of(problem, problem.C.copy(), 1, 2, 0).tolist() == [1.0]

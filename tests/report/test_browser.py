@@ -117,7 +117,7 @@ def test_every_plot_and_no_complaint(browser: Browser, digits_page: Path) -> Non
 
 def test_what_data_said(browser: Browser, fitted_page: Path) -> None:
     opened = Opened(browser, fitted_page)
-    assert opened.plots() == ALWAYS | {"damage", "latency"}
+    assert opened.plots() == ALWAYS | {"damage", "learning", "latency"}
     for measure in ("local", "relative", "output"):
         opened.page.select_option("#measure", measure)
     chosen = int(opened.page.locator("#chooser").input_value())

@@ -57,7 +57,7 @@ def test_samples_that_are_not_finite_are_counted(value: float, kind: str) -> Non
     for feed in data if kind == "many" else data[:1]:
         feed["x"] = feed["x"].copy()
         feed["x"][3, 1:5] = value
-    expected = "6 of 192 calibration samples contain" if kind == "many" else "1 of 192 calib"
+    expected = "6 of 192 calibration samples have" if kind == "many" else "1 of 192 calib"
     assert expected in warnings(data)
 
 
@@ -123,7 +123,8 @@ def falling(lost: float) -> Callable[[Any], float]:
 def test_where_scores_were_taken_they_decide_what_is_said(
     lost: float, expected: str, data: Any
 ) -> None:
-    found = warnings(data, cr=0.7, dry_run=False, evaluate=falling(lost))
+    everything = warnings(data, cr=0.7, dry_run=False, evaluate=falling(lost))
+    found = everything.partition("kinds of inputs that a fit has not seen")[0]
     assert "random" not in found
     assert "output" not in found.replace("measured output errors", "")
     assert expected in found

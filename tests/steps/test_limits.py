@@ -82,13 +82,17 @@ def test_an_error_without_data_is_measured_on_random_inputs(limit: float) -> Non
     assert again.model.SerializeToString() == result.model.SerializeToString()
 
 
+def by_turns(runs: list[Feed]) -> tuple[tuple[Feed, ...], tuple[Feed, ...]]:
+    return tuple(runs[::2]), tuple(runs[1::2])
+
+
 def split(monkeypatch: pytest.MonkeyPatch, check: list[Feed] | None = None) -> None:
     """Split the data by run: 3 of 5 are fitted to, and `check` or every fifth one is the check."""
 
     def load(survey: Survey, settings: Settings) -> Data:
         runs = list(settings.calibration)
         return Data(
-            fit=tuple(run for i, run in enumerate(runs) if i % 5 < 3),
+            halves=by_turns([run for i, run in enumerate(runs) if i % 5 < 3]),
             choose=tuple(runs[3::5]),
             check=tuple(runs[4::5] if check is None else check),
             num_samples=count_samples(runs),
@@ -151,12 +155,11 @@ def test_the_check_does_not_change_what_is_tried(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("missing", ["choose", "check"])
 def test_too_few_runs_to_hold_some_out(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = {"fit": tuple(feeds("dense", count=4)), "choose": feeds("dense", count=1, seed=9)}
-    data |= {"check": data["choose"], missing: ()}
-    monkeypatch.setattr(
-        prepare, "load_data", lambda survey, settings: Data(**data, num_samples=160)
-    )
-    result = compress(max_error=0.1, calibration=data["fit"])
+    runs, one = feeds("dense", count=4), tuple(feeds("dense", count=1, seed=9))
+    parts = {"choose": one, "check": one, missing: ()}
+    data = Data(halves=by_turns(runs), num_samples=160, **parts)
+    monkeypatch.setattr(prepare, "load_data", lambda survey, settings: data)
+    result = compress(max_error=0.1, calibration=runs)
     found = limit_result(result)
     assert (found.data, found.samples, found.checked) == (LimitData.FITTED, 128, ())
     expected = "measured on the 128 samples that the factors were fitted to: there are too few"
