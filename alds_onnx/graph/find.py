@@ -92,7 +92,7 @@ class _Candidate:
 def _examine(candidate: _Candidate, name: str, ranks: Mapping[Key, int]) -> Layer | Skipped:
     node, operator, site = candidate.node, candidate.operator, candidate.site
     position = operator.weight_input(candidate.is_constant)
-    source, op, weight = candidate.source(position), node.op_type, node.input[position]
+    source, op, weight = candidate.source(position), operator.name, node.input[position]
     reason = source if isinstance(source, str) else _refusal(candidate, position, source)
     if isinstance(source, str) or reason:
         dims = () if isinstance(source, str) else source.shape
@@ -124,13 +124,21 @@ def _refusal(candidate: _Candidate, position: int, source: WeightSource) -> str:
         return "its attributes are arguments of the function"
     if _is_quantized(candidate, position, source):
         return "its activation and its weight are quantized: compress the float model first"
-    reason = candidate.operator.refusal(node, source.shape, candidate.is_constant)
+    reason = _called(candidate)
+    reason = reason or candidate.operator.refusal(node, source.shape, candidate.is_constant)
     if reason:
         return reason
     shape = candidate.operator.layout(node, position, source.shape).shape
     if shape.num_parameters < _FEWEST_PARAMETERS:
         return f"its weight is tiny ({shape.num_parameters} parameters)"
     return "" if shape.slice_counts() else "even rank 1 has as many parameters as the weight"
+
+
+def _called(candidate: _Candidate) -> str:
+    """Why a node that calls a function of the model stays."""
+    node, functions = candidate.node, candidate.index.model.functions
+    is_call = any((f.domain, f.name) == (node.domain, node.op_type) for f in functions)
+    return "the model has a function of this name, which may compute anything" if is_call else ""
 
 
 def _is_quantized(candidate: _Candidate, position: int, source: WeightSource) -> bool:

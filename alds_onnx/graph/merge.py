@@ -107,7 +107,7 @@ def _dense(index: ModelIndex, pair: Pair, weight: str) -> NodeProto:
     position = list(dense.input[:2]).index(pair.code)
     dense.input[position] = pair.activation
     dense.input[1 - position] = weight
-    dense.op_type = pair.op
+    dense.op_type = OPERATORS[pair.op].op_type
     dense.ClearField("attribute")
     dense.attribute.extend(pair.attributes)
     return dense
