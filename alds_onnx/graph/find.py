@@ -93,7 +93,7 @@ class _Candidate:
 def _examine(candidate: _Candidate, name: str, ranks: Mapping[Key, int]) -> Layer | Skipped:
     node, operator, site = candidate.node, candidate.operator, candidate.site
     position = operator.weight_input(candidate.is_constant)
-    source, op, weight = candidate.source(position), node.op_type, node.input[position]
+    source, op, weight = candidate.source(position), operator.name, node.input[position]
     reason = source if isinstance(source, str) else _refusal(candidate, position, source)
     if isinstance(source, str) or reason:
         dims = () if isinstance(source, str) else source.shape
@@ -123,7 +123,7 @@ def _refusal(candidate: _Candidate, position: int, source: WeightSource) -> str:
         return f"opset {candidate.opset} is older than {_FIRST_OPSET}"
     if has_arguments(node):
         return "its attributes are arguments of the function"
-    reason = _quantized(candidate, position, source)
+    reason = _called(candidate) or _quantized(candidate, position, source)
     reason = reason or candidate.operator.refusal(node, source.shape, candidate.is_constant)
     if reason:
         return reason
@@ -161,3 +161,10 @@ def _narrow_type(index: ModelIndex, site: Site) -> str:
         return ""
     is_narrow = tensor.data_type in FLOATING or num_bytes(tensor) < num_elements(tensor)
     return type_name(tensor.data_type) if is_narrow else ""
+
+
+def _called(candidate: _Candidate) -> str:
+    """Why a node that calls a function of the model stays."""
+    node, functions = candidate.node, candidate.index.model.functions
+    is_call = any((f.domain, f.name) == (node.domain, node.op_type) for f in functions)
+    return "the model has a function of this name, which may compute anything" if is_call else ""

@@ -120,7 +120,7 @@ def _dense(
         weight = transposed
     dense.input[1 - position] = pair.activation
     dense.input[position] = weight
-    dense.op_type = pair.op
+    dense.op_type = OPERATORS[pair.op].op_type
     dense.ClearField("attribute")
     dense.attribute.extend(pair.attributes)
     return [*links, dense]

@@ -192,7 +192,7 @@ def _examine(candidate: Candidate, name: str) -> Pair | str:
         code=candidate.code,
         output=candidate.node.output[0],
         factors=tuple(factors),
-        op=operator.op_type,
+        op=operator.name,
         layout=whole.layout,
         cut=whole.cut,
         attributes=whole.attributes,
@@ -203,8 +203,10 @@ def _examine(candidate: Candidate, name: str) -> Pair | str:
 def _read(candidate: Candidate) -> tuple[Operator, Form] | str:
     """The operator whose nodes a decoder and those upstream of it are, and their structure."""
     node = candidate.node
-    operators = [o for o in OPERATORS.values() if node.op_type in o.last_ops]
-    if not operators or node.domain not in DEFAULT_DOMAINS:
+    domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
+    known = [o for o in OPERATORS.values() if o.domain == domain]
+    operators = [o for o in known if node.op_type in o.last_ops]
+    if not operators:
         return f"{node.op_type} reads its code: other tools have changed the pair"
     if has_arguments(node):
         return "its attributes are arguments of the function"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import onnx
 from onnx import GraphProto, ModelProto, ValueInfoProto
@@ -25,11 +25,14 @@ _KEEPS_IDS = frozenset(
 def infer(model: ModelProto, inputs: Mapping[str, tuple[int, ...]] | None = None) -> ModelProto:
     """Make a copy without large weights, with the shapes that ONNX can infer.
 
+    Where ONNX does not know an operator that this package does, another with outputs of the same
+    shape stands in its place.
     `inputs` are sizes to give to graph inputs, by name.
     """
     skeleton = ModelProto()
     skeleton.CopyFrom(model)
     _strip(skeleton.graph)
+    _make_plain(skeleton.graph, {(f.domain, f.name) for f in skeleton.functions})
     for value in skeleton.graph.input:
         if inputs and value.name in inputs:
             _set_shape(value, inputs[value.name])
@@ -96,6 +99,17 @@ def _strip(graph: GraphProto) -> None:
     for node in graph.node:
         for _, subgraph in subgraphs(node):
             _strip(subgraph)
+
+
+def _make_plain(graph: GraphProto, own: Collection[tuple[str, str]]) -> None:
+    """`own` are the domains and names of the model's functions, which stay."""
+    for node in graph.node:
+        operator = None if (node.domain, node.op_type) in own else operator_of(node)
+        plain = operator.plain(node) if operator else None
+        if plain is not None:
+            node.CopyFrom(plain)
+        for _, subgraph in subgraphs(node):
+            _make_plain(subgraph, own)
 
 
 def _set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:

@@ -9,7 +9,7 @@ pays for the conversions. An activation that runtimes fuse into the layer is par
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from alds_onnx.graph.find import find_layers
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.operators import OPERATORS
 from alds_onnx.graph.rewrite import Replacement, rewrite, stored_factors
-from alds_onnx.graph.scopes import Key, ModelIndex
+from alds_onnx.graph.scopes import DEFAULT_DOMAINS, Key, ModelIndex
 from alds_onnx.graph.tensors import num_bytes
 
 _FUSED = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid")
@@ -68,6 +68,8 @@ def isolate(index: ModelIndex, layer: Layer, activation: tuple[int, ...]) -> Iso
     """Take a layer out of its model; `activation` is the shape of its other operand in one run."""
     node, kind = index.node(layer.site), layer.source.tensor.data_type
     copy = NodeProto(op_type=node.op_type, name="layer", output=["result"])
+    if node.domain not in DEFAULT_DOMAINS:
+        copy.domain = node.domain
     copy.attribute.extend(sorted(node.attribute, key=lambda a: a.name))
     operator = OPERATORS[layer.op]
     is_blocked = operator.has_blocked_layout and kind == TensorProto.FLOAT
@@ -84,7 +86,8 @@ def isolate(index: ModelIndex, layer: Layer, activation: tuple[int, ...]) -> Iso
         first = helper.make_node("MaxPool", ["x"], ["pooled"], kernel_shape=[1, 1])
         last = helper.make_node("GlobalAveragePool", [nodes[-1].output[0]], ["mean"])
         nodes = [first, *nodes, last]
-    skeleton = _model(nodes, weights, kind, activation, layer.opset)
+    opsets = {"": layer.opset} | ({copy.domain: 1} if copy.domain else {})
+    skeleton = _model(nodes, weights, kind, activation, opsets)
     digest = hashlib.sha256(skeleton.SerializeToString(deterministic=True)).hexdigest()
     return IsolatedLayer(key=digest, skeleton=skeleton, shape=activation)
 
@@ -109,10 +112,10 @@ def _model(
     weights: Sequence[TensorProto],
     kind: int,
     activation: tuple[int, ...],
-    opset: int,
+    versions: Mapping[str, int],
 ) -> ModelProto:
     x = helper.make_tensor_value_info("x", kind, activation)
     y = helper.make_tensor_value_info(nodes[-1].output[0], kind, None)
     graph = helper.make_graph(nodes, "layer in isolation", [x], [y], weights)
-    opsets = [helper.make_opsetid("", opset)]
+    opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
     return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)

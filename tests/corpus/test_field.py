@@ -15,7 +15,9 @@ from tests.corpus import field_cases
 # Cases that the package can cut, and the fraction of the parameters that it removes.
 CASES = {
     "conv_transpose": 0.5,
+    "einsum": 0.5,
     "equal_singular_values": 0.2,
+    "fused_conv": 0.5,
     "shared_through_identity": 0.5,
     "tied_embedding": 0.7,
     "weight_norm": 0.5,

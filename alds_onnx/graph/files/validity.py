@@ -183,11 +183,13 @@ def _operands_problem(graph: GraphProto, known: Shapes, constants: Shapes, opset
 
 def _operand_problem(node: NodeProto, shapes: Shapes, opset: int) -> str:
     """Say how the operands of a node contradict each other; "" if they do not."""
-    if node.domain not in DEFAULT_DOMAINS or has_arguments(node):
-        return ""
     operator = operator_of(node)
+    if has_arguments(node):
+        return ""
     if operator is not None:
         return operator.operand_problem(node, shapes, opset)
+    if node.domain not in DEFAULT_DOMAINS:
+        return ""
     if node.op_type in _CONVOLUTIONS:
         return convolution_problem(node, shapes, _CONVOLUTIONS[node.op_type])
     return _reshape_problem(node, shapes) if node.op_type == "Reshape" else ""

@@ -6,20 +6,27 @@ from collections.abc import Mapping
 
 from onnx import NodeProto
 
-from alds_onnx.graph.operators.conv import Conv
+from alds_onnx.graph.operators.conv import Conv, FusedConv
 from alds_onnx.graph.operators.conv_transpose import ConvTranspose
+from alds_onnx.graph.operators.einsum import Einsum
 from alds_onnx.graph.operators.gather import Gather
-from alds_onnx.graph.operators.gemm import Gemm
-from alds_onnx.graph.operators.matmul import MatMul
+from alds_onnx.graph.operators.gemm import FusedGemm, Gemm
+from alds_onnx.graph.operators.matmul import FusedMatMul, MatMul
 from alds_onnx.graph.operators.operator import Operator
 from alds_onnx.graph.scopes import DEFAULT_DOMAINS
 
-#: By ONNX's name.
-OPERATORS: Mapping[str, Operator] = {
-    operator.op_type: operator for operator in (Conv(), ConvTranspose(), Gemm(), MatMul(), Gather())
-}
+_ALL: tuple[Operator, ...] = (
+    *(Conv(), ConvTranspose(), Gemm(), MatMul(), Gather(), Einsum()),
+    *(FusedConv(), FusedGemm(), FusedMatMul()),
+)
+_BY_TYPE = {(operator.domain, operator.op_type): operator for operator in _ALL}
+
+#: By what rows call them: ONNX's name, with the domain before it unless that is the default.
+OPERATORS: Mapping[str, Operator] = {operator.name: operator for operator in _ALL}
 
 
 def operator_of(node: NodeProto) -> Operator | None:
     """The operator of a node, if it can be decomposed."""
-    return OPERATORS.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
+    domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
+    operator = _BY_TYPE.get((domain, node.op_type))
+    return operator if operator is not None and operator.takes(node) else None

@@ -7,7 +7,7 @@ takes over the old node's attributes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from onnx import NodeProto
 
 from alds_onnx.graph.layers import Layer
+from alds_onnx.graph.scopes import DEFAULT_DOMAINS
 
 _NO_ATTRIBUTES: Mapping[str, object] = {}
 
@@ -31,7 +32,8 @@ class NodeChain:
     """Collects graphsurgeon nodes from the activation to the old node's output.
 
     `tensor` is what the nodes so far make, at first the activation. `weights` are those of the
-    stages. `carrier` is the number of the node that takes over the old node's attributes.
+    stages. `carrier` is the number of the node that takes over the old node's attributes, but for
+    those called as in `final`, which the last node takes over.
     """
 
     def __init__(self, layer: Layer, node: NodeProto, names: Names) -> None:
@@ -39,6 +41,7 @@ class NodeChain:
         self.weights = [gs.Variable(name) for name in names.weights]
         self.tensor = gs.Variable(node.input[1 - layer.weight_input])
         self.carrier = -1
+        self.final: Collection[str] = ()
         self._fresh = names.fresh
         self._nodes: list[gs.Node] = []
 
@@ -86,10 +89,14 @@ class NodeChain:
         merged.ClearField("output")
         merged.ClearField("attribute")
         own = {a.name: a for a in new.attribute}
-        if position == self.carrier:
-            merged.attribute.extend(own.pop(a.name, a) for a in self.node.attribute)
+        for attribute in self.node.attribute:
+            keeper = len(self) - 1 if attribute.name in self.final else self.carrier
+            if position == keeper:
+                merged.attribute.append(own.pop(attribute.name, attribute))
         merged.attribute.extend(own.values())
         merged.op_type, merged.name = new.op_type, new.name
+        if new.op_type != self.node.op_type and self.node.domain not in DEFAULT_DOMAINS:
+            merged.ClearField("domain")
         merged.input.extend(new.input)
         merged.output.extend(new.output)
         return merged

@@ -1,6 +1,7 @@
-"""Conv: Y = W * X, with W (f, c, kh, kw).
+"""Conv: Y = W * X, with W (f, c, kh, kw); and FusedConv, which onnxruntime makes of it.
 
 https://onnx.ai/onnx/operators/onnx__Conv.html
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from alds_onnx.cuts import Work
 from alds_onnx.decompose.stages import Array, Dims
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.operators.convolution import Convolution
+from alds_onnx.graph.operators.operator import plain_node
 from alds_onnx.graph.operators.windows import explicit_pads, extents, patches, per_axis, shared_pads
 
 
@@ -48,3 +50,25 @@ class Conv(Convolution):
             pads = shared_pads(node, [max(0, n) for n in needed])
         views = patches(np.pad(activation, ((0, 0), (0, 0), *pads)), kernel, dilations)
         return views[(slice(None), *(slice(None, None, s) for s in strides))]
+
+
+class FusedConv(Conv):
+    """A Conv, then a tensor of the output's shape added (input 3), then an activation."""
+
+    op_type = "FusedConv"
+    domain = "com.microsoft"
+    last_ops = frozenset({"FusedConv"})
+    final = frozenset({"activation", "activation_params"})
+
+    @property
+    def stage_ops(self) -> frozenset[str]:
+        """All stages but the last one are Convs."""
+        return frozenset({"Conv", "FusedConv"})
+
+    def op_of_stage(self, axes: Sequence[bool], *, is_last: bool) -> str:
+        """What is fused follows the last stage."""
+        return "FusedConv" if is_last else "Conv"
+
+    def plain(self, node: NodeProto) -> NodeProto | None:
+        """The Conv."""
+        return plain_node(node, "Conv", self.final)

@@ -45,6 +45,8 @@ class Convolution(Operator):
         Attributes with numbers for each spatial axis, and which these are where nothing happens.
     transposed
         Whether the weight is (c, f, kh, kw), and not (f, c, kh, kw).
+    final
+        Attributes of what is done after the bias is added, which belong to the last stage.
     """
 
     by_axis: ClassVar[tuple[tuple[str, tuple[int, ...]], ...]] = (
@@ -53,6 +55,16 @@ class Convolution(Operator):
         ("pads", (0, 0)),
     )
     transposed: ClassVar[bool] = False
+    final: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def stage_ops(self) -> frozenset[str]:
+        """Operators of the stages with a kernel."""
+        return frozenset({self.op_type})
+
+    def op_of_stage(self, axes: Sequence[bool], *, is_last: bool) -> str:
+        """The operator of a stage with some axes of the kernel."""
+        return self.op_type if any(axes) else _POINTWISE
 
     def refusal(self, node: NodeProto, dims: Dims, is_constant: Callable[[int], bool]) -> str:
         """Why it cannot be decomposed."""
@@ -104,15 +116,16 @@ class Convolution(Operator):
         """One node for each stage; the last with an axis of the kernel carries the attributes."""
         chain, parts = NodeChain(layer, node, names), stages(layer.shape, cut)
         chain.carrier = max(i for i, stage in enumerate(parts) if any(stage.axes))
-        old = {a.name for a in node.attribute}
+        chain.final, old = self.final, {a.name for a in node.attribute}
         for i, (stage, weight) in enumerate(zip(parts, chain.weights, strict=True)):
             attributes = self._attributes_of(node, layer.shape.kernel, stage.axes)
             if i == chain.carrier:  # which attributes there were, and their order, stays readable
                 attributes = {name: n for name, n in attributes.items() if name in old}
             if stage.groups > 1:
                 attributes = {"group": stage.groups, **attributes}
-            op = self.op_type if any(stage.axes) else _POINTWISE
-            add = chain.last if i == len(parts) - 1 else chain.step
+            is_last = i == len(parts) - 1
+            op = self.op_of_stage(stage.axes, is_last=is_last)
+            add = chain.last if is_last else chain.step
             add(op, [chain.tensor, weight], attributes)
         return chain.export()
 
@@ -171,7 +184,10 @@ class Convolution(Operator):
         return Whole(
             layout=WeightLayout(shape=shape, transposed=self.transposed, channels_first=True),
             cut=cut,
-            attributes=self._attributes(nodes[carrier], whole),
+            attributes=(
+                *(a for a in nodes[-1].attribute if a.name in self.final),
+                *self._attributes(nodes[carrier], whole),
+            ),
         )
 
     def stage_weights(
@@ -230,11 +246,11 @@ class Convolution(Operator):
         self, nodes: Sequence[NodeProto], along: Sequence[Sequence[_Along]], carrier: int
     ) -> bool:
         """Whether all that do something are of this operator, with the carrier's auto_pad."""
-        if nodes[carrier].op_type != self.op_type:
+        if nodes[carrier].op_type not in self.stage_ops:
             return False
         pads = [string(node, "auto_pad") or "NOTSET" for node in nodes]
         return all(
-            (node.op_type == self.op_type and pad == pads[carrier])
+            (node.op_type in self.stage_ops and pad == pads[carrier])
             or (pad in _NOT_PADDING and set(axes) == {self._nothing})
             for node, pad, axes in zip(nodes, pads, along, strict=True)
         )
@@ -245,7 +261,11 @@ class Convolution(Operator):
         """The carrier's attributes in their order, with what the others do along their axes."""
         default, wanted = self._lists([self._nothing] * len(whole)), self._lists(whole)
         found = {attribute.name for attribute in carrier.attribute}
-        kept = [a for a in carrier.attribute if a.name != "group" or a.i == 1]
+        kept = [
+            a
+            for a in carrier.attribute
+            if a.name not in self.final and (a.name != "group" or a.i == 1)
+        ]
         missing = [
             helper.make_attribute(name, values)
             for name, values in wanted.items()

@@ -1,4 +1,4 @@
-"""Gemm: Y = alpha · A' B' + beta · C.
+"""Gemm: Y = alpha · A' B' + beta · C; and FusedGemm, which onnxruntime makes of it.
 
 https://onnx.ai/onnx/operators/onnx__Gemm.html
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from onnx import NodeProto
 
 from alds_onnx.graph.operators.checks import Shapes, fits, text
+from alds_onnx.graph.operators.operator import plain_node
 from alds_onnx.graph.operators.product import Product
 from alds_onnx.graph.scopes import integer, real
 
@@ -51,3 +52,16 @@ class Gemm(Product):
         if len(c) <= 2 and all(fits((s,), (t,)) for s, t in zip(c, tail, strict=True) if s != 1):
             return ""
         return f"'{name}' of shape {text(c)} does not broadcast to {text((m, n))}"
+
+
+class FusedGemm(Gemm):
+    """A Gemm and an activation."""
+
+    op_type = "FusedGemm"
+    domain = "com.microsoft"
+    last_ops = frozenset({"FusedGemm"})
+
+    def plain(self, node: NodeProto) -> NodeProto | None:
+        """The Gemm."""
+        names = ("activation", *(f"activation_{name}" for name in ("alpha", "beta", "gamma")))
+        return plain_node(node, "Gemm", names)

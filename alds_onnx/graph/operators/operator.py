@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar
 
 from onnx import NodeProto
@@ -25,10 +25,10 @@ class Operator(ABC):
 
     Attributes
     ----------
-    op_type
-        ONNX's name.
+    op_type, domain
+        ONNX's name, and the domain that it is from; "" is the default one.
     last_ops
-        The operators that the last of the new nodes may have.
+        The operators that the last of the new nodes may have, all of the same domain.
     has_blocked_layout
         Whether onnxruntime runs it in its blocked layout of channels, and fuses an activation.
     is_lookup
@@ -36,15 +36,32 @@ class Operator(ABC):
     """
 
     op_type: ClassVar[str]
+    domain: ClassVar[str] = ""
     last_ops: ClassVar[frozenset[str]]
     has_blocked_layout: ClassVar[bool] = False
     is_lookup: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """What rows call it."""
+        return f"{self.domain}.{self.op_type}" if self.domain else self.op_type
 
     # The node and its weight
 
     def has_row(self, source: Callable[[int], WeightSource | str]) -> bool:
         """Whether such a node has a weight at all; `source` gives the constants of an input."""
         return True
+
+    def takes(self, node: NodeProto) -> bool:
+        """Whether a node of this type has operands that may be a weight and an activation."""
+        return len(node.input) > 1
+
+    def plain(self, node: NodeProto) -> NodeProto | None:
+        """A node that ONNX knows, with outputs of the same shape, in place of one that it does not.
+
+        None if the node itself is known, or if there is no such node.
+        """
+        return None
 
     def weight_input(self, is_constant: Callable[[int], bool]) -> int:
         """Which input is the weight, 0 or 1; the other one is the activation."""
@@ -132,3 +149,14 @@ class Operator(ABC):
         self, layout: WeightLayout, nodes: Sequence[NodeProto], weights: Sequence[Array]
     ) -> tuple[Array, ...]:
         """Undo `node_weights`; `layout` is that of the dense weight."""
+
+
+def plain_node(node: NodeProto, op: str, dropped: Collection[str]) -> NodeProto:
+    """A node of another operator of the default domain, without some attributes.
+
+    It has at most three inputs: what a fused operator takes after the bias it only adds.
+    """
+    attributes = [a for a in node.attribute if a.name not in dropped]
+    return NodeProto(
+        op_type=op, name=node.name, input=node.input[:3], output=node.output, attribute=attributes
+    )

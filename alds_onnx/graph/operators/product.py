@@ -77,7 +77,8 @@ class Product(Operator):
         """Each output is a sum over the inner size."""
         if output is None or not inputs[0]:
             return None
-        return Work(macs=prod(output) * inputs[0][0 if self.is_transposed(node, 0) else -1])
+        axis = max(-2, -len(inputs[0])) if self.is_transposed(node, 0) else -1
+        return Work(macs=prod(output) * inputs[0][axis])
 
     def windows(self, layer: Layer, node: NodeProto, activation: Array) -> Array:
         """Rows, or columns where the channels come first."""
@@ -88,7 +89,7 @@ class Product(Operator):
         """The features."""
         if len(dims) != 2 or not rank:
             return {}
-        axis = 0 if self.is_transposed(node, 0) else rank - 1
+        axis = max(0, rank - 2) if self.is_transposed(node, 0) else rank - 1
         return {axis: dims[1 if self.is_transposed(node, 1) else 0]}
 
     def bias_shape(self, layer: Layer) -> Dims:
