@@ -100,19 +100,23 @@ class Work:
     transposed
         Whether each entry of a weight is used at every position of the *input* of its operator, as
         in ConvTranspose, and not of its output.
+    kept
+        Those of `macs` that no cut changes: the recurrence of an LSTM.
     """
 
     macs: int
     inputs: tuple[int, ...] | None = ()
     outputs: tuple[int, ...] = ()
     transposed: bool = False
+    kept: int = 0
 
     def of_cut(self, shape: LayerShape, cut: Cut) -> int | None:
         """Multiply-accumulates of the factors; None where `inputs` are needed and not known."""
         uses = self.uses(shape, cut.scheme)
         if uses is None:
             return None
-        return sum(n * size for n, size in zip(uses, cut.parameters_of_factors(shape), strict=True))
+        sizes = cut.parameters_of_factors(shape)
+        return self.kept + sum(n * size for n, size in zip(uses, sizes, strict=True))
 
     def uses(self, shape: LayerShape, scheme: Scheme) -> tuple[int, ...] | None:
         """How often one run uses an entry of each factor of a scheme; None as in `of_cut`.
@@ -120,7 +124,7 @@ class Work:
         An axis has its output size downstream of the stage that has it in its kernel. A factor is
         applied at every position of its own output, or input if transposed.
         """
-        positions = self.macs // max(1, shape.num_parameters)  # of the dense layer
+        positions = (self.macs - self.kept) // max(1, shape.num_parameters)  # of the dense layer
         done = np.zeros(len(shape.kernel), bool)  # axes that have their output size
         uses: list[int] = []
         for axes in scheme.structure.axes(shape):

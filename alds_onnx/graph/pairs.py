@@ -37,6 +37,7 @@ from alds_onnx.graph.scopes import (
     Kind,
     ModelIndex,
     Site,
+    first_output,
     has_arguments,
 )
 from alds_onnx.graph.tensors import DECOMPOSABLE, type_name
@@ -162,7 +163,7 @@ def _examine(candidate: Candidate, name: str) -> Pair | str:
         between=form.between,
         activation=form.activation,
         code=candidate.code,
-        output=candidate.node.output[0],
+        output=first_output(candidate.node),
         factors=tuple(factors),
         op=operator.op_type,
         layout=whole.layout,

@@ -11,11 +11,13 @@ from alds_onnx.graph.operators.conv_transpose import ConvTranspose
 from alds_onnx.graph.operators.gemm import Gemm
 from alds_onnx.graph.operators.matmul import MatMul
 from alds_onnx.graph.operators.operator import Operator
+from alds_onnx.graph.operators.recurrent import GRU, LSTM, RNN
 from alds_onnx.graph.scopes import DEFAULT_DOMAINS
 
 #: By ONNX's name.
 OPERATORS: Mapping[str, Operator] = {
-    operator.op_type: operator for operator in (Conv(), ConvTranspose(), Gemm(), MatMul())
+    operator.op_type: operator
+    for operator in (Conv(), ConvTranspose(), Gemm(), MatMul(), LSTM(), GRU(), RNN())
 }
 
 
