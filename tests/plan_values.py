@@ -78,7 +78,7 @@ def made_plans(draw: st.DrawFn) -> Plan:
 
 EXAMPLE: dict[str, Any] = {
     "schema": 1,
-    "model": {"file": "in.onnx", "sha256": "ab12", "parameters": 1000},
+    "model": {"file": "in.onnx", "sha256": "ab12", "parameters": 1000, "other_parameters": 712},
     "objective": "max-relative-error",
     "search": "iterative",
     "seed": 7,

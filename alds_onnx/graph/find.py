@@ -2,10 +2,10 @@
 
 A node becomes a `Layer` if all of this holds, otherwise a `Skipped` that says which does not:
 
-    1. its weight depends on constants only (`graph.constants`), and is of type float, double,
+    1. its weight depends on constants only (`constants.compute`), and is of type float, double,
        float16 or bfloat16;
-    2. only nodes that share its factors read these constants (`graph.sharing`): else cutting it
-       would add parameters;
+    2. only nodes that share its factors read these constants (`constants.sharing`): else cutting
+       it would add parameters;
     3. its operator (`graph.operators`) does not refuse it;
     4. it is not tiny, and some rank has fewer parameters than the weight;
     5. the operator set has the operators that the factors need.
@@ -20,13 +20,13 @@ from pathlib import Path
 
 from onnx import NodeProto
 
+from alds_onnx.graph.constants.sharing import SMALL, without_other_uses
 from alds_onnx.graph.layers import Layer, Skipped
 from alds_onnx.graph.operators import operator_of
 from alds_onnx.graph.operators.operator import Operator
 from alds_onnx.graph.scopes import Key, Kind, ModelIndex, Site, first_output, has_arguments, unused
-from alds_onnx.graph.sharing import SMALL, without_other_uses
-from alds_onnx.graph.tensors import DECOMPOSABLE, type_name
-from alds_onnx.graph.weights import WeightSource, find_source
+from alds_onnx.graph.tensors import DECOMPOSABLE, FLOATING, num_bytes, num_elements, type_name
+from alds_onnx.graph.weights import WeightSource, constant_of, find_source
 
 # Gemm broadcasts C without a `broadcast` attribute, and Reshape takes its shape as an input.
 _FIRST_OPSET = 7
@@ -122,9 +122,8 @@ def _refusal(candidate: _Candidate, position: int, source: WeightSource) -> str:
         return f"opset {candidate.opset} is older than {_FIRST_OPSET}"
     if has_arguments(node):
         return "its attributes are arguments of the function"
-    if _is_quantized(candidate, position, source):
-        return "its activation and its weight are quantized: compress the float model first"
-    reason = candidate.operator.refusal(node, source.shape, candidate.is_constant)
+    reason = _quantized(candidate, position, source)
+    reason = reason or candidate.operator.refusal(node, source.shape, candidate.is_constant)
     if reason:
         return reason
     shape = candidate.operator.layout(node, position, source.shape).shape
@@ -133,12 +132,31 @@ def _refusal(candidate: _Candidate, position: int, source: WeightSource) -> str:
     return "" if shape.slice_counts() else "even rank 1 has as many parameters as the weight"
 
 
-def _is_quantized(candidate: _Candidate, position: int, source: WeightSource) -> bool:
-    """Whether both operands come from DequantizeLinear."""
-    index = candidate.index
-    activation = index.resolve(candidate.site.scope, candidate.node.input[1 - position])
-    if activation is None or activation.kind is not Kind.NODE:
-        return False
-    makers = [Site(activation.key.scope, activation.node), *source.chain]
-    first, *chain = [index.node(site).op_type == "DequantizeLinear" for site in makers]
-    return first and any(chain)
+def _quantized(candidate: _Candidate, position: int, source: WeightSource) -> str:
+    """Why a quantized weight stays; "" if it is not quantized, or can be made float."""
+    makers = [site for site in source.chain if _dequantizes(candidate.index, site)]
+    index, name = candidate.index, candidate.node.input[1 - position]
+    for site in makers:
+        narrow = _narrow_type(index, site)
+        if narrow:
+            return f"its weight is stored as {narrow}: its factors would take more space"
+    activation = index.resolve(candidate.site.scope, name)
+    if not makers or activation is None or activation.kind is not Kind.NODE:
+        return ""
+    if _dequantizes(index, Site(activation.key.scope, activation.node)):
+        return "its activation and its weight are quantized: compress the float model first"
+    return ""
+
+
+def _dequantizes(index: ModelIndex, site: Site) -> bool:
+    return index.node(site).op_type == "DequantizeLinear"
+
+
+def _narrow_type(index: ModelIndex, site: Site) -> str:
+    """Name the type that a node dequantizes if it is no integer of 8 bits or more; or ""."""
+    definition = index.resolve(site.scope, index.node(site).input[0])
+    tensor = constant_of(index, definition) if definition else None
+    if tensor is None:
+        return ""
+    is_narrow = tensor.data_type in FLOATING or num_bytes(tensor) < num_elements(tensor)
+    return type_name(tensor.data_type) if is_narrow else ""

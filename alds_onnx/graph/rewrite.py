@@ -18,7 +18,7 @@ from alds_onnx.decompose.factorize import compose
 from alds_onnx.decompose.stages import stage_weights
 from alds_onnx.errors import VerificationError
 from alds_onnx.graph.changes import FIRST_IR_WITH_FREE_INITIALIZERS, Changes
-from alds_onnx.graph.dead import dead_upstream
+from alds_onnx.graph.constants.dead import dead_upstream
 from alds_onnx.graph.files.external import Spill
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.operators import OPERATORS

@@ -9,10 +9,10 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from alds_onnx.errors import ModelError
-from alds_onnx.graph.constants import (
+from alds_onnx.graph.constants.compute import (
     LINKS,
     Array,
-    NotComputed,
+    NotComputedError,
     closure,
     compute,
     constant_of,
@@ -66,14 +66,14 @@ def find_source(index: ModelIndex, scope: int, name: str, folder: Path) -> Weigh
     definition = index.resolve(scope, name)
     if definition is None:
         return f"its weight '{name}' is not defined"
-    if definition.key not in index.sources:
-        try:
-            found: WeightSource | str = _find(index, definition, folder)
-        except (NotComputed, ModelError) as e:
-            found = str(e)
-        index.sources[definition.key] = found
-    found = index.sources[definition.key]
-    assert isinstance(found, WeightSource | str)
+    known = index.sources.get(definition.key)
+    if isinstance(known, WeightSource | str):
+        return known
+    try:
+        found = _find(index, definition, folder)
+    except (NotComputedError, ModelError) as e:
+        found = str(e)
+    index.sources[definition.key] = found
     return found
 
 
@@ -91,13 +91,7 @@ def _find(index: ModelIndex, definition: Definition, folder: Path) -> WeightSour
         array = compute(index, base, folder)
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
         tensor = TensorProto(name=base.key.name, data_type=kind, dims=array.shape)
-    entries = np.zeros(tuple(tensor.dims), np.int8) if links else None
-    shape, strides = tuple(tensor.dims), _strides(tuple(tensor.dims))
-    if entries is not None:
-        moved = _followed(index, links, entries, folder)
-        shape = moved.shape
-        shared = np.may_share_memory(moved, entries)
-        strides = _normal(shape, moved.strides) if shared else None
+    shape, strides = _moved(index, links, tuple(tensor.dims), folder)
     return WeightSource(
         tensor=tensor,
         read=definition.key,
@@ -108,6 +102,18 @@ def _find(index: ModelIndex, definition: Definition, folder: Path) -> WeightSour
         constants=tuple(constants),
         strides=strides,
     )
+
+
+def _moved(
+    index: ModelIndex, links: list[Site], dims: tuple[int, ...], folder: Path
+) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """The shape at the end of some links, and the strides if the entries are not out of order."""
+    if not links:
+        return dims, _strides(dims)
+    entries = np.zeros(dims, np.int8)  # the strides of single bytes count entries
+    moved = _followed(index, links, entries, folder)
+    in_place = np.may_share_memory(moved, entries)
+    return moved.shape, _normal(moved.shape, moved.strides) if in_place else None
 
 
 def _strides(dims: tuple[int, ...]) -> tuple[int, ...]:
@@ -137,7 +143,7 @@ def _base(index: ModelIndex, definition: Definition) -> tuple[Definition, list[S
         links.append(site)
         definition = upstream
         if len(links) > _LONGEST_CHAIN:
-            raise NotComputed("its weight comes through too many nodes")
+            raise NotComputedError("its weight comes through too many nodes")
     return definition, links[::-1]
 
 
@@ -180,7 +186,7 @@ def _followed(index: ModelIndex, links: list[Site], array: Array, folder: Path) 
             array = _apply(index, site, array, folder)
     except (ValueError, IndexError, TypeError) as e:
         op = index.node(links[-1]).op_type
-        raise NotComputed(f"its weight cannot be followed through {op}: {e}") from e
+        raise NotComputedError(f"its weight cannot be followed through {op}: {e}") from e
     return array
 
 

@@ -9,10 +9,10 @@ from onnx import ModelProto
 
 from alds_onnx.cuts import Cut, Scheme, distinct
 from alds_onnx.errors import BudgetError, PlanError, UsageError
+from alds_onnx.graph.constants.sharing import left_whole
 from alds_onnx.graph.files.external import Spill, spill_for
 from alds_onnx.graph.layers import Layer
 from alds_onnx.graph.rewrite import Dense, rewrite
-from alds_onnx.graph.sharing import left_whole
 from alds_onnx.plans import match_plan
 from alds_onnx.search.budgets import CostedBudget, parameter_budget
 from alds_onnx.search.choose import (
@@ -29,8 +29,7 @@ from alds_onnx.settings import Settings, Step
 from alds_onnx.steps.clock import Clock
 from alds_onnx.steps.limits import Measurement
 from alds_onnx.steps.prepare import Prepared
-from alds_onnx.steps.holders import what_stays
-from alds_onnx.steps.rows import Decomposition, plan_rows
+from alds_onnx.steps.rows import Decomposition, plan_rows, what_stays
 from alds_onnx.steps.survey import Survey
 from alds_onnx.timing.latency_budget import (
     corrected_saving,
@@ -134,7 +133,9 @@ def make_attempt(prepared: Prepared, budgets: Sequence[CostedBudget], clock: Clo
     return Attempt(
         budgets=tuple(one.budget for one in budgets),
         decompositions=decompositions,
-        model=rewrite(survey.loaded.model, replacements, spill, _left_whole(survey, decompositions)),
+        model=rewrite(
+            survey.loaded.model, replacements, spill, _left_whole(survey, decompositions)
+        ),
         spill=spill,
     )
 

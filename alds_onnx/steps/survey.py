@@ -12,9 +12,9 @@ from threadpoolctl import threadpool_limits
 
 from alds_onnx.cuts import FloatArray
 from alds_onnx.graph.attention import attention_projections
+from alds_onnx.graph.constants.holders import in_graph_order, other_holders
 from alds_onnx.graph.files.load import LoadedModel
 from alds_onnx.graph.find import find_layers
-from alds_onnx.graph.holders import in_graph_order, other_holders
 from alds_onnx.graph.layers import Layer, Skipped, read_matrix, skipped
 from alds_onnx.graph.scopes import ModelIndex
 from alds_onnx.graph.shapes import infer, known_ranks

@@ -7,7 +7,8 @@ descriptors, so that a field which a later ONNX adds is compared too. Allowed ar
        place; the last one is the old node with other inputs and attributes (of a ConvTranspose, it
        may be a Conv), and just one of the old inputs, the weight, is no longer read;
     2. the weight goes: its initializer or Constant node and the nodes (Transpose ...) behind it,
-       and what names them: graph inputs, value_info, quantization annotations;
+       with what only these read, and what names them: graph inputs, value_info, quantization
+       annotations;
     3. the factors come: initializers or Constant nodes with new names, which the new nodes read;
     4. external data lies elsewhere, with the same bytes.
 """
@@ -29,6 +30,7 @@ _DEFAULT_DOMAINS = ("", "ai.onnx")
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 LAYERS = (*_CONVOLUTIONS, "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 _LINKS = ("Constant", "Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+_LINKS += ("Cast", "DequantizeLinear")
 _PATTERN = (*LAYERS, "Reshape", "Transpose", "Constant", "Shape", "Concat")
 
 # Entries of external_data that say where the bytes lie.
@@ -259,26 +261,29 @@ class _Walk:
             self.problems.append(f"a new node reads '{name}', which is not new")
 
     def _weight(self, layer: Decomposed) -> Iterator[tuple[str, str]]:
-        """All tensors that only lead to a decomposed node's weight, by place."""
-        place: _Place | None = layer.place
-        name = layer.weight
+        """All tensors that lead to a decomposed node's weight, by place; the numbers must go."""
+        yield from self._upstream(layer.place, layer.weight, must_go=True)
+
+    def _upstream(
+        self, start: _Place | None, name: str, *, must_go: bool
+    ) -> Iterator[tuple[str, str]]:
+        place = start
         while place is not None:
             maker = next((n for n in place.before.node if name in n.output), None)
             graph = place.before if isinstance(place.before, GraphProto) else None
             if maker is not None:
                 yield from ((place.path, output) for output in maker.output)
-                if ("node", name) not in place.lost:
+                if must_go and ("node", name) not in place.lost:
                     self.problems.append(f"{place.path}: the maker of weight '{name}' stayed")
-                if not maker.input:
-                    return
-                name = maker.input[0]
-            elif graph is not None and name in [t.name for t in graph.initializer]:
+                for i, upstream in enumerate(maker.input):
+                    yield from self._upstream(place, upstream, must_go=must_go and not i)
+                return
+            if graph is not None and name in [t.name for t in graph.initializer]:
                 yield place.path, name
-                if ("initializer", name) not in place.lost:
+                if must_go and ("initializer", name) not in place.lost:
                     self.problems.append(f"{place.path}: the weight '{name}' stayed")
                 return
-            else:
-                place = place.parent
+            place = place.parent
 
 
 def messages(model: ModelProto) -> Iterator[Message]:

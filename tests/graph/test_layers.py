@@ -66,8 +66,7 @@ REFUSED = {
         "its weight is also read by MatMul, in another layout or form",
     ),
     "too large to compute": Refused(
-        "g (float[3, 100000] x) => (float[3, 100000] y) "
-        "{ V = Expand(c, large) y = MatMul(x, V) }",
+        "g (float[3, 100000] x) => (float[3, 100000] y) { V = Expand(c, large) y = MatMul(x, V) }",
         "computed by Expand, which takes too much",
         {"c": normal(100000), "large": np.array([100000, 100000])},
     ),

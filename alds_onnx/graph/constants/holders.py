@@ -9,12 +9,17 @@ from math import prod
 from onnx import NodeProto
 
 from alds_onnx.graph.accounting import parameters_by_constant
-from alds_onnx.graph.constants import NotComputed, closure, constant_of, reason_variable
+from alds_onnx.graph.constants.compute import (
+    NotComputedError,
+    closure,
+    constant_of,
+    reason_variable,
+)
+from alds_onnx.graph.constants.sharing import SMALL
 from alds_onnx.graph.find import row_names
 from alds_onnx.graph.layers import Layer, Skipped
 from alds_onnx.graph.operators import operator_of
 from alds_onnx.graph.scopes import DEFAULT_DOMAINS, Definition, Key, ModelIndex, Site
-from alds_onnx.graph.sharing import SMALL
 
 _NORMALIZATIONS = frozenset(
     {
@@ -47,14 +52,18 @@ def other_holders(index: ModelIndex, known: Sequence[Layer | Skipped]) -> tuple[
 
     Nodes that only make constants of constants are left to their readers.
     """
-    sites, counts, names = {row.site for row in known}, parameters_by_constant(index), row_names(index)
+    sites, counts, names = (
+        {row.site for row in known},
+        parameters_by_constant(index),
+        row_names(index),
+    )
     rows = []
     for site, node in index.walk():
         if site in sites or _makes_constants(index, site, node):
             continue
         largest = _largest_operand(index, site, node, counts)
         if largest is not None:
-            rows.append(_row(index, site, node, names[site], *largest))
+            rows.append(_row(index, node, (site, names[site]), largest))
     return tuple(rows)
 
 
@@ -117,7 +126,7 @@ def _large(
 ) -> list[Key]:
     try:
         _, constants = closure(index, definition)
-    except NotComputed:
+    except NotComputedError:
         return []
     return [key for key in constants if counts.get(key, 0) >= least]
 
@@ -143,8 +152,10 @@ def _largest_operand(
 
 
 def _row(
-    index: ModelIndex, site: Site, node: NodeProto, name: str, weight: str, key: Key
+    index: ModelIndex, node: NodeProto, place: tuple[Site, str], held: tuple[str, Key]
 ) -> Skipped:
+    """Make the row of a node, at a place with a name, and its largest operand."""
+    (site, name), (weight, key) = place, held
     definition = index.resolve(key.scope, key.name)
     tensor = constant_of(index, definition) if definition else None
     op = node.op_type if node.domain in DEFAULT_DOMAINS else f"{node.domain}.{node.op_type}"

@@ -18,6 +18,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from alds_onnx.errors import ModelError
 from alds_onnx.graph.scopes import (
     DEFAULT_DOMAINS,
     Definition,
@@ -65,7 +66,7 @@ _MOST_SHAPE_ENTRIES = 1024
 ARGUMENT = "its weight depends on an argument of the function"
 
 
-class NotComputed(Exception):
+class NotComputedError(ModelError):
     """A constant that cannot be computed here; the message says why."""
 
 
@@ -89,26 +90,31 @@ def reason_variable(index: ModelIndex, definition: Definition) -> str:
 
 
 def _reason_of_node(index: ModelIndex, site: Site, node: NodeProto) -> str:
-    computed = f"its weight is computed at run time by {node.op_type}"
-    if node.domain not in DEFAULT_DOMAINS:
-        return computed
     if has_arguments(node):
         return ARGUMENT
-    is_training = node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]
-    if node.op_type in _RANDOM or is_training or any(subgraphs(node)):
-        return computed
     if node.op_type == "Constant" and any(a.name == "sparse_value" for a in node.attribute):
         return "its weight is not a dense tensor"
-    for position, name in enumerate(node.input):
-        reason = _reason_of_name(index, site.scope, name) if name else ""
-        if reason and node.op_type in LINKS:
-            if not position:
-                return reason
-            what = "shape" if node.op_type == "Reshape" else "axes"
-            return f"its weight cannot be followed through {node.op_type}: its {what} is not constant"
-        if reason:
-            return computed
-    return ""
+    if not _is_deterministic(node):
+        return _computed(node)
+    reasons = (_reason_of_name(index, site.scope, name) if name else "" for name in node.input)
+    position, reason = next(((i, reason) for i, reason in enumerate(reasons) if reason), (0, ""))
+    if not reason or node.op_type not in LINKS:
+        return reason and _computed(node)
+    if not position:
+        return reason
+    what = "shape" if node.op_type == "Reshape" else "axes"
+    return f"its weight cannot be followed through {node.op_type}: its {what} is not constant"
+
+
+def _is_deterministic(node: NodeProto) -> bool:
+    """Whether it gives the same for the same, as far as can be known."""
+    is_training = node.op_type == "Dropout" and bool("".join(node.input[2:]))
+    is_known = node.domain in DEFAULT_DOMAINS and node.op_type not in _RANDOM
+    return is_known and not is_training and not any(subgraphs(node))
+
+
+def _computed(node: NodeProto) -> str:
+    return f"its weight is computed at run time by {node.op_type}"
 
 
 def _reason_of_name(index: ModelIndex, scope: int, name: str) -> str:
@@ -133,7 +139,7 @@ def closure(index: ModelIndex, definition: Definition) -> tuple[list[Site], list
         if node.op_type == "Constant":
             constants[current.key] = None
         if len(sites) > _MOST_NODES:
-            raise NotComputed("its weight comes through too many nodes")
+            raise NotComputedError("its weight comes through too many nodes")
         for name in node.input:
             upstream = index.resolve(site.scope, name) if name else None
             if upstream is not None and upstream.key not in seen:
@@ -148,7 +154,7 @@ def compute(index: ModelIndex, definition: Definition, folder: Path) -> Array:
 
     Raises
     ------
-    NotComputed
+    NotComputedError
         If it takes too much memory or time, or if a node cannot be run.
     """
     sites, constants = closure(index, definition)
@@ -188,15 +194,17 @@ def _run(index: ModelIndex, site: Site, values: dict[Key, Array], left: int) -> 
     model = _single_node(node, arrays, index.scopes[site.scope].opset)
     needed, entries = _needed(model)
     if needed is None:
-        raise NotComputed(f"its weight is computed by {node.op_type}, of a size that is not known")
+        raise NotComputedError(
+            f"its weight is computed by {node.op_type}, of a size that is not known"
+        )
     if needed > left or (node.op_type in _SLOW and entries > _MOST_SLOW_ENTRIES):
-        raise NotComputed(f"its weight is computed by {node.op_type}, which takes too much")
+        raise NotComputedError(f"its weight is computed by {node.op_type}, which takes too much")
     feeds = {f"i{i}": array for i, array in enumerate(arrays) if array is not None}
     try:
         with np.errstate(all="ignore"):
             return [np.asarray(a) for a in ReferenceEvaluator(model).run(None, feeds)]
     except Exception as e:
-        raise NotComputed(f"its weight cannot be computed by {node.op_type}: {e}") from e
+        raise NotComputedError(f"its weight cannot be computed by {node.op_type}: {e}") from e
 
 
 def _single_node(node: NodeProto, arrays: Sequence[Array | None], opset: int) -> ModelProto:

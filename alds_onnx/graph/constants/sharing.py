@@ -1,9 +1,9 @@
 """Who reads the constants that a layer's weight is made from.
 
-    alone       the layers that read a weight share its factors, and nobody else reads it: it goes;
-    apart       layers read parts of one constant, such as Q, K and V of a fused weight: they are
-                decomposed one by one, and one that stays whole gets its part as a constant;
-    otherwise   the constants stay, so that factors would come on top: none is decomposed.
+Where the layers that read a weight share its factors, and nobody else reads it, it goes. Layers
+that read parts of one constant, such as Q, K and V of a fused weight, are decomposed one by one,
+and one that stays whole gets its part as a constant. Anything else that reads a constant makes it
+stay, so that factors would come on top: then none is decomposed.
 """
 
 from __future__ import annotations
