@@ -5,9 +5,9 @@
     R (directions, gates · hidden, hidden), B (directions, 2 · gates · hidden)
 
 At every step the gates are functions of W x + R h + Wb + Rb. Of rank j, W x is U (V x): one MatMul
-with V for all directions makes the code, and the same node with the input size j has U for W. R, the
-biases, states, lengths and attributes stay as they are. The output is not linear in W x: the error
-of a layer is that of W x, before the activation functions.
+with V for all directions makes the code, and the same node with the input size j has U for W. R,
+the biases, states, lengths and attributes stay as they are. The output is not linear in W x: the
+error of a layer is that of W x, before the activation functions.
 
 https://onnx.ai/onnx/operators/onnx__LSTM.html
 """
