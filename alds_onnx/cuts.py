@@ -102,6 +102,8 @@ class Work:
         in ConvTranspose, and not of its output.
     lookups
         Gather: the number of ids, each of which takes one row of a table. None for other operators.
+    kept
+        Those of `macs` that no cut changes: the recurrence of an LSTM.
     """
 
     macs: int
@@ -109,13 +111,15 @@ class Work:
     outputs: tuple[int, ...] = ()
     transposed: bool = False
     lookups: int | None = None
+    kept: int = 0
 
     def of_cut(self, shape: LayerShape, cut: Cut) -> int | None:
         """Multiply-accumulates of the factors; None where `inputs` are needed and not known."""
         uses = self.uses(shape, cut.scheme)
         if uses is None:
             return None
-        return sum(n * size for n, size in zip(uses, cut.parameters_of_factors(shape), strict=True))
+        sizes = cut.parameters_of_factors(shape)
+        return self.kept + sum(n * size for n, size in zip(uses, sizes, strict=True))
 
     def uses(self, shape: LayerShape, scheme: Scheme) -> tuple[int, ...] | None:
         """How often one run uses an entry of each factor of a scheme; None as in `of_cut`.
@@ -125,7 +129,7 @@ class Work:
         """
         if self.lookups is not None:
             return (0, self.lookups)
-        positions = self.macs // max(1, shape.num_parameters)  # of the dense layer
+        positions = (self.macs - self.kept) // max(1, shape.num_parameters)  # of the dense layer
         done = np.zeros(len(shape.kernel), bool)  # axes that have their output size
         uses: list[int] = []
         for axes in scheme.structure.axes(shape):

@@ -24,7 +24,7 @@ from alds_onnx.graph.constants.sharing import SMALL, without_other_uses
 from alds_onnx.graph.layers import Layer, Skipped
 from alds_onnx.graph.operators import operator_of
 from alds_onnx.graph.operators.operator import Operator
-from alds_onnx.graph.scopes import Key, Kind, ModelIndex, Site, has_arguments, unused
+from alds_onnx.graph.scopes import Key, Kind, ModelIndex, Site, first_output, has_arguments, unused
 from alds_onnx.graph.tensors import DECOMPOSABLE, FLOATING, num_bytes, num_elements, type_name
 from alds_onnx.graph.weights import WeightSource, constant_of, find_source
 
@@ -60,12 +60,12 @@ def row_names(index: ModelIndex) -> dict[Site, str]:
     """
     nodes = list(index.walk())
     named = Counter(node.name for _, node in nodes)
-    made = Counter(name for _, node in nodes for name in node.output[:1])
+    made = Counter(first_output(node) for _, node in nodes)
     names = {site: node.name for site, node in nodes if node.name and named[node.name] == 1}
     taken = set(names.values())
     for site, node in nodes:
         if site not in names:
-            output = node.output[0] if node.output else ""
+            output = first_output(node)
             path = "" if made[output] == 1 else index.scopes[site.scope].path
             names[site] = unused(f"{path}{output}", taken)
     return names

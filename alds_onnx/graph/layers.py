@@ -21,13 +21,15 @@ class WeightLayout:
     It is `transposed` if it is (c, f, kh, kw) and not (f, c, kh, kw), or (c, f) and not (f, c).
     `channels_first` tells whether the channels of the activation stand before its rows or
     positions. If it is `mirrored`, the folded matrix is the transposed one of what the node
-    multiplies by: the layer shares the weight of a table whose rows are looked up.
+    multiplies by: the layer shares the weight of a table whose rows are looked up. A recurrent node
+    has the rows of each direction apart, (directions, f / directions, c); 0 for all others.
     """
 
     shape: LayerShape
     transposed: bool
     channels_first: bool
     mirrored: bool = False
+    directions: int = 0
 
     def mirror(self, *, one_hot: bool) -> WeightLayout:
         """Fold a weight without a kernel to the transposed matrix."""
@@ -47,8 +49,14 @@ class WeightLayout:
     def to_weight(self, matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Give a folded matrix in the shape in which the node reads its weight."""
         shape = self.shape
+        if self.directions:
+            return self.by_direction(matrix)
         array = matrix.reshape(shape.out_features, shape.in_channels, *shape.kernel)
         return array.swapaxes(0, 1) if self.transposed else array
+
+    def by_direction(self, matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Give the rows of each direction of a recurrent node an axis of their own."""
+        return matrix.reshape(self.directions, -1, matrix.shape[-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,7 @@ from alds_onnx.graph.scopes import (
     Kind,
     ModelIndex,
     Site,
+    first_output,
     has_arguments,
     integers,
 )
@@ -190,7 +191,7 @@ def _examine(candidate: Candidate, name: str) -> Pair | str:
         between=(*form.between, *(factor.link for factor in factors if factor.link)),
         activation=form.activation,
         code=candidate.code,
-        output=candidate.node.output[0],
+        output=first_output(candidate.node),
         factors=tuple(factors),
         op=operator.name,
         layout=whole.layout,

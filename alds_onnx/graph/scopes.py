@@ -173,7 +173,7 @@ class ModelIndex:
                     key = Key(scope.number, name)
                     scope.definitions[name] = Definition(key, Kind.NODE, node=i)
             for attribute, graph in subgraphs(node):
-                label = f"{path}{node.name or _first_output(node)}.{attribute}/"
+                label = f"{path}{node.name or first_output(node) or node.op_type}.{attribute}/"
                 child = self._add_scope(graph, parent=scope.number, opset=opset, path=label)
                 scope.children.setdefault(i, []).append(child)
         return scope.number
@@ -285,5 +285,9 @@ def unused(stem: str, names: set[str]) -> str:
     return name
 
 
-def _first_output(node: NodeProto) -> str:
-    return node.output[0] if node.output else node.op_type
+def first_output(node: NodeProto) -> str:
+    """Name of the first output that a node has; "" if it has none.
+
+    The first ones of several may be left out.
+    """
+    return next((name for name in node.output if name), "")

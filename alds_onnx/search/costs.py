@@ -62,7 +62,8 @@ class Macs:
         total = np.zeros(len(cuts.rank), np.int64)
         for work in self.work.get(name, ()):
             uses = work.uses(shape, cuts.scheme)
-            total += work.macs + 1 if uses is None else np.array(uses, np.int64) @ sizes
+            is_known = uses is not None
+            total += work.kept + np.array(uses, np.int64) @ sizes if is_known else work.macs + 1
         return total
 
 

@@ -18,7 +18,7 @@ from alds_onnx.graph.files.external import Spill, is_large
 from alds_onnx.graph.files.load import LoadedModel
 from alds_onnx.graph.operators import operator_of
 from alds_onnx.graph.rewrite import Replacement, with_composed_weights
-from alds_onnx.graph.scopes import Key, ModelIndex
+from alds_onnx.graph.scopes import Key, ModelIndex, first_output
 from alds_onnx.graph.shapes import ends_of_ids, infer, known_shapes, sizes_from_weights
 from alds_onnx.results import Status, Verification
 from alds_onnx.settings import MergeSettings, Settings
@@ -162,4 +162,4 @@ def _outputs_of_main_graph(
     index: ModelIndex, replacements: Sequence[Replacement]
 ) -> tuple[str, ...]:
     sites = [layer.site for replacement in replacements for layer in replacement.layers]
-    return tuple(index.node(site).output[0] for site in sites if site.scope == 0)
+    return tuple(first_output(index.node(site)) for site in sites if site.scope == 0)

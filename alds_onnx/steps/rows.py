@@ -137,7 +137,7 @@ def what_stays(survey: Survey, parameters: int) -> str:
     rest = sum(_count(group) for group in held[_MOST_REASONS:])
     rest += max(0, parameters - _count([row for row in rows if not row.counted_by]))
     if rest:
-        parts.append(f"{_share(rest, parameters)} in smaller constants")
+        parts.append(f"{_share(rest, parameters)} in other constants (biases, recurrent weights)")
     text = f"what stays: {', '.join(parts)}" if parts else "nothing else holds any"
     return "; ".join([*_advice(survey), text])
 

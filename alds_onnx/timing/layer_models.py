@@ -77,10 +77,9 @@ def isolate(index: ModelIndex, layer: Layer, activation: tuple[int, ...]) -> Iso
     operands = ["pooled" if is_pooled else "x", "weight"]
     copy.input.extend(operands if layer.weight_input else reversed(operands))
     weights = [TensorProto(name="weight", data_type=kind, dims=layer.source.shape)]
-    if len(node.input) > 2 and node.input[2]:
-        copy.input.append("bias")
-        dims = operator.bias_shape(layer)
-        weights.append(TensorProto(name="bias", data_type=kind, dims=dims))
+    for name, dims in operator.constants(layer, node).items():
+        copy.input.append(name)
+        weights.append(TensorProto(name=name, data_type=kind, dims=dims))
     nodes = [copy, *_activation(index, layer)]
     if is_pooled:
         first = helper.make_node("MaxPool", ["x"], ["pooled"], kernel_shape=[1, 1])

@@ -3,10 +3,10 @@
 Shares no code with the package and knows no field by heart but those of this list: it walks the
 descriptors, so that a field which a later ONNX adds is compared too. Allowed are only
 
-    1. a Conv, ConvTranspose, Gemm, MatMul or Gather gives way to a run of nodes at its place; the
-       last one is the old node with other inputs and attributes (of a ConvTranspose, it may be a
-       Conv; of a Gather it is a MatMul), and just one of the old inputs, the weight, is no longer
-       read;
+    1. a Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU, RNN or Gather gives way to a run of nodes at
+       its place; the last one is the old node with other inputs and attributes (of a ConvTranspose,
+       it may be a Conv; of a Gather it is a MatMul), and just one of the old inputs, the weight, is
+       no longer read;
     2. the weight goes: its initializer or Constant node and the nodes (Transpose ...) behind it,
        with what only these read, and what names them: graph inputs, value_info, quantization
        annotations;
@@ -29,7 +29,7 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
-LAYERS = (*_CONVOLUTIONS, "Gemm", "MatMul")
+LAYERS = (*_CONVOLUTIONS, "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 _LINKS = ("Constant", "Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _LINKS += ("Cast", "DequantizeLinear")
 _LOOKUP = "Gather"  # most of them have no row
@@ -232,7 +232,9 @@ class _Walk:
         self._fields(node, run[-1], path, place, skipped=skipped)
         self._value(node.name, run[-1].name, f"{path}.name", place)
         self._attributes(path, node, run)
-        self.decomposed.append(Decomposed(node.op_type, node.output[0], gone[0], place))
+        self.decomposed.append(
+            Decomposed(node.op_type, next(filter(None, node.output)), gone[0], place)
+        )
 
     def _attributes(self, path: str, node: NodeProto, run: list[NodeProto]) -> None:
         """A convolution's or Gather's attributes are on its first new node, others on the last."""

@@ -18,6 +18,7 @@ CASES = {
     "einsum": 0.5,
     "equal_singular_values": 0.2,
     "fused_conv": 0.5,
+    "lstm": 0.4,
     "shared_through_identity": 0.5,
     "tied_embedding": 0.7,
     "weight_norm": 0.5,

@@ -13,10 +13,12 @@ from alds_onnx.graph.operators.gather import Gather
 from alds_onnx.graph.operators.gemm import FusedGemm, Gemm
 from alds_onnx.graph.operators.matmul import FusedMatMul, MatMul
 from alds_onnx.graph.operators.operator import Operator
+from alds_onnx.graph.operators.recurrent import GRU, LSTM, RNN
 from alds_onnx.graph.scopes import DEFAULT_DOMAINS
 
 _ALL: tuple[Operator, ...] = (
     *(Conv(), ConvTranspose(), Gemm(), MatMul(), Gather(), Einsum()),
+    *(LSTM(), GRU(), RNN()),
     *(FusedConv(), FusedGemm(), FusedMatMul()),
 )
 _BY_TYPE = {(operator.domain, operator.op_type): operator for operator in _ALL}

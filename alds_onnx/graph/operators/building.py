@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnx import NodeProto
 
 from alds_onnx.graph.layers import Layer
-from alds_onnx.graph.scopes import DEFAULT_DOMAINS
+from alds_onnx.graph.scopes import DEFAULT_DOMAINS, first_output
 
 _NO_ATTRIBUTES: Mapping[str, object] = {}
 
@@ -59,10 +59,10 @@ class NodeChain:
     def last(
         self, op: str, inputs: Sequence[gs.Variable], attrs: Mapping[str, object] = _NO_ATTRIBUTES
     ) -> None:
-        """Add the node that makes the old node's output, with its bias."""
-        bias = [gs.Variable(name) for name in self.node.input[2:]]
-        output = gs.Variable(self.node.output[0])
-        self._nodes.append(gs.Node(op, self.node.name, dict(attrs), [*inputs, *bias], [output]))
+        """Add the node that makes the old node's outputs, with its bias and what else it reads."""
+        others = [gs.Variable(name) for name in self.node.input[2:]]
+        outputs = [gs.Variable(name) for name in self.node.output]
+        self._nodes.append(gs.Node(op, self.node.name, dict(attrs), [*inputs, *others], outputs))
 
     def integers(self, values: list[int]) -> gs.Variable:
         """Add a constant, such as a shape."""
@@ -73,7 +73,7 @@ class NodeChain:
         return output
 
     def _stem(self) -> str:
-        return self.node.name or self.node.output[0]
+        return self.node.name or first_output(self.node)
 
     def export(self) -> list[NodeProto]:
         """Export the chain; what graphsurgeon does not know of the old node is copied over."""

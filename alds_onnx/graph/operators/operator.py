@@ -18,7 +18,7 @@ from alds_onnx.graph.weights import WeightSource
 
 
 class Operator(ABC):
-    """An ONNX operator that multiplies its input by a weight, and may add a bias (input 2).
+    """An ONNX operator that multiplies its input by a weight, and may do more with the product.
 
     It is replaced by one node for each stage of a cut, perhaps with nodes between that only move
     entries. A class holds no state: everything follows from the node and its shapes.
@@ -93,6 +93,10 @@ class Operator(ABC):
     def bias_shape(self, layer: Layer) -> Dims:
         """The shape of a bias with one number for each output feature."""
         return (layer.shape.out_features,)
+
+    def constants(self, layer: Layer, node: NodeProto) -> Mapping[str, Dims]:
+        """Names and shapes of what the node reads after its weight when it stands alone."""
+        return {"bias": self.bias_shape(layer)} if any(node.input[2:3]) else {}
 
     # What it computes
 
