@@ -34,6 +34,7 @@ _REASONS = {
     "Mul": "a scale",
     "Div": "a scale",
     "PRelu": "slopes",
+    "Einsum": "an Einsum of other than two operands",
     **dict.fromkeys(_NORMALIZATIONS, "scales and shifts of a normalization"),
 }
 

@@ -14,8 +14,8 @@ from alds_onnx.calibrate.statistics import sample_rows
 from alds_onnx.cuts import Cut
 from alds_onnx.decompose.factorize import factorize
 from alds_onnx.graph.accounting import num_parameters, work_of_layers
+from alds_onnx.graph.constants.holders import other_holders
 from alds_onnx.graph.files.validity import contradiction
-from alds_onnx.graph.holders import other_holders
 from alds_onnx.graph.layers import Layer, Skipped, read_matrix
 from alds_onnx.graph.merge import merge_pairs
 from alds_onnx.graph.rewrite import Replacement, rewrite, with_composed_weights
