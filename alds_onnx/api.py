@@ -98,9 +98,10 @@ def compress(options: CompressOptions) -> Result:
     """Compress a trained ONNX model by low-rank decomposition (ALDS).
 
     Every node of an operator that has a constant weight, such as Conv, Gemm or MatMul, may be cut
-    into k channel slices of rank j (Liebenwein et al., "Compressing Neural Networks: Towards Determining the
-    Optimal Layer-wise Decomposition", NeurIPS 2021). k and j of all layers are chosen so that the
-    largest relative error is as small as the budget allows; the rest of the model stays as it is.
+    into k channel slices of rank j (Liebenwein et al., "Compressing Neural Networks: Towards
+    Determining the Optimal Layer-wise Decomposition", NeurIPS 2021). k and j of all layers are
+    chosen so that the largest relative error is as small as the budget allows; the rest of the
+    model stays as it is.
 
     Returns
     -------
