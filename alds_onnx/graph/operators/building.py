@@ -33,7 +33,7 @@ class NodeChain:
 
     `tensor` is what the nodes so far make, at first the activation. `weights` are those of the
     stages. `carrier` is the number of the node that takes over the old node's attributes, but for
-    those called as in `final`, which the last node takes over.
+    those called as in `final`, which the last node takes over; its own are in the old order then.
     """
 
     def __init__(self, layer: Layer, node: NodeProto, names: Names) -> None:
@@ -89,9 +89,11 @@ class NodeChain:
         merged.ClearField("output")
         merged.ClearField("attribute")
         own = {a.name: a for a in new.attribute}
+        is_last = position == len(self) - 1
         for attribute in self.node.attribute:
-            keeper = len(self) - 1 if attribute.name in self.final else self.carrier
-            if position == keeper:
+            name, is_final = attribute.name, attribute.name in self.final
+            is_taken = is_last if is_final else position == self.carrier
+            if is_taken or (self.final and is_last and name in own):
                 merged.attribute.append(own.pop(attribute.name, attribute))
         merged.attribute.extend(own.values())
         merged.op_type, merged.name = new.op_type, new.name

@@ -118,26 +118,32 @@ class Convolution(Operator):
         chain.carrier = max(i for i, stage in enumerate(parts) if any(stage.axes))
         chain.final, old = self.final, {a.name for a in node.attribute}
         for i, (stage, weight) in enumerate(zip(parts, chain.weights, strict=True)):
-            attributes = self._attributes_of(node, layer.shape.kernel, stage.axes)
-            if i == chain.carrier:  # which attributes there were, and their order, stays readable
+            is_last = i == len(parts) - 1
+            is_full = is_last and bool(self.final)
+            attributes = self._attributes_of(node, layer.shape.kernel, stage.axes, full=is_full)
+            if is_full or i == chain.carrier:
+                # Which attributes there were, and their order, stays readable.
                 attributes = {name: n for name, n in attributes.items() if name in old}
             if stage.groups > 1:
                 attributes = {"group": stage.groups, **attributes}
-            is_last = i == len(parts) - 1
             op = self.op_of_stage(stage.axes, is_last=is_last)
             add = chain.last if is_last else chain.step
             add(op, [chain.tensor, weight], attributes)
         return chain.export()
 
     def _attributes_of(
-        self, node: NodeProto, kernel: Dims, axes: Sequence[bool]
+        self, node: NodeProto, kernel: Dims, axes: Sequence[bool], *, full: bool
     ) -> dict[str, object]:
-        """Attributes of a stage that has some axes of the old kernel; none where it has all."""
+        """Attributes of a stage that has some axes of the old kernel; none where it has all.
+
+        A stage without a kernel is told that nothing happens along the axes only if it is `full`.
+        """
         if all(axes):
             return {}  # inherited
         found: dict[str, object] = {"kernel_shape": _masked(kernel, axes, (1,))}
-        if not any(axes):
+        if not any(axes) and not full:
             return found
+        found |= {"group": 1} if full else {}
         for name, absent in self.by_axis:
             values = integers(node, name)
             if values is not None:
@@ -184,10 +190,7 @@ class Convolution(Operator):
         return Whole(
             layout=WeightLayout(shape=shape, transposed=self.transposed, channels_first=True),
             cut=cut,
-            attributes=(
-                *(a for a in nodes[-1].attribute if a.name in self.final),
-                *self._attributes(nodes[carrier], whole),
-            ),
+            attributes=self._with_final(nodes[-1], self._attributes(nodes[carrier], whole)),
         )
 
     def stage_weights(
@@ -272,6 +275,16 @@ class Convolution(Operator):
             if name not in found and name != "kernel_shape" and values != default[name]
         ]
         return (*(_with_list(a, wanted.get(a.name), default.get(a.name)) for a in kept), *missing)
+
+    def _with_final(
+        self, last: NodeProto, found: tuple[AttributeProto, ...]
+    ) -> tuple[AttributeProto, ...]:
+        """Add what belongs to the last node, in its order."""
+        final = [a for a in last.attribute if a.name in self.final]
+        order = {a.name: place for place, a in enumerate(last.attribute)}
+        if not final:
+            return found
+        return tuple(sorted((*final, *found), key=lambda a: order.get(a.name, len(order))))
 
     def _lists(self, axes: Sequence[_Along]) -> dict[str, list[int]]:
         """Attributes by axis, from what is done along each axis."""

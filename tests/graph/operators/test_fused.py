@@ -229,7 +229,7 @@ def _move(position: int, domain: str) -> Callable[[ModelProto], None]:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (_set(1, "strides", [2, 2]), CLASH),
+        (_set(1, "dilations", [2, 2]), CLASH),
         (_move(0, "com.microsoft"), "not those of a pattern"),
         (_move(1, ""), "other tools"),
         (_move(1, "com.example"), "other tools"),
@@ -240,6 +240,27 @@ def test_what_others_have_changed_is_left_alone(
 ) -> None:
     model, _ = fused_conv('activation = "Relu"', "strides pads")
     assert_left(cut_all(model, Scheme.ENCODE), damage, reason)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("extra", [{}, {"dilations": [1, 1], "group": 1, "kernel_shape": [3, 2]}])
+def test_the_order_of_attributes_of_a_convolution_stays(
+    extra: dict[str, object], order: int
+) -> None:
+    """Onnxruntime saves them in any order."""
+    model, feeds = fused_conv('activation = "Relu"', "strides pads")
+    attributes = [helper.make_attribute(name, value) for name, value in extra.items()]
+    attributes = [*attributes, *model.graph.node[0].attribute][::order]
+    attributes = [*attributes[2:], *attributes[:2]]
+    model.graph.node[0].ClearField("attribute")
+    model.graph.node[0].attribute.extend(attributes)
+    for cut in cuts(only_layer(model).shape, full=False):
+        if cut.num_slices == 1 or not extra:  # one group is told only of one slice
+            done = [replacement(model, cut)]
+            there_and_back(model, done)
+            assert_close(
+                run(rewrite(model, done), feeds), run(with_composed_weights(model, done), feeds)
+            )
 
 
 def test_the_order_of_attributes_of_a_product_stays() -> None:
