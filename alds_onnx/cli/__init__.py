@@ -34,9 +34,10 @@ _BUG = 1
 def command(context: click.Context, /, **values: Any) -> None:
     """Compress a trained ONNX model by low-rank decomposition (ALDS).
 
-    Every Conv, Gemm and MatMul with a constant weight may become a pair of smaller ones; ranks are
-    chosen so that the largest relative error is as small as the budget allows. onnxruntime checks
-    the result before OUT.onnx is written. IN.onnx is never changed.
+    Every convolution, matrix product, recurrent layer and embedding with a constant weight may
+    become a pair of smaller ones; ranks are chosen so that the largest relative error is as small
+    as the budget allows. onnxruntime checks the result before OUT.onnx is written. IN.onnx is never
+    changed.
     """
     with loading():
         from alds_onnx.cli.actions import act  # noqa: PLC0415 - takes a second

@@ -96,7 +96,7 @@ class Amount(Options):
         flag="--cr-macs FRACTION",
         help="Fraction of the multiply-accumulates of one run to remove; instead of --cr or with "
         "it.",
-        more="Those of all Conv, Gemm and MatMul nodes whose shapes are known count.",
+        more="Those of all nodes that can be cut and whose shapes are known count.",
     )
     latency_ratio: float | None = option(
         None,
