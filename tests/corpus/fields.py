@@ -3,10 +3,10 @@
 Shares no code with the package and knows no field by heart but those of this list: it walks the
 descriptors, so that a field which a later ONNX adds is compared too. Allowed are only
 
-    1. a Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU, RNN or Gather gives way to a run of nodes at
-       its place; the last one is the old node with other inputs and attributes (of a ConvTranspose,
-       it may be a Conv; of a Gather it is a MatMul), and just one of the old inputs, the weight, is
-       no longer read;
+    1. a Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU, RNN, Gather or onnxruntime's fused form of
+       one gives way to a run of nodes at its place; the last one is the old node with other inputs
+       and attributes (of a ConvTranspose, it may be a Conv; of a Gather it is a MatMul), and just
+       one of the old inputs, the weight, is no longer read;
     2. the weight goes: its initializer or Constant node and the nodes (Transpose ...) behind it,
        with what only these read, and what names them: graph inputs, value_info, quantization
        annotations;
@@ -30,6 +30,7 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 LAYERS = (*_CONVOLUTIONS, "Gemm", "MatMul", "LSTM", "GRU", "RNN")
+_FUSED = ("FusedConv", "FusedGemm", "FusedMatMul")
 _LINKS = ("Constant", "Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _LINKS += ("Cast", "DequantizeLinear")
 _LOOKUP = "Gather"  # most of them have no row
@@ -193,7 +194,7 @@ class _Walk:
             if j < len(new) and _same_call(node, new[j]):
                 self.message(node, new[j], path, place)
                 j += 1
-            elif _is(node, (*LAYERS, _LOOKUP)) and end is not None:
+            elif (_is(node, (*LAYERS, _LOOKUP)) or _is_fused(node)) and end is not None:
                 self._replacement(place, path, node, new[j : end + 1])
                 j = end + 1
             elif _is(node, _LINKS) and not made.intersection(node.output):
@@ -219,7 +220,9 @@ class _Walk:
         made = [name for new in run[:-1] for name in new.output]
         read = {name for new in run for name in new.input if name}
         gone = [name for name in dict.fromkeys(node.input) if name and name not in read]
-        if not all(_is(new, _PATTERN) for new in run) or self.old_names.intersection(made):
+        if not all(
+            _is(new, _PATTERN) or _is_fused(new) for new in run
+        ) or self.old_names.intersection(made):
             self.problems.append(f"{path}: replaced by foreign nodes")
         if len(gone) != 1:
             self.problems.append(f"{path}: no longer reads {gone}, expected just its weight")
@@ -233,11 +236,18 @@ class _Walk:
         self._value(node.name, run[-1].name, f"{path}.name", place)
         self._attributes(path, node, run)
         self.decomposed.append(
-            Decomposed(node.op_type, next(filter(None, node.output)), gone[0], place)
+            Decomposed(_row_name(node), next(filter(None, node.output)), gone[0], place)
         )
 
     def _attributes(self, path: str, node: NodeProto, run: list[NodeProto]) -> None:
         """A convolution's or Gather's attributes are on its first new node, others on the last."""
+        if _is_fused(
+            node
+        ):  # the kernel's are on the plain node, those of the activation on the last
+            found = [a for new in run for a in new.attribute]
+            lost = [old.name for old in node.attribute if old not in found]
+            self.problems += [f"{path}: attribute {name} was lost" for name in lost]
+            return
         carriers = [new for new in run if new.op_type == node.op_type]
         carrier = carriers[0] if node.op_type in (*_CONVOLUTIONS, _LOOKUP) else run[-1]
         kept = {a.name: a for a in carrier.attribute}
@@ -339,6 +349,14 @@ def _short(value: Any) -> str:
 
 def _is(node: NodeProto, ops: tuple[str, ...]) -> bool:
     return node.op_type in ops and node.domain in _DEFAULT_DOMAINS
+
+
+def _is_fused(node: NodeProto) -> bool:
+    return node.domain == "com.microsoft" and node.op_type in _FUSED
+
+
+def _row_name(node: NodeProto) -> str:
+    return f"{node.domain}.{node.op_type}" if _is_fused(node) else node.op_type
 
 
 def _same_call(a: NodeProto, b: NodeProto) -> bool:

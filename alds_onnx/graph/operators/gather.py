@@ -27,6 +27,8 @@ from alds_onnx.graph.scopes import integer
 from alds_onnx.graph.tensors import FLOATING
 from alds_onnx.graph.weights import WeightSource
 
+# Larger tables would take more than 6 GiB in float64, copies included.
+_MOST_NUMBERS = 1 << 28
 # Gather also picks sizes from shapes and numbers from short lists, which are no tables.
 _MOST_NUMBERS_OF_NO_TABLE = 64
 
@@ -56,6 +58,8 @@ class Gather(Operator):
         """Only rows of matrices."""
         if len(dims) != 2:
             return f"its table has {len(dims)} axes, not 2"
+        if prod(dims) > _MOST_NUMBERS:
+            return f"its table of {prod(dims):,} numbers is too large to factorize in memory"
         axis = integer(node, "axis", 0)
         return "" if axis in (0, -2) else f"it looks up along axis {axis} of its table, not 0"
 
