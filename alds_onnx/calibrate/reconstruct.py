@@ -81,7 +81,8 @@ class Fit:
     whole
         The one that is fitted to all samples; `half` unless it was asked for.
     kept
-        The one that is fitted to all samples but those apart; `whole` if there are none.
+        The one that is fitted to all samples but those apart; `whole` if there are none, None if
+        they could not be told from the others.
     others
         Solutions for the other cuts, fitted to the first half.
     squared_error
@@ -93,7 +94,7 @@ class Fit:
 
     half: Solution
     whole: Solution
-    kept: Solution
+    kept: Solution | None
     others: Mapping[Cut, Solution]
     squared_error: float | None = None
     uncorrected: float | None = None
@@ -102,11 +103,14 @@ class Fit:
         """Change all solutions."""
         half = function(self.half)
         whole = half if self.whole is self.half else function(self.whole)
+        kept = self.kept
+        if kept is not None:
+            kept = whole if kept is self.whole else function(kept)
         return replace(
             self,
             half=half,
             whole=whole,
-            kept=whole if self.kept is self.whole else function(self.kept),
+            kept=kept,
             others={cut: function(other) for cut, other in self.others.items()},
         )
 
@@ -150,11 +154,6 @@ def measure_sums(before: Walk, after: Walk, sampler: Sampler, task: Task) -> See
         parts = list(runner.map(lambda start: sums(batches[start : start + size]), starts))
         return _added(*parts) if parts else None
 
-    def floored(sums: Sums) -> Sums:
-        if basis is None or not OPERATORS[task.layer.op].is_lookup:
-            return sums
-        return with_floor(sums, basis, basis @ matrix)
-
     halves = [
         (
             total([b for b in half if b not in runner.apart]),
@@ -162,10 +161,18 @@ def measure_sums(before: Walk, after: Walk, sampler: Sampler, task: Task) -> See
         )
         for half in runner.halves
     ]
-    return Seen(
-        halves=[floored(_added(*half)) for half in halves],
-        kept=floored(_added(*(one for one, _ in halves))),
+    found = Seen(
+        halves=[_added(*half) for half in halves], kept=_added(*(one for one, _ in halves))
     )
+    if basis is None or not OPERATORS[task.layer.op].is_lookup:
+        return found
+    return _floored(found, sums_of(basis, basis @ matrix))
+
+
+def _floored(seen: Seen, table: Sums) -> Seen:
+    """Let rows of a table count that were never seen."""
+    halves = [with_floor(half, table) for half in seen.halves]
+    return Seen(halves=halves, kept=with_floor(seen.kept, table))
 
 
 def _added(*parts: Sums | None) -> Sums:

@@ -106,14 +106,14 @@ class Sums:
         )
 
 
-def with_floor(sums: Sums, table: Rows, outputs: Rows) -> Sums:
-    """Add every row of a table (V, n) and its output (V, f), so that rows never seen count too.
+def with_floor(sums: Sums, every: Sums) -> Sums:
+    """Add the sums over every row of a table once, so that rows never seen count too.
 
     All rows together count 1/25 of what was seen: a row that was seen c times, of an average m,
     counts as c / m + 1/25.
     """
     count = max(1, round(sums.count * _FLOOR)) if sums.count else 0
-    every, share = sums_of(table, outputs), count / len(table)
+    share = count / every.count
     scaled = replace(
         every, count=count, xx=share * every.xx, yx=share * every.yx, yy=share * every.yy
     )
@@ -249,10 +249,9 @@ def input_sums(
         total = totals[done - 1 in runner.halves[-1] and len(runner.halves) > 1]
         total |= {name: total[name] + s if name in total else s for name, s in part.items()}
         advance(done, len(batches))
-    for total in totals:
-        total |= {
-            name: with_floor(total[name], weights[name], weights[name][:, :0])
-            for name in tables
-            if name in total
-        }
+    for name in tables:
+        every = sums_of(weights[name], weights[name][:, :0])
+        for total in totals:
+            if name in total:
+                total[name] = with_floor(total[name], every)
     return totals

@@ -122,7 +122,7 @@ def check(
 
     def composed(chosen: Sequence[Replacement | None]) -> Callable[[], ModelProto] | None:
         found = [one for one in chosen if one is not None]
-        if not found:
+        if not found or len(found) < len(chosen):
             return None
         return lambda: with_composed_weights(loaded.model, found, spill)
 

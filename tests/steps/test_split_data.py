@@ -394,3 +394,11 @@ def test_a_batch_that_is_declared_free_and_is_not_can_be_checked() -> None:
     checks = verification(result)
     assert checks.status is Status.PASSED
     assert (checks.samples, checks.input_shapes) == (32, (("x", (4, 24)),))
+
+
+def test_kinds_are_left_out_where_every_weight_can_be_fitted_without_them() -> None:
+    """The inputs of a shared weight are summed over all samples, those of kinds apart too."""
+    for kind, is_known in (("dense", True), ("shared", False)):
+        result = alds_onnx.compress(models()[kind], cr=CR, calibration=feeds(kind), threads=1)
+        assert any(row.cut for row in result.plan.layers)
+        assert (verification(result).left_out is not None) == is_known

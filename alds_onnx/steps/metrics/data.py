@@ -222,7 +222,7 @@ class DataMetric:
             local_error=local,
             output_error=moved,
             half=_replacement(weight, fit.half),
-            kept=_replacement(weight, fit.kept),
+            kept=None if fit.kept is None else _replacement(weight, fit.kept),
         )
 
 
@@ -272,7 +272,10 @@ def _task(probe: Probe, cut: Cut, others: tuple[Cut, ...]) -> Task:
 
 
 def _solve_unobserved(task: Task) -> Fit:
-    """Fit by the moments in the original model, because the inputs cannot be observed."""
+    """Fit by the moments in the original model, because the inputs cannot be observed.
+
+    These moments are of all samples, those apart among them, or of white noise.
+    """
     shape = fitted_shape(task.layer.shape)
 
     def fitted(moments: Moments) -> Factors:
@@ -281,7 +284,8 @@ def _solve_unobserved(task: Task) -> Fit:
 
     both = fitted(task.moments.both)
     same = task.moments.first is task.moments.second
-    return _unmeasured(both if same else fitted(task.moments.first), both)
+    found = _unmeasured(both if same else fitted(task.moments.first), both)
+    return replace(found, kept=None) if task.moments.first.count else found
 
 
 def _unmeasured(half: Factors, whole: Factors) -> Fit:

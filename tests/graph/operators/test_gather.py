@@ -208,7 +208,7 @@ def test_rows_that_were_never_seen_count_a_little() -> None:
     table, generator = normal(V, D), np.random.default_rng(0)
     ids = generator.integers(0, V // 2, 1000)
     seen = sums_of(table[ids], table[ids])
-    moments = with_floor(seen, table, table).moments(centred=False)
+    moments = with_floor(seen, sums_of(table, table)).moments(centred=False)
     counts = np.bincount(ids, minlength=V)
     weights = counts / counts.mean() + 1 / 25
     expected = (table.T * weights) @ table / weights.sum()
